@@ -1,0 +1,60 @@
+"""Small random changes that leave the category of an example as it is, for the invariance term."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+
+def affine(
+    shape: Sequence[int], angle: float = 0.17, zoom: float = 0.1, shift: float = 0.1
+) -> Augment:
+    """Random rotation, shear, zoom and shift of images, bilinear.
+
+    Arguments:
+        shape: (channels, height, width) of one image
+        angle: largest rotation and shear, in radians
+        zoom: largest relative change of width and of height
+        shift: largest shift, as a share of half the image
+
+    Raises:
+        ValueError: examples are not images.
+    """
+    if len(shape) != 3:
+        raise ValueError(
+            f"affine changes need images of shape (channels, height, width), and these examples "
+            f"have shape {tuple(shape)}: leave the invariance term off for tables."
+        )
+
+    def move(x: Float[Tensor, "b f"], generator: torch.Generator) -> Float[Tensor, "b f"]:
+        b = x.shape[0]
+        u = torch.rand(6, b, generator=generator, device=x.device) * 2 - 1
+        turn, shear = angle * u[0], angle * u[1]
+        width, height = 1 + zoom * u[2], 1 + zoom * u[3]
+        top = torch.stack([turn.cos() * width, shear - turn.sin() * height, shift * u[4]], -1)
+        bottom = torch.stack([turn.sin() * width, turn.cos() * height, shift * u[5]], -1)
+        grid = F.affine_grid(torch.stack([top, bottom], 1), [b, *shape], align_corners=False)
+        images = x.view(b, *shape)
+        return F.grid_sample(images, grid, padding_mode="border", align_corners=False).flatten(1)
+
+    return move
+
+
+AUGMENTS = {"affine": affine}
+
+
+def named(augment: str | Augment | None, shape: Sequence[int]) -> Augment | None:
+    """An augmentation by its name in `AUGMENTS`, or as it was handed in.
+
+    Raises:
+        ValueError: an unknown name, or one that does not fit examples of this shape.
+    """
+    if augment is None or callable(augment):
+        return augment
+    if augment not in AUGMENTS:
+        raise ValueError(f"invariance={augment!r} is unknown: choose from {', '.join(AUGMENTS)}.")
+    return AUGMENTS[augment](shape)

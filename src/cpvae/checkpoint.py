@@ -1,0 +1,203 @@
+"""The run folder: what is kept of a run, and how it is read back. Nothing in it is ever unpickled.
+
+    run.json              what was fitted, on what, how, with which versions, and how it ended
+    model.safetensors     the weights with the best validation bound so far
+    history.jsonl         one line an epoch
+    training.safetensors  all that is needed to go on from the last epoch saved
+
+Every file but the history is written aside and renamed, so a reader sees the old one or the new
+one and never half of one. The history only grows by whole lines; a resumed run cuts it back to the
+epoch that it resumes from.
+"""
+
+import dataclasses
+import json
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from cpvae.models import build
+
+FORMAT = 1
+RUN, MODEL, HISTORY, TRAINING = "run.json", "model.safetensors", "history.jsonl", "training.safetensors"
+
+
+class RunFolder:
+    """A folder with one run in it.
+
+    Arguments:
+        path: the folder, which need not exist yet
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    def exists(self) -> bool:
+        """Whether a run has been started here."""
+        return (self.path / RUN).is_file()
+
+    def clear(self) -> None:
+        """Removes the files of an earlier run, and nothing else that lies in the folder."""
+        for name in (RUN, MODEL, HISTORY, TRAINING, "evaluation.json", "report.html"):
+            (self.path / name).unlink(missing_ok=True)
+
+    def write_info(self, info: dict[str, Any]) -> None:
+        """Writes ``run.json``; makes the folder."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"format": FORMAT, **info}, indent=2) + "\n"
+        _replace(self.path / RUN, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+    def read_info(self) -> dict[str, Any]:
+        """Reads ``run.json``.
+
+        Raises:
+            ValueError: not a run folder, a damaged file, or one of a newer format.
+        """
+        file = self.path / RUN
+        if not file.is_file():
+            raise ValueError(
+                f"{self.path} is not a run folder (it has no {RUN}): "
+                f"name the folder that `cpvae fit --out` wrote."
+            )
+        try:
+            info = json.loads(file.read_text(encoding="utf-8"))
+            version = int(info["format"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{file} is damaged ({error}): restore it or fit again.") from error
+        if version > FORMAT:
+            raise ValueError(
+                f"{self.path} was written in format {version}, and this version of cpvae reads "
+                f"formats up to {FORMAT}: upgrade cpvae."
+            )
+        return info
+
+    def write_model(self, state: dict[str, Tensor]) -> None:
+        """Writes the weights."""
+        self._write_tensors(MODEL, state, {})
+
+    def read_model(self) -> nn.Module:
+        """Rebuilds the model with its weights, in evaluation mode, on the CPU.
+
+        Raises:
+            ValueError: no weights yet, or weights that are damaged or of another model.
+        """
+        config = self.read_info().get("model")
+        file = self.path / MODEL
+        if not file.is_file():
+            raise ValueError(
+                f"{self.path} has no {MODEL} yet: its first epoch was not finished. "
+                f"Go on with `cpvae fit --resume --out {self.path}`."
+            )
+        try:
+            model = build(**config)  # type: ignore[arg-type]
+            model.load_state_dict(load_file(file))
+        except (safetensors.SafetensorError, OSError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{self.path} is damaged: {MODEL} cannot be read as the model that {RUN} describes "
+                f"({_first_line(error)}). Restore the folder or fit again."
+            ) from error
+        return model.eval()
+
+    def append_history(self, record: dict[str, Any]) -> None:
+        """Adds one epoch."""
+        with open(self.path / HISTORY, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def read_history(self) -> list[dict[str, Any]]:
+        """All whole lines of the history, first epoch first; a torn last line is left out."""
+        file = self.path / HISTORY
+        records = []
+        for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                break
+        return records
+
+    def write_history(self, records: list[dict[str, Any]]) -> None:
+        """Replaces the history, when a run starts or resumes."""
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        _replace(self.path / HISTORY, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+    def write_training(self, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
+        """Writes the state of the optimisation; ``progress`` is kept as JSON in the file's head."""
+        self._write_tensors(TRAINING, tensors, {"progress": json.dumps(progress)})
+
+    def read_training(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The state of the optimisation, or None when no epoch was saved.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        file = self.path / TRAINING
+        if not file.is_file():
+            return None
+        try:
+            with safetensors.safe_open(file, "pt") as stored:
+                tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+                return tensors, json.loads(stored.metadata()["progress"])
+        except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{file} is damaged ({_first_line(error)}): the run cannot go on from it. "
+                f"Fit again into another folder."
+            ) from error
+
+    def _write_tensors(self, name: str, tensors: dict[str, Tensor], head: dict[str, str]) -> None:
+        contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+        _replace(self.path / name, lambda aside: save_file(contiguous, aside, metadata=head or None))
+
+
+def describe(config: dict[str, Any], recipe: Any) -> dict[str, Any]:
+    """What ``run.json`` says of a model's configuration, its recipe and the software.
+
+    The standardisation of the data is stored with the weights, not here.
+    """
+    model = {key: value for key, value in config.items() if key not in ("loc", "scale")}
+    return {"model": model, "recipe": dataclasses.asdict(recipe), "versions": versions()}
+
+
+def versions() -> dict[str, str]:
+    """Versions and hardware that a result depends on."""
+    from importlib.metadata import version
+
+    packages = ("cpvae", "torch", "lightning-fabric", "numpy")
+    return {
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+        "processor": _processor(),
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def _processor() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def _replace(file: Path, write: Callable[[Path], Any]) -> None:
+    """Writes aside, flushes to disk, renames."""
+    aside = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        write(aside)
+        with open(aside, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(aside, file)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,630 @@
+"""The command line: fit, evaluate, generate, assign, report. Each command imports what it needs."""
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.exceptions import TyperException
+
+if TYPE_CHECKING:
+    from cpvae.checkpoint import RunFolder
+    from cpvae.data import Splits
+
+app = typer.Typer(
+    name="cpvae",
+    help="Learn a mixture from data, and generate from any one of its components.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+FILES = "a .npz, .npy, .csv or .parquet file, or a folder of images"
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder that `fit` wrote.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn at random.")]
+
+
+class Likelihood(StrEnum):
+    """p(x | z, c)."""
+
+    bernoulli = "bernoulli"
+    gaussian = "gaussian"
+
+
+class Network(StrEnum):
+    """Kind of trunk and decoder."""
+
+    mlp = "mlp"
+    conv = "conv"
+
+
+class Covariance(StrEnum):
+    """Covariance of p(z | c)."""
+
+    diag = "diag"
+    full = "full"
+
+
+class Gate(StrEnum):
+    """What q(z | x, .) reads."""
+
+    probabilities = "probabilities"
+    category = "category"
+
+
+class Estimator(StrEnum):
+    """Of the expectation over c."""
+
+    relaxed = "relaxed"
+    straight_through = "straight_through"
+    exact = "exact"
+
+
+class Invariance(StrEnum):
+    """Changes of x that must leave its category as it is."""
+
+    affine = "affine"
+
+
+class From(StrEnum):
+    """Where components are drawn from."""
+
+    aggregated = "aggregated"
+    uniform = "uniform"
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        from cpvae import __version__
+
+        print(f"cpvae {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def fit(
+    data: Annotated[str, typer.Argument(metavar="DATA", help=f"digits, mnist, omniglot, {FILES}.")],
+    components: Annotated[
+        int | None, typer.Option("--components", "-k", help="Categories to learn.", show_default="10")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder to write.", show_default="a new one in runs/")
+    ] = None,
+    max_epochs: Annotated[
+        int | None, typer.Option(help="Passes over the data at most.", show_default="by data size")
+    ] = None,
+    invariance: Annotated[
+        Invariance | None, typer.Option(help="Ask categories to stay under small changes of images.")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Column of a table with labels: never seen by the fit.")
+    ] = None,
+    drop: Annotated[list[str] | None, typer.Option(help="Column of a table to leave out; repeat.")] = None,
+    likelihood: Annotated[
+        Likelihood | None, typer.Option(help="Decoder.", show_default="bernoulli for data in [0, 1]")
+    ] = None,
+    noise_scale: Annotated[
+        float | None, typer.Option(help="Fixed noise of a gaussian decoder.", show_default="learned")
+    ] = None,
+    latent_dim: Annotated[
+        int | None, typer.Option(help="Dimensions of z.", show_default="half the features, 40 at most")
+    ] = None,
+    network: Annotated[Network | None, typer.Option(help="Layers.", show_default="mlp")] = None,
+    covariance: Annotated[
+        Covariance | None, typer.Option(help="Covariance of p(z | c).", show_default="diag")
+    ] = None,
+    gate: Annotated[
+        Gate | None, typer.Option(help="What q(z | x, .) reads.", show_default="probabilities")
+    ] = None,
+    estimator: Annotated[
+        Estimator | None,
+        typer.Option(help="Expectation over c in training.", show_default="straight_through"),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Examples a step.", show_default="100, fewer for small data")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Step size of Adam.", show_default="0.001")
+    ] = None,
+    kl_z_start: Annotated[
+        float | None, typer.Option(help="First weight of the KL of z.", show_default="6")
+    ] = None,
+    kl_c_start: Annotated[
+        float | None, typer.Option(help="First weight of the KL of c.", show_default="1")
+    ] = None,
+    anneal_epochs: Annotated[
+        int | None, typer.Option(help="Epochs until both are 1.", show_default="a quarter of all")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Epochs without a better bound.", show_default="a fifth of all")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything.", show_default="0")] = None,
+    accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    resume: Annotated[bool, typer.Option(help="Go on with the run in --out.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace the run in --out.")] = False,
+) -> None:
+    """Fit a model to DATA and write a run folder."""
+    settings = {
+        "n_components": components,
+        "likelihood": likelihood,
+        "noise_scale": noise_scale,
+        "latent_dim": latent_dim,
+        "network": network,
+        "covariance": covariance,
+        "gate": gate,
+        "estimator": estimator,
+        "max_epochs": max_epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "kl_z_start": kl_z_start,
+        "kl_c_start": kl_c_start,
+        "anneal_epochs": anneal_epochs,
+        "patience": patience,
+        "seed": seed,
+    }
+    given = {
+        key: value.value if isinstance(value, StrEnum) else value
+        for key, value in settings.items()
+        if value is not None
+    }
+    source = {
+        "source": data if _is_name(data) else str(Path(data).resolve()),
+        "label": label,
+        "drop": drop or [],
+        "invariance": invariance.value if invariance else None,
+    }
+    _fit(source, given, out, resume, overwrite, accelerator)
+
+
+@app.command()
+def evaluate(
+    run: Run,
+    data: Annotated[
+        str | None,
+        typer.Argument(metavar="[DATA]", help=f"A data set by name (its test part), {FILES}."),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Importance samples of log p(x).")] = 500,
+    label: Annotated[str | None, typer.Option(help="Column of a table with labels.")] = None,
+    seed: Seed = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one flat JSON object.")] = False,
+) -> None:
+    """Print bounds, likelihood, the parts of the KL, and clustering scores where labels are known."""
+    from cpvae.checkpoint import RunFolder
+    from cpvae.evaluate import evaluate as evaluate_model
+    from cpvae.report import MEANING, evaluate_run
+
+    folder = RunFolder(run)
+    info = folder.read_info()
+    with _Bar("importance samples", quiet=as_json) as bar:
+        if data is None:
+            result = evaluate_run(folder, _splits(info, run), samples, seed, bar.update)
+        else:
+            model = folder.read_model()
+            x, labels, _ = _examples(info, data, label)
+            result = evaluate_model(model, x, labels, samples, seed, progress=bar.update)
+    if as_json:
+        print(json.dumps(result))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("quantity", "key", "value", "unit", title=f"{run}, {result['n_examples']} examples")
+    for key, (what, _, unit) in MEANING.items():
+        if key in result:
+            value = result[key]
+            table.add_row(what, key, f"{value}" if isinstance(value, int) else f"{value:.3f}", unit)
+    Console().print(table)
+
+
+@app.command()
+def generate(
+    run: Run,
+    component: Annotated[
+        int | None, typer.Option("--component", "-c", help="Draw all from this one.", show_default="any")
+    ] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many examples.")] = 64,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Images: .png, .npz. Tables: .csv, .parquet, .npz.", show_default="generated.*"),
+    ] = None,
+    from_: Annotated[From, typer.Option("--from", help="Where components are drawn from.")] = From.aggregated,
+    seed: Seed = 0,
+) -> None:
+    """Generate examples, from one component or from all of them."""
+    import torch
+
+    from cpvae.checkpoint import RunFolder
+
+    folder = RunFolder(run)
+    info = folder.read_info()
+    model = folder.read_model()
+    is_image = len(model.shape) == 3
+    out = out or Path("generated.png" if is_image else "generated.csv")
+    _check_ending(out, (".png", ".npz") if is_image else (".csv", ".parquet", ".npz"))
+    generator = torch.Generator().manual_seed(seed)
+    mean = info["model"]["likelihood"] == "bernoulli"
+    x, drawn = (t.numpy() for t in model.sample(n, component, from_.value, generator, mean))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".png":
+        _save_sheet(x, out)
+    elif out.suffix == ".npz":
+        import numpy as np
+
+        np.savez_compressed(out, x=x, component=drawn)
+    else:
+        names = info.get("data", {}).get("columns") or [str(i) for i in range(x.shape[1])]
+        _save_table({**dict(zip(names, x.T, strict=True)), "component": drawn}, out)
+    print(f"{n} examples from component {'of each' if component is None else component} -> {out}")
+
+
+@app.command()
+def assign(
+    run: Run,
+    data: Annotated[str, typer.Argument(metavar="DATA", help=f"A data set by name, {FILES}.")],
+    out: Annotated[Path, typer.Option(help="Where to write: .csv or .parquet.")] = Path("assigned.csv"),
+) -> None:
+    """Assign each example of DATA to a component, and write components with their probabilities."""
+    import numpy as np
+
+    from cpvae.checkpoint import RunFolder
+
+    folder = RunFolder(run)
+    info = folder.read_info()
+    model = folder.read_model()
+    _check_ending(out, (".csv", ".parquet"))
+    x, _, rows = _examples(info, data, None, whole=True)
+    probs = np.concatenate([model.cluster_probs(part).numpy() for part in x.split(4000)])
+    component = probs.argmax(1)
+    table: dict[str, Any] = {} if rows is None else {"file": rows}
+    table |= {"component": component, "probability": probs.max(1)}
+    table |= {f"p_{k}": probs[:, k] for k in range(probs.shape[1])}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _save_table(table, out)
+    counts = np.bincount(component, minlength=probs.shape[1])
+    print("  ".join(f"{k}: {count}" for k, count in enumerate(counts) if count))
+    print(f"{len(x)} examples assigned -> {out}")
+
+
+@app.command()
+def report(
+    run: Run,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write the page.", show_default="RUN/report.html")
+    ] = None,
+) -> None:
+    """Write one HTML page about a run that opens anywhere."""
+    from cpvae.checkpoint import RunFolder
+    from cpvae.report import write_report
+
+    folder = RunFolder(run)
+    splits = _splits(folder.read_info(), run)
+    with _Bar("importance samples") as bar:
+        path = write_report(folder, splits, out or run / "report.html", bar.update)
+    print(f"report -> {path}")
+
+
+def main() -> None:
+    """Runs the command line; bad input ends with one line and exit code 2."""
+    try:
+        code = app(standalone_mode=False)
+    except TyperException as error:  # an unknown option, a missing argument
+        _fail(f"{error.format_message()} (see `cpvae --help` and `cpvae COMMAND --help`)", 2)
+    except ValueError as error:
+        _fail(str(error), 2)
+    except OSError as error:
+        _fail(f"{error.strerror or error}: {error.filename}", 2)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("stopped; a run in progress goes on with the same command and --resume", 130)
+    except RuntimeError as error:
+        if type(error).__name__ != "Diverged":
+            raise
+        _fail(str(error), 1)
+    else:
+        sys.exit(code or 0)
+
+
+def _fail(message: str, code: int) -> None:
+    print("cpvae: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(code)
+
+
+# --- fit -----------------------------------------------------------------------------------------
+
+
+def _fit(
+    source: dict[str, Any],
+    given: dict[str, Any],
+    out: Path | None,
+    resume: bool,
+    overwrite: bool,
+    accelerator: str,
+) -> None:
+    from cpvae.checkpoint import RunFolder
+
+    name = Path(source["source"]).stem
+    if resume and overwrite:
+        raise ValueError("--resume goes on with a run and --overwrite replaces it: use one of them.")
+    folder = RunFolder(out or (Path("runs") / name if resume else _free(Path("runs") / name)))
+    stored = folder.read_info() if folder.exists() else None
+    if stored and not (resume or overwrite):
+        raise ValueError(
+            f"{folder.path} already holds a run: go on with it by --resume, replace it by "
+            f"--overwrite, or choose another --out."
+        )
+    from cpvae import data
+
+    seed = given.get("seed", 0)
+    if stored and resume:
+        _check_same(stored, source, given, folder.path)
+        seed = stored["recipe"]["seed"]
+    splits = data.load(source["source"], source["label"], source["drop"], seed)
+    _train(folder, stored if resume else None, source, given, splits, accelerator)
+
+
+def _train(
+    folder: "RunFolder",
+    stored: dict[str, Any] | None,
+    source: dict[str, Any],
+    given: dict[str, Any],
+    splits: "Splits",
+    accelerator: str,
+) -> None:
+    import hashlib
+
+    from rich.console import Console
+
+    from cpvae import augment, defaults, train
+    from cpvae.checkpoint import describe
+    from cpvae.models import build
+
+    x = splits.train.x
+    model_given = {k: v for k, v in given.items() if k in MODEL_KEYS}
+    recipe_given = {k: v for k, v in given.items() if k not in MODEL_KEYS or k == "seed"}
+    if stored:
+        config = defaults.model_config(x, splits.columns, **stored["model"])
+        recipe = train.Recipe(**{**stored["recipe"], **recipe_given})
+    else:
+        config = defaults.model_config(x, splits.columns, **model_given)
+        if source["invariance"]:
+            recipe_given["invariance"] = 4.0
+        recipe = defaults.recipe(len(x), **recipe_given)
+    move = augment.named(source["invariance"], config["shape"])
+    model = build(**config)
+    digest = hashlib.sha256(x.tobytes()).hexdigest()
+    if stored and stored["data"]["sha256"] != digest:
+        raise ValueError(
+            f"The training data is not what {folder.path} was started on: bring that data back, or "
+            f"fit into another folder."
+        )
+    described = {
+        **source,
+        "columns": list(splits.columns) if splits.columns else None,
+        "n_train": len(x),
+        "n_valid": len(splits.valid.x),
+        "n_test": len(splits.test.x),
+        "sha256": digest,
+    }
+    info = {**describe(config, recipe), "data": described}
+    if not stored:
+        folder.clear()
+    folder.write_info({**info, "status": "running"})
+
+    console = Console(stderr=True, highlight=False)
+    console.print(
+        f"[bold]{splits.name}[/]: {len(x)} training, {len(splits.valid.x)} validation and "
+        f"{len(splits.test.x)} test examples of shape {'x'.join(map(str, splits.shape))}. "
+        f"{config['likelihood'].capitalize()} likelihood, {config['n_components']} components, "
+        f"{config['latent_dim']} latent dimensions, at most {recipe.max_epochs} epochs."
+    )
+    status = "diverged"
+    try:
+        with _Epochs(recipe.max_epochs, console) as bar:
+            history = train.fit(
+                model,
+                splits.train.tensor(),
+                splits.valid.tensor(),
+                recipe,
+                augment=move,
+                folder=folder,
+                on_epoch=bar.update,
+                accelerator=accelerator,
+            )
+        status = "finished"
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
+    finally:
+        records = folder.read_history()
+        best = max(records, key=lambda r: r["valid_elbo_exact_nats"], default=None)
+        ended: dict[str, Any] = {"status": status, "epochs": len(records)}
+        if best:
+            ended["best_epoch"] = best["epoch"]
+            ended["best_valid_elbo_exact_nats"] = best["valid_elbo_exact_nats"]
+        folder.write_info({**info, **ended})
+    _summary(folder, splits, history, ended, config["n_components"], console)
+
+
+MODEL_KEYS = (
+    "n_components",
+    "likelihood",
+    "noise_scale",
+    "latent_dim",
+    "network",
+    "covariance",
+    "gate",
+    "seed",
+)
+
+
+def _summary(
+    folder: "RunFolder",
+    splits: "Splits",
+    history: list[dict[str, Any]],
+    ended: dict[str, Any],
+    n_components: int,
+    console: Any,
+) -> None:
+    from cpvae.report import write_figures
+
+    paths = write_figures(folder, splits)
+    best = history[ended["best_epoch"] - 1]
+    console.print(
+        f"\n[bold]Done[/] after {len(history)} epochs, {history[-1]['seconds']:.0f} s. Best "
+        f"validation bound (exact) {best['valid_elbo_exact_nats']:.2f} nats, in epoch "
+        f"{best['epoch']}; {best['components_used']} of {n_components} components in use.\n"
+    )
+    run = folder.path
+    console.print(f"  run folder     {run}\n  by component   {paths['components']}\n\nNext:")
+    for command in (f"evaluate {run}", f"generate {run} --component 0", f"report {run}"):
+        console.print(f"  cpvae {command}")
+
+
+def _check_same(
+    stored: dict[str, Any], source: dict[str, Any], given: dict[str, Any], path: Path
+) -> None:
+    """A resumed run may get more epochs or patience; all else stays as it was started."""
+    known = {**stored["model"], **stored["recipe"], **stored["data"]}
+    asked = {**given, **{key: value for key, value in source.items() if value}}
+    for key, value in asked.items():
+        if key not in ("max_epochs", "patience") and known.get(key) != value:
+            raise ValueError(
+                f"{path} was started with {key}={known.get(key)}, and this asks for {value}: "
+                f"leave it out to resume, or fit into another folder."
+            )
+    source |= {key: stored["data"][key] for key in source}
+
+
+def _free(path: Path) -> Path:
+    """The path, or the first of path-2, path-3, ... that is not taken."""
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
+
+
+def _is_name(data: str) -> bool:
+    return data in ("digits", "mnist", "omniglot")
+
+
+# --- reading and writing -------------------------------------------------------------------------
+
+
+def _splits(info: dict[str, Any], run: Path) -> "Splits":
+    """The data that a run was fitted on, split as it was then."""
+    from cpvae import data
+
+    stored = info.get("data")
+    if not stored:
+        raise ValueError(f"{run} does not say what it was fitted on: name the data.")
+    return data.load(stored["source"], stored["label"], stored["drop"], info["recipe"]["seed"])
+
+
+def _examples(info: dict[str, Any], source: str, label: str | None, whole: bool = False):
+    """Examples for a fitted model, their labels and names; of a named set its test part."""
+    import numpy as np
+    import torch
+
+    from cpvae import data
+    from cpvae.data.checks import check_like
+
+    stored = info.get("data") or {}
+    if _is_name(source) and not whole:
+        part = data.load(source, seed=info["recipe"]["seed"]).test
+        x, labels, rows = part.x, part.labels, None
+    else:
+        columns = stored.get("columns")
+        read = data.read(source, label, columns=columns)
+        x, labels, rows = read.x, read.labels, read.rows
+    check_like(x, info["model"]["shape"], stored.get("columns"))
+    return torch.from_numpy(np.ascontiguousarray(x)), labels, rows
+
+
+def _check_ending(path: Path, endings: tuple[str, ...]) -> None:
+    if path.suffix not in endings:
+        raise ValueError(f"--out {path} must end in one of {', '.join(endings)} for this data.")
+
+
+def _save_sheet(x: Any, out: Path) -> None:
+    import math
+
+    import numpy as np
+    from PIL import Image
+
+    from cpvae.figures import displayable, image_grid
+
+    page = image_grid(displayable(x, x), math.ceil(math.sqrt(len(x))), gap=2, fill=0.0)
+    grey = page.shape[-1] == 1
+    pixels = np.rint(255 * (1 - page.squeeze(-1) if grey else page)).astype(np.uint8)
+    image = Image.fromarray(pixels)
+    zoom = max(1, 600 // max(image.size))
+    image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST).save(out)
+
+
+def _save_table(columns: dict[str, Any], out: Path) -> None:
+    import pyarrow
+    from pyarrow import csv, parquet
+
+    table = pyarrow.table(columns)
+    (parquet.write_table if out.suffix == ".parquet" else csv.write_csv)(table, out)
+
+
+# --- progress ------------------------------------------------------------------------------------
+
+
+class _Epochs:
+    """A bar that shows epoch, bound and components in use."""
+
+    def __init__(self, epochs: int, console: Any):
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self.progress = Progress(
+            TextColumn("epoch {task.completed}/{task.total}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[bound]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self.task = self.progress.add_task("fit", total=epochs, bound="")
+
+    def __enter__(self) -> "_Epochs":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def update(self, record: dict[str, Any]) -> None:
+        """Shows an epoch's record."""
+        bound = f"bound {record['valid_elbo_exact_nats']:.2f} nats"
+        used = f"{record['components_used']} components"
+        self.progress.update(self.task, completed=record["epoch"], bound=f"{bound}  {used}")
+
+
+class _Bar:
+    """A plain bar for work that is counted in examples."""
+
+    def __init__(self, what: str, quiet: bool = False):
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self.progress = Progress(console=Console(stderr=True), transient=True, disable=quiet)
+        self.task = self.progress.add_task(what, total=None)
+
+    def __enter__(self) -> "_Bar":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def update(self, done: int, total: int) -> None:
+        """Shows how far the work is."""
+        self.progress.update(self.task, completed=done, total=total)

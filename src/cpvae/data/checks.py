@@ -1,0 +1,75 @@
+"""What data must be like to be learned from. Each refusal says what is wrong and what to do."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def check(x: np.ndarray, columns: Sequence[str] | None = None) -> None:
+    """Refuses examples (n, ...) that no model can be fitted to.
+
+    Raises:
+        ValueError: empty data, one row, NaN or infinite values, or nothing that varies.
+    """
+    if x.ndim not in (2, 4):
+        raise ValueError(
+            f"Data of shape {x.shape} is neither a table (rows, columns) nor images "
+            f"(n, channels, height, width): reshape it."
+        )
+    if x.size == 0:
+        raise ValueError(f"The data is empty: its shape is {x.shape}.")
+    check_finite(x, columns)
+    if len(x) < 2:
+        raise ValueError("The data has one row: a mixture needs many, bring some hundreds.")
+    if (x == x[0]).all():
+        raise ValueError("The data is constant: all rows are equal, so there is nothing to learn.")
+
+
+def check_finite(x: np.ndarray, columns: Sequence[str] | None = None) -> None:
+    """Refuses NaN and infinite values.
+
+    Raises:
+        ValueError: names the columns of a table, and the count.
+    """
+    bad = ~np.isfinite(x)
+    if bad.any():
+        where = f"in column {_named(np.flatnonzero(bad.any(axis=0)), columns)}" if x.ndim == 2 else ""
+        raise ValueError(
+            f"The data has {int(bad.sum())} NaN or infinite values {where}".rstrip()
+            + ": fill them in or drop those rows."
+        )
+
+
+def check_varies(x: np.ndarray, columns: Sequence[str] | None = None) -> None:
+    """Refuses constant columns of a table (n, f), which have no scale to be standardised by.
+
+    Raises:
+        ValueError: names the columns.
+    """
+    constant = np.flatnonzero((x == x[0]).all(axis=0))
+    if len(constant):
+        raise ValueError(
+            f"Column {_named(constant, columns)} is constant and tells nothing: drop it. (For "
+            f"pixels, divide by their maximum: data in [0, 1] may have constant features.)"
+        )
+
+
+def check_like(x: np.ndarray, shape: Sequence[int], columns: Sequence[str] | None = None) -> None:
+    """Refuses data (n, ...) that a fitted model for examples of ``shape`` cannot take.
+
+    Raises:
+        ValueError: another shape, empty, NaN or infinite values.
+    """
+    if tuple(x.shape[1:]) != tuple(shape):
+        raise ValueError(
+            f"The data has examples of shape {tuple(x.shape[1:])}, and the model was fitted to "
+            f"shape {tuple(shape)}: bring the same features in the same order."
+        )
+    if len(x) == 0:
+        raise ValueError("The data is empty: it has no rows.")
+    check_finite(x, columns)
+
+
+def _named(index: np.ndarray, columns: Sequence[str] | None) -> str:
+    names = [columns[i] if columns else str(i) for i in index]
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

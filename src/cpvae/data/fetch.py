@@ -1,0 +1,56 @@
+"""Where named data sets are looked for: the folder in ``CPVAE_DATA``, a cache, then mirrors."""
+
+import hashlib
+import os
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """The folder that downloads are kept in: ``cpvae`` in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cpvae"
+
+
+def find(name: str) -> Path | None:
+    """A file of this name in the folder ``CPVAE_DATA``, else in the cache, else None.
+
+    Raises:
+        ValueError: ``CPVAE_DATA`` is set and is not a folder.
+    """
+    given = os.environ.get("CPVAE_DATA")
+    if given and not Path(given).is_dir():
+        raise ValueError(f"CPVAE_DATA={given} is not a folder: set it to the folder with {name}.")
+    for folder in (*([Path(given)] if given else []), cache_folder()):
+        if (folder / name).is_file():
+            return folder / name
+    return None
+
+
+def download(urls: Sequence[str], algorithm: str, digest: str, timeout: float = 20) -> bytes | None:
+    """The first mirror's bytes whose checksum is right, or None when none answers with them."""
+    for url in urls:
+        try:
+            with urllib.request.urlopen(url, timeout=timeout) as response:
+                content = response.read()
+        except (urllib.error.URLError, OSError, ValueError):
+            continue
+        if hashlib.new(algorithm, content).hexdigest() == digest:
+            return content
+    return None
+
+
+def keep(name: str, write) -> Path:
+    """Writes a file into the cache, aside and then renamed; ``write`` takes an open file."""
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as aside:
+        try:
+            write(aside)
+        except BaseException:
+            os.unlink(aside.name)
+            raise
+    os.replace(aside.name, folder / name)
+    return folder / name

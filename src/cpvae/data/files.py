@@ -1,0 +1,226 @@
+"""Files: .npz and .npy arrays, .csv and .parquet tables, folders of images."""
+
+import zipfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cpvae.data.source import Source
+
+IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+X_KEYS, Y_KEYS = ("x", "X", "data", "images", "features"), ("y", "Y", "labels", "target", "label")
+
+
+def readable() -> str:
+    """The kinds of file, for error texts."""
+    return ".npz, .npy, .csv, .parquet, or a folder of images"
+
+
+def read_file(
+    path: Path,
+    label: str | None = None,
+    drop: Sequence[str] = (),
+    columns: Sequence[str] | None = None,
+) -> Source:
+    """Reads a file or a folder of images.
+
+    Arguments:
+        path: what to read; the ending says how
+        label: column of a table with the labels
+        drop: columns of a table to leave out
+        columns: columns of a table to take, by name and in this order; None takes all others
+
+    Raises:
+        ValueError: an unknown ending, a file that is empty, truncated or not what its ending says,
+            text where numbers are needed, images of different sizes, a column that is not there.
+    """
+    if path.is_dir():
+        return _read_images(path)
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is an empty file.")
+    readers = {".npz": _read_npz, ".npy": _read_npy}
+    tables = {".csv": _read_csv, ".parquet": _read_parquet}
+    ending = path.suffix.lower()
+    if ending in readers:
+        if label or drop:
+            raise ValueError(f"{path} is not a table with named columns: leave out --label and --drop.")
+        return readers[ending](path)
+    if ending in tables:
+        return _from_table(path, tables[ending](path), label, drop, columns)
+    raise ValueError(f"{path} ends in {ending or 'nothing'!r}: use {readable()}.")
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    kind = path.suffix.lower()
+    return ValueError(f"{path} cannot be read as a {kind} file ({reason}): it may be truncated.")
+
+
+def _read_npy(path: Path) -> Source:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise _unreadable(path, error) from error
+    return Source(path.stem, as_examples(array, str(path)))
+
+
+def _read_npz(path: Path) -> Source:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise _unreadable(path, error) from error
+
+    def first(keys: Sequence[str]) -> np.ndarray | None:
+        return next((arrays[key] for key in keys if key in arrays), None)
+
+    x_train, x_test = first([f"{k}_train" for k in X_KEYS]), first([f"{k}_test" for k in X_KEYS])
+    if x_train is None:
+        x = first(X_KEYS) if len(arrays) > 1 else next(iter(arrays.values()), None)
+        if x is None:
+            raise ValueError(
+                f"{path} holds {', '.join(sorted(arrays)) or 'nothing'}: name the examples 'x', or "
+                f"'x_train' and 'x_test' (and labels 'y', or 'y_train' and 'y_test')."
+            )
+        labels, test = first(Y_KEYS), None
+    else:
+        y_train, y_test = first([f"{k}_train" for k in Y_KEYS]), first([f"{k}_test" for k in Y_KEYS])
+        parts = [x_train] if x_test is None else [x_train, x_test]
+        if any(part.shape[1:] != x_train.shape[1:] for part in parts):
+            raise ValueError(f"{path}: its training and test examples differ in shape.")
+        x, labels = np.concatenate(parts), y_train
+        test = None
+        if x_test is not None:
+            test = np.arange(len(x)) >= len(x_train)
+            labels = None if y_train is None or y_test is None else np.concatenate([y_train, y_test])
+    if labels is not None and labels.shape != (len(x),):
+        raise ValueError(f"{path} has {len(x)} examples and labels of shape {labels.shape}.")
+    return Source(path.stem, as_examples(x, str(path)), labels, test=test)
+
+
+def as_examples(array: np.ndarray, name: str) -> np.ndarray:
+    """An array as float32 examples (n, f) or (n, channels, height, width); bytes become [0, 1].
+
+    Raises:
+        ValueError: text or objects, or a number of axes that has no meaning here.
+    """
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} holds {array.dtype} values: numbers are needed.")
+    if array.ndim == 1:
+        array = array[:, np.newaxis]
+    if array.ndim == 3:
+        array = array[:, np.newaxis]
+    elif array.ndim == 4 and array.shape[-1] in (1, 3) and array.shape[1] not in (1, 3):
+        array = np.moveaxis(array, -1, 1)
+    if array.ndim not in (2, 4):
+        raise ValueError(
+            f"{name} has shape {array.shape}: use (rows, columns) for a table, or "
+            f"(n, height, width) or (n, channels, height, width) for images."
+        )
+    if array.dtype == np.uint8 and array.ndim == 4 and array.size and array.max() > 1:
+        return array.astype(np.float32) / 255
+    with np.errstate(over="ignore"):  # what overflows float32 is refused as infinite
+        return array.astype(np.float32)
+
+
+def _read_csv(path: Path):
+    import pyarrow
+    from pyarrow import csv
+
+    try:
+        return csv.read_csv(path)
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _read_parquet(path: Path):
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        return parquet.read_table(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _from_table(
+    path: Path, table, label: str | None, drop: Sequence[str], columns: Sequence[str] | None
+) -> Source:
+    import pyarrow as pa
+
+    names = table.column_names
+    if _looks_like_numbers(names):
+        raise ValueError(
+            f"{path}: its first line is made of numbers, and a header with the names of the "
+            f"columns belongs there. Add one."
+        )
+    aside = [*drop, *([label] if label else [])]
+    for name in (*aside, *(columns or ())):
+        if name not in names:
+            raise ValueError(f"{path} has no column {name!r}: it has {', '.join(names)}.")
+    labels = table[label].to_numpy() if label else None
+    table = table.select(columns) if columns else table.drop_columns(aside)
+    numeric = [
+        pa.types.is_integer(t) or pa.types.is_floating(t) or pa.types.is_boolean(t) or pa.types.is_null(t)
+        for t in table.schema.types
+    ]
+    text = [n for n, ok in zip(table.column_names, numeric, strict=True) if not ok]
+    if text:
+        raise ValueError(
+            f"{path}: column {', '.join(text)} is not numeric. Leave it out with --drop, name it "
+            f"with --label if it is the label, or encode it as numbers."
+        )
+    if not table.num_columns or not table.num_rows:
+        raise ValueError(f"{path} is empty: {table.num_rows} rows of {table.num_columns} features.")
+    with np.errstate(over="ignore"):
+        x = np.column_stack([_floats(c) for c in table.columns])
+    return Source(path.stem, x, labels, columns=tuple(table.column_names))
+
+
+def _floats(column) -> np.ndarray:
+    import pyarrow as pa
+
+    return column.cast(pa.float64()).to_numpy().astype(np.float32)  # nulls become NaN
+
+
+def _looks_like_numbers(names: Sequence[str]) -> bool:
+    try:
+        return bool([float(name) for name in names])
+    except ValueError:
+        return False
+
+
+def _read_images(folder: Path) -> Source:
+    from PIL import Image
+
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMAGES)
+    if not files:
+        raise ValueError(f"{folder} has no images in it: {', '.join(IMAGES)} are looked for.")
+    arrays = []
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                arrays.append(_pixels(image))
+        except (OSError, ValueError, SyntaxError) as error:
+            raise ValueError(f"{file} cannot be read as an image ({error}): remove it.") from error
+    if len({a.ndim for a in arrays}) > 1:  # some grey, some in colour
+        arrays = [a if a.ndim == 3 else np.repeat(a[..., np.newaxis], 3, axis=2) for a in arrays]
+    sizes = Counter(f"{a.shape[1]}x{a.shape[0]}" for a in arrays)
+    if len(sizes) > 1:
+        listed = ", ".join(f"{size} ({count})" for size, count in sizes.most_common(5))
+        raise ValueError(f"{folder} has images of different sizes: {listed}. Bring them to one size.")
+    stacked = np.stack(arrays)
+    stacked = stacked[:, np.newaxis] if stacked.ndim == 3 else np.moveaxis(stacked, -1, 1)
+    parents = [f.parent.relative_to(folder).as_posix() for f in files]
+    labels = np.array(parents) if len(set(parents)) > 1 else None  # one folder a class
+    names = tuple(f.relative_to(folder).as_posix() for f in files)
+    return Source(folder.resolve().name, stacked.astype(np.float32) / 255, labels, rows=names)
+
+
+def _pixels(image) -> np.ndarray:
+    """Bytes of an image: (height, width) for grey ones, else (height, width, 3)."""
+    if image.mode.startswith("I;16"):
+        return (np.asarray(image) >> 8).astype(np.uint8)
+    return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))

@@ -1,0 +1,101 @@
+"""What is chosen where the user says nothing: from the data's shape, size and range alone."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from cpvae.data.checks import check_varies
+from cpvae.train import Recipe
+
+STEPS = 20_000  # optimisation steps that a run gets by default, between 100 and 1000 epochs
+
+
+def model_config(x: np.ndarray, columns: Sequence[str] | None = None, **given: Any) -> dict[str, Any]:
+    """Keywords of `models.build` for training examples ``x`` (n, ...); ``given`` values win.
+
+    Data in [0, 1] gets a Bernoulli likelihood, other data a Gaussian one on features standardised
+    one by one for a table and channel by channel for images.
+
+    Raises:
+        ValueError: more components than examples, fewer than one, constant columns under a
+            Gaussian likelihood, or data outside [0, 1] under a Bernoulli likelihood.
+    """
+    given = {key: value for key, value in given.items() if value is not None}
+    n, shape = len(x), x.shape[1:]
+    k = given.get("n_components", 10)
+    if not 1 <= k <= n:
+        raise ValueError(
+            f"n_components={k} does not fit {n} training examples: use a number from 1 to {n}, "
+            f"and better far fewer components than examples."
+        )
+    for name in ("latent_dim", *(["noise_scale"] if "noise_scale" in given else [])):
+        if given.get(name, 1) <= 0:
+            raise ValueError(f"{name}={given[name]}: use a number above 0.")
+    in_unit_interval = bool(x.min() >= 0 and x.max() <= 1)
+    likelihood = given.get("likelihood", "bernoulli" if in_unit_interval else "gaussian")
+    if likelihood == "bernoulli" and not in_unit_interval:
+        raise ValueError(
+            f"A Bernoulli likelihood needs data in [0, 1], and this data goes from {x.min():g} to "
+            f"{x.max():g}: rescale it, or use the Gaussian likelihood."
+        )
+    n_features = math.prod(shape)
+    width = 300 if n * n_features >= 50_000 else 100
+    config: dict[str, Any] = {
+        "model": "cpvae",
+        "shape": list(shape),
+        "likelihood": likelihood,
+        "n_components": k,
+        "latent_dim": min(40, max(2, n_features // 2)),
+        "hidden": [width, width],
+    }
+    if likelihood == "gaussian":
+        loc, scale = _standardisation(x, columns)
+        config |= {"loc": loc.tolist(), "scale": scale.tolist()}
+    return config | given
+
+
+def recipe(n_examples: int, **given: Any) -> Recipe:
+    """A `Recipe` for a training set of this size; ``given`` values win.
+
+    The run has about `STEPS` steps, anneals over its first quarter, and stops early when a fifth of
+    it goes by without a better validation bound.
+
+    Raises:
+        ValueError: a value out of range, see `Recipe`.
+    """
+    given = {key: value for key, value in given.items() if value is not None}
+    batch_size = given.get("batch_size", min(100, max(10, n_examples // 10)))
+    steps = max(1, math.ceil(n_examples / max(1, batch_size)))
+    epochs = given.get("max_epochs", min(1000, max(100, STEPS // steps)))
+    defaults = {
+        "batch_size": batch_size,
+        "max_epochs": epochs,
+        "anneal_epochs": max(1, epochs // 4),
+        "patience": max(10, epochs // 5),
+        "balance": given.get("invariance", 0.0),
+    }
+    return Recipe(**(defaults | given))
+
+
+def _standardisation(
+    x: np.ndarray, columns: Sequence[str] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Origin and unit of every feature, flat."""
+    if x.ndim == 2:
+        check_varies(x, columns)
+        loc, scale = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
+    else:
+        axes = (0, 2, 3)
+        loc = np.broadcast_to(x.mean(axes, keepdims=True, dtype=np.float64)[0], x.shape[1:]).ravel()
+        scale = np.broadcast_to(x.std(axes, keepdims=True, dtype=np.float64)[0], x.shape[1:]).ravel()
+    tiny = scale <= 1e-6 * np.abs(loc)  # below what single precision can tell from a constant
+    if (scale <= 0).any() or tiny.any():
+        index = np.flatnonzero((scale <= 0) | tiny)[:8]
+        names = ", ".join(columns[i] if columns else str(i) for i in index)
+        raise ValueError(
+            f"Feature {names} varies too little around its mean for single precision: subtract "
+            f"its mean, or drop it."
+        )
+    return loc, scale

@@ -1,0 +1,291 @@
+"""`CPVAE`: the model, its training and its generation behind scikit-learn's interface."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, DensityMixin, TransformerMixin
+from sklearn.exceptions import NotFittedError
+
+from cpvae import defaults
+from cpvae.augment import Augment, named
+from cpvae.checkpoint import RunFolder, describe
+from cpvae.data import Splits
+from cpvae.data.checks import check, check_like
+from cpvae.data.files import as_examples
+from cpvae.evaluate import evaluate, exact_terms
+from cpvae.models import ROWS, build
+from cpvae.train import Recipe, Record
+from cpvae.train import fit as train_model
+
+
+class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
+    """Learns a mixture from data and generates from any one of its components (CP-VAE).
+
+    Arguments left at None are chosen from the data, see `defaults`.
+
+    Arguments:
+        n_components: number of categories K
+        latent_dim: dimensions of the continuous latent z
+        hidden: widths of the hidden layers
+        network: ``mlp``, or ``conv`` for images
+        likelihood: ``bernoulli`` for data in [0, 1], or ``gaussian``
+        noise_scale: fixed standard deviation of a Gaussian likelihood; None learns it
+        covariance: ``diag`` or ``full`` covariance of p(z | c)
+        gate: what q(z | x, .) reads, ``probabilities`` or ``category``
+        estimator: of the expectation over c, ``straight_through``, ``relaxed`` or ``exact``
+        max_epochs: passes over the data at most
+        batch_size: examples a step
+        learning_rate: of Adam
+        invariance: a change of x that must leave its category as it is: ``affine`` for images, or a
+            function (x (b, f), torch.Generator) -> (b, f); None leaves the term out
+        invariance_weight: weight of that term, see `Recipe`
+        validation_fraction: share of the data held out for early stopping
+        random_state: seed of everything
+        accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``
+        verbose: whether to print a line an epoch
+
+    Attributes:
+        model_: the fitted `torch.nn.Module`
+        history_: one record an epoch, see `train.fit`
+        recipe_: the `Recipe` that was used
+        aggregated_: share of each component in the training data, (k) (eq. 14)
+        n_features_in_: features of one example
+
+    Example:
+        >>> from sklearn.datasets import load_digits
+        >>> from cpvae import CPVAE
+        >>> X = load_digits().images / 16
+        >>> model = CPVAE(n_components=10, max_epochs=2, random_state=0).fit(X)
+        >>> X_new, component = model.sample(5, component=3)
+        >>> X_new.shape, component.tolist()
+        ((5, 8, 8), [3, 3, 3, 3, 3])
+    """
+
+    def __init__(
+        self,
+        n_components: int = 10,
+        *,
+        latent_dim: int | None = None,
+        hidden: Sequence[int] | None = None,
+        network: Literal["mlp", "conv"] = "mlp",
+        likelihood: Literal["bernoulli", "gaussian"] | None = None,
+        noise_scale: float | None = None,
+        covariance: Literal["diag", "full"] = "diag",
+        gate: Literal["probabilities", "category"] = "probabilities",
+        estimator: Literal["relaxed", "straight_through", "exact"] = "straight_through",
+        max_epochs: int | None = None,
+        batch_size: int | None = None,
+        learning_rate: float | None = None,
+        invariance: Literal["affine"] | Augment | None = None,
+        invariance_weight: float = 4.0,
+        validation_fraction: float = 0.1,
+        random_state: int = 0,
+        accelerator: str = "auto",
+        verbose: bool = False,
+    ):
+        self.n_components = n_components
+        self.latent_dim = latent_dim
+        self.hidden = hidden
+        self.network = network
+        self.likelihood = likelihood
+        self.noise_scale = noise_scale
+        self.covariance = covariance
+        self.gate = gate
+        self.estimator = estimator
+        self.max_epochs = max_epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.invariance = invariance
+        self.invariance_weight = invariance_weight
+        self.validation_fraction = validation_fraction
+        self.random_state = random_state
+        self.accelerator = accelerator
+        self.verbose = verbose
+
+    def fit(self, X: ArrayLike, y: Any = None) -> Self:
+        """Fits to examples (n, f), (n, height, width) or (n, channels, height, width).
+
+        ``y`` is ignored: labels have no way into the fit.
+
+        Raises:
+            ValueError: data that cannot be learned from, or a setting out of range.
+        """
+        array = np.asarray(X)
+        x = as_examples(array, "X")
+        check(x)
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(
+                f"validation_fraction={self.validation_fraction}: use a number between 0 and 1."
+            )
+        order = np.random.default_rng(self.random_state).permutation(len(x))
+        held = max(1, round(self.validation_fraction * len(x)))
+        train, valid = x[order[held:]], x[order[:held]]
+        config = defaults.model_config(
+            train,
+            n_components=self.n_components,
+            latent_dim=self.latent_dim,
+            hidden=self.hidden,
+            network=self.network,
+            likelihood=self.likelihood,
+            noise_scale=self.noise_scale,
+            covariance=self.covariance,
+            gate=self.gate,
+            seed=self.random_state,
+        )
+        recipe = defaults.recipe(
+            len(train),
+            estimator=self.estimator,
+            max_epochs=self.max_epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            invariance=self.invariance_weight if self.invariance else 0.0,
+            seed=self.random_state,
+        )
+        model = build(**config)
+        self.history_ = train_model(
+            model,
+            torch.from_numpy(train),
+            torch.from_numpy(valid),
+            recipe,
+            augment=named(self.invariance, config["shape"]),
+            on_epoch=_print_epoch if self.verbose else None,
+            accelerator=self.accelerator,
+        )
+        self._take(model, config, recipe, array.shape[1:])
+        return self
+
+    def predict(self, X: ArrayLike) -> np.ndarray:
+        """The most probable component of each example, (n) ints."""
+        return self.predict_proba(X).argmax(axis=1)
+
+    def fit_predict(self, X: ArrayLike, y: Any = None) -> np.ndarray:
+        """`fit`, then `predict` on the same data."""
+        return self.fit(X).predict(X)
+
+    def predict_proba(self, X: ArrayLike) -> np.ndarray:
+        """q(c|x) of each example, (n, k)."""
+        return self._in_parts(X, lambda x: self.model_.cluster_probs(x))
+
+    def transform(self, X: ArrayLike) -> np.ndarray:
+        """Posterior mean of z of each example, (n, d)."""
+        return self._in_parts(X, lambda x: self.model_.embed(x))
+
+    def reconstruct(self, X: ArrayLike) -> np.ndarray:
+        """Each example as the model sees it, in the shape of ``X``."""
+        return self._in_parts(X, lambda x: self.model_.reconstruct(x)).reshape(np.shape(X))
+
+    def score_samples(self, X: ArrayLike) -> np.ndarray:
+        """The one-hot bound on log p(x) of each example, (n) nats; a lower bound (eq. 7)."""
+        x = self._examples(X)
+        generator = torch.Generator(x.device).manual_seed(self.random_state)
+        observed = self.model_.likelihood.observe(x.flatten(1), generator)
+        return exact_terms(self.model_, observed, generator).elbo().cpu().numpy()
+
+    def score(self, X: ArrayLike, y: Any = None) -> float:
+        """Mean of `score_samples` in nats per example; greater is better."""
+        return float(self.score_samples(X).mean())
+
+    def evaluate(
+        self, X: ArrayLike, y: ArrayLike | None = None, n_samples: int = 500
+    ) -> dict[str, float | int]:
+        """All figures, see `evaluate.evaluate`; labels ``y`` add the clustering scores."""
+        return evaluate(self.model_, self._examples(X), y, n_samples, seed=self.random_state)
+
+    def sample(
+        self,
+        n_samples: int = 1,
+        component: int | None = None,
+        from_: Literal["aggregated", "uniform"] = "aggregated",
+        random_state: int | None = None,
+        mean: bool | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Generates examples and says which component each came from.
+
+        Arguments:
+            n_samples: how many
+            component: draw all of them from this one
+            from_: else draw components from the ``aggregated`` posterior or the ``uniform`` prior
+            random_state: seed; the estimator's own by default
+            mean: give E[x | z, c] instead of a draw. By default means for a Bernoulli likelihood
+                (grey images) and draws for a Gaussian one
+
+        Returns:
+            Examples in the shape that `fit` took, and components (n).
+
+        Raises:
+            ValueError: no such component.
+        """
+        self._check_fitted()
+        seed = self.random_state if random_state is None else random_state
+        generator = torch.Generator(self.model_.aggregated.device).manual_seed(seed)
+        if mean is None:
+            mean = self.config_["likelihood"] == "bernoulli"
+        x, drawn = self.model_.sample(n_samples, component, from_, generator, mean)
+        return x.cpu().numpy().reshape(n_samples, *self.example_shape_), drawn.cpu().numpy()
+
+    def save(self, path: str | Path) -> None:
+        """Writes a run folder that `load` and the command line read.
+
+        Raises:
+            ValueError: the folder holds another run.
+        """
+        self._check_fitted()
+        folder = RunFolder(path)
+        if folder.exists():
+            raise ValueError(f"{path} already holds a run: choose another folder.")
+        info = describe(self.config_, self.recipe_)
+        folder.write_info({**info, "status": "finished", "example_shape": self.example_shape_})
+        folder.write_history(self.history_)
+        folder.write_model(self.model_.state_dict())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Reads a run folder, from `save` or from the command line.
+
+        Raises:
+            ValueError: not a run folder, damaged, or of a newer format.
+        """
+        folder = RunFolder(path)
+        info = folder.read_info()
+        model, config, recipe = folder.read_model(), info["model"], Recipe(**info["recipe"])
+        known = set(cls._get_param_names()) - {"invariance"}  # the function itself is not stored
+        settings = {k: v for k, v in {**config, **info["recipe"]}.items() if k in known}
+        estimator = cls(**settings, random_state=recipe.seed)
+        estimator.history_ = folder.read_history()
+        shape = tuple(info.get("example_shape") or config["shape"])
+        estimator._take(model, config, recipe, shape)
+        return estimator
+
+    def _take(
+        self, model: torch.nn.Module, config: dict[str, Any], recipe: Recipe, shape: Sequence[int]
+    ) -> None:
+        self.model_, self.config_, self.recipe_ = model, config, recipe
+        self.example_shape_ = tuple(shape)
+        self.aggregated_ = model.aggregated.cpu().numpy()
+        self.n_features_in_ = int(np.prod(config["shape"]))
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "model_"):
+            raise NotFittedError("This CPVAE is not fitted yet: call fit first, or CPVAE.load.")
+
+    def _examples(self, X: ArrayLike) -> torch.Tensor:
+        self._check_fitted()
+        x = as_examples(np.asarray(X), "X")
+        check_like(x, self.config_["shape"])
+        return torch.from_numpy(np.ascontiguousarray(x)).to(self.model_.aggregated.device)
+
+    def _in_parts(self, X: ArrayLike, function: Any) -> np.ndarray:
+        parts = [function(x) for x in self._examples(X).split(ROWS)]
+        return torch.cat(parts).cpu().numpy()
+
+
+def _print_epoch(record: Record) -> None:
+    print(
+        f"epoch {record['epoch']:4d}  {record['seconds']:7.1f} s  "
+        f"exact bound {record['valid_elbo_exact_nats']:.2f} nats  "
+        f"components used {record['components_used']}"
+    )

@@ -1,0 +1,204 @@
+"""Figures of a fitted model: bounds, likelihood, the KL taken apart, and clustering scores.
+
+All quantities are in nats per example, means over the data given, and each key of a result names
+its unit and its estimator. Bounds are taken with one-hot c; the relaxed value, which is not a
+bound, is called relaxed. Labels are used here and nowhere else.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from cpvae.functional import gumbel, log_mean_exp
+from cpvae.models import ROWS, Noise, Terms
+
+Progress = Callable[[int, int], None]
+
+
+def evaluate(
+    model: nn.Module,
+    x: Tensor,
+    labels: ArrayLike | None = None,
+    n_samples: int = 500,
+    seed: int = 0,
+    temperature: float = 0.5,
+    progress: Progress | None = None,
+) -> dict[str, float | int]:
+    """All figures of a model on data (n, ...) in the user's units.
+
+    Arguments:
+        model: a fitted model
+        x: data, (n, ...)
+        labels: classes of the data, (n), for the four clustering scores
+        n_samples: importance samples of the log-likelihood
+        seed: of binarisation and noise
+        temperature: of the relaxed value
+        progress: called with (rows done, rows in all) during the importance sampling
+
+    Returns:
+        ``elbo_exact_nats`` (eq. 7, every category enumerated), ``elbo_relaxed_nats``,
+        ``log_likelihood_nats`` (importance samples, from below), ``reconstruction_nats``,
+        ``kl_c_nats`` and ``kl_z_nats`` (the two terms of eq. 8), the three terms of eq. 13 whose
+        sum equals those two (``mutual_information_nats``, ``aggregated_kl_z_nats``,
+        ``aggregated_kl_c_nats``), ``components_used``, and with labels ``accuracy``, ``purity``,
+        ``nmi``, ``ari``.
+    """
+    generator = torch.Generator(x.device).manual_seed(seed)
+    observed = model.likelihood.observe(x.flatten(1), generator)
+    terms = exact_terms(model, observed, generator)
+    probs = torch.cat([model.cluster_probs(part) for part in x.split(ROWS)])
+    result: dict[str, float | int] = {
+        "n_examples": len(x),
+        "n_components": model.n_components,
+        "importance_samples": n_samples,
+        "elbo_exact_nats": terms.elbo().mean().item(),
+        "elbo_relaxed_nats": relaxed_elbo(model, observed, generator, temperature),
+        "log_likelihood_nats": log_likelihood(model, observed, n_samples, generator, progress),
+        "reconstruction_nats": terms.log_px.mean().item(),
+        "kl_c_nats": terms.kl_c.mean().item(),
+        "kl_z_nats": terms.kl_z.mean().item(),
+        **kl_split(model, observed, terms, generator),
+        "components_used": components_used(probs.mean(0)),
+    }
+    if labels is not None:
+        result |= cluster_scores(np.asarray(labels), probs.argmax(1).cpu().numpy())
+    return result
+
+
+def components_used(aggregated: Float[Tensor, " k"]) -> int:
+    """Categories whose share of the aggregated posterior (eq. 14) is at least 0.1 / K."""
+    return int((aggregated >= 0.1 / len(aggregated)).sum())
+
+
+def exact_terms(
+    model: nn.Module, observed: Float[Tensor, "n f"], generator: torch.Generator
+) -> Terms:
+    """The terms of the one-hot bound, every category enumerated, one z each; each (n), nats."""
+    parts = []
+    for x in observed.split(ROWS):
+        normal = torch.randn(len(x), model.latent_dim, generator=generator, device=x.device)
+        parts.append(model.exact_terms(x, normal))
+    return Terms(*(torch.cat(term) for term in zip(*parts, strict=True)))
+
+
+@torch.no_grad()
+def relaxed_elbo(
+    model: nn.Module, observed: Float[Tensor, "n f"], generator: torch.Generator, temperature: float
+) -> float:
+    """The paper's training value with a Gumbel-Softmax c (eq. 11), nats; not a bound."""
+    total = 0.0
+    for x in observed.split(ROWS):
+        noise = draw_noise(model, len(x), generator)
+        total += model.terms(x, noise, temperature, "relaxed").elbo().sum().item()
+    return total / len(observed)
+
+
+def draw_noise(model: nn.Module, n: int, generator: torch.Generator) -> Noise:
+    """Fresh noise for ``n`` examples."""
+    device = generator.device
+    normal = torch.randn(n, model.latent_dim, generator=generator, device=device)
+    uniform = torch.rand(n, model.n_components, generator=generator, device=device)
+    return Noise(normal, gumbel(uniform))
+
+
+def log_likelihood(
+    model: nn.Module,
+    observed: Float[Tensor, "n f"],
+    n_samples: int,
+    generator: torch.Generator,
+    progress: Progress | None = None,
+) -> float:
+    """Mean log p(x) in nats by importance samples over (z, c); a lower bound that rises with them.
+
+    Both samples and examples are taken in chunks, so memory does not grow with either.
+    """
+    total, done = 0.0, 0
+    at_once = min(n_samples, ROWS)
+    for x in observed.split(max(1, ROWS // at_once)):
+        parts = []
+        for start in range(0, n_samples, at_once):
+            count = min(at_once, n_samples - start)
+            parts.append(model.log_weights(x, count, generator))
+        total += log_mean_exp(torch.cat(parts), dim=0).sum().item()
+        done += len(x)
+        if progress:
+            progress(done, len(observed))
+    return total / len(observed)
+
+
+def kl_split(
+    model: nn.Module, observed: Float[Tensor, "n f"], terms: Terms, generator: torch.Generator
+) -> dict[str, float]:
+    """The three terms of eq. 13, in nats, over the empirical distribution of the data given.
+
+    I((z, c); x) is estimated from one (z, c) of each example, against the mixture of the posteriors
+    of all examples, so it lies at or below log n. The other two follow: log K - H(q(c)) is exact,
+    and what is left of the KL is E_q(c) KL(q(z|c) || p(z|c)).
+    """
+    qc = terms.log_qc.exp()
+    aggregated = qc.mean(0)
+    entropy = -(aggregated * aggregated.clamp_min(torch.finfo(qc.dtype).tiny).log()).sum().item()
+    kl_c = math.log(model.n_components) - entropy
+    mutual_information = _mutual_information(model, observed, terms.log_qc, generator)
+    total = (terms.kl_z + terms.kl_c).mean().item()
+    return {
+        "mutual_information_nats": mutual_information,
+        "aggregated_kl_z_nats": total - kl_c - mutual_information,
+        "aggregated_kl_c_nats": kl_c,
+    }
+
+
+@torch.no_grad()
+def _mutual_information(
+    model: nn.Module,
+    observed: Float[Tensor, "n f"],
+    log_qc: Float[Tensor, "n k"],
+    generator: torch.Generator,
+) -> float:
+    """E log q(z,c|x) / q(z,c), with q(z,c) = mean_j q(c|x_j) q(z|x_j,c)."""
+    component = torch.multinomial(log_qc.exp(), 1, generator=generator).squeeze(1)
+    total = 0.0
+    for k in component.unique().tolist():
+        mine = (component == k).nonzero().squeeze(1)
+        mean, logvar = (torch.cat(part) for part in zip(*_posteriors(model, observed, k), strict=True))
+        normal = torch.randn(len(mine), mean.shape[1], generator=generator, device=mean.device)
+        z = mean[mine] + torch.exp(0.5 * logvar[mine]) * normal
+        precision = torch.exp(-logvar)
+        constant = log_qc[:, k] - 0.5 * ((mean**2 * precision + logvar).sum(1))
+        for rows, z_part in zip(mine.split(500), z.split(500), strict=True):
+            joint = constant + z_part @ (mean * precision).T - 0.5 * z_part**2 @ precision.T
+            own = joint.gather(1, rows.unsqueeze(1)).squeeze(1)
+            total += (own - log_mean_exp(joint, dim=1)).sum().item()
+    return total / len(observed)
+
+
+def _posteriors(model: nn.Module, observed: Tensor, k: int) -> Iterator[tuple[Tensor, Tensor]]:
+    for x in observed.split(ROWS):
+        yield model.posterior_given(x, k)
+
+
+def cluster_scores(labels: np.ndarray, assigned: np.ndarray) -> dict[str, float]:
+    """Agreement of categories with classes, each from 0 to 1.
+
+    ``accuracy`` matches categories to classes one to one (Hungarian algorithm; examples of a
+    category without a class count as wrong), ``purity`` lets each category take its majority class,
+    ``nmi`` and ``ari`` are scikit-learn's.
+    """
+    from scipy.optimize import linear_sum_assignment
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+    from sklearn.metrics.cluster import contingency_matrix
+
+    table = contingency_matrix(labels, assigned)
+    rows, columns = linear_sum_assignment(table, maximize=True)
+    return {
+        "accuracy": float(table[rows, columns].sum() / table.sum()),
+        "purity": float(table.max(axis=0).sum() / table.sum()),
+        "nmi": float(normalized_mutual_info_score(labels, assigned)),
+        "ari": float(adjusted_rand_score(labels, assigned)),
+    }
+

@@ -1,0 +1,259 @@
+"""Pictures of a fitted model. Each function returns a matplotlib figure and touches no file."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+MOST_ROWS = 20  # components that a sheet shows, the most used first
+COLUMNS = 12
+GREY = "#6b7280"
+BLUE, ORANGE = "#2563eb", "#ea580c"
+
+
+def colours(n_components: int) -> np.ndarray:
+    """One colour a component, (k, 4)."""
+    import matplotlib
+
+    if n_components <= 10:
+        return matplotlib.colormaps["tab10"](np.arange(n_components))
+    return matplotlib.colormaps["turbo"](np.linspace(0.03, 0.97, n_components))
+
+
+def by_share(aggregated: np.ndarray) -> np.ndarray:
+    """Components with the most used first, those that a sheet has room for."""
+    return np.argsort(-aggregated, kind="stable")[:MOST_ROWS]
+
+
+def image_grid(images: np.ndarray, columns: int, gap: int = 1, fill: float = 1.0) -> np.ndarray:
+    """Images (n, channels, height, width) in [0, 1] as one picture (height, width, channels)."""
+    n, channels, height, width = images.shape
+    rows = -(-n // columns)
+    page = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), fill)
+    for i, image in enumerate(images):
+        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        page[top : top + height, left : left + width] = np.moveaxis(image, 0, -1)
+    return page
+
+
+def displayable(images: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Images scaled so that the range of the reference fills [0, 1], clipped."""
+    low, high = min(0.0, float(reference.min())), max(float(reference.max()), 1e-12)
+    if high <= 1 and low >= 0:
+        high = 1.0
+    return np.clip((images - low) / (high - low), 0, 1)
+
+
+def _show(axes: Any, page: np.ndarray) -> None:
+    axes.imshow(page.squeeze(-1) if page.shape[-1] == 1 else page, cmap="gray_r", vmin=0, vmax=1)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for side in axes.spines.values():
+        side.set_visible(False)
+
+
+def component_sheet(model: nn.Module, x: torch.Tensor, columns: Sequence[str] | None) -> Figure:
+    """Generated examples of each component beside real examples assigned to it."""
+    assigned = np.concatenate([model.cluster_probs(part).argmax(1).numpy() for part in x.split(4000)])
+    if x.ndim == 4:
+        return _image_sheet(model, x.numpy(), assigned)
+    return _table_sheet(model, x.numpy(), assigned, columns)
+
+
+def _image_sheet(model: nn.Module, x: np.ndarray, assigned: np.ndarray) -> Figure:
+    shown = by_share(model.aggregated.numpy())
+    figure = Figure(figsize=(11, 0.46 * len(shown) + 0.6), layout="constrained")
+    axes = figure.subplots(len(shown), 2, squeeze=False)
+    blank = np.zeros((COLUMNS, *x.shape[1:]), dtype=np.float32)
+    for row, k in zip(axes, shown, strict=True):
+        generator = torch.Generator().manual_seed(int(k))
+        generated = model.sample(COLUMNS, int(k), generator=generator, mean=True)[0].numpy()
+        real = x[assigned == k][:COLUMNS]
+        padded = np.concatenate([real, blank])[:COLUMNS]
+        _show(row[0], image_grid(displayable(generated, x), COLUMNS))
+        _show(row[1], image_grid(displayable(padded, x), COLUMNS))
+        share = f"{k}   {100 * model.aggregated[k]:.1f}%"
+        row[0].set_ylabel(share, rotation=0, ha="right", va="center", fontsize=9)
+    axes[0, 0].set_title("generated from the component", fontsize=10)
+    axes[0, 1].set_title("real, assigned to the component", fontsize=10)
+    return figure
+
+
+def _table_sheet(
+    model: nn.Module, x: np.ndarray, assigned: np.ndarray, columns: Sequence[str] | None
+) -> Figure:
+    """Median and middle 80% of every feature, generated and real, in units of the whole table."""
+    shown = by_share(model.aggregated.numpy())
+    across = min(3, len(shown))
+    down = -(-len(shown) // across)
+    figure = Figure(figsize=(11, 2.1 * down + 0.5), layout="constrained")
+    all_axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
+    loc, scale = x.mean(0), np.maximum(x.std(0), 1e-12)
+    names = list(columns or (str(i) for i in range(x.shape[1])))
+    for axes in all_axes[len(shown) :]:
+        axes.set_visible(False)
+    for axes, k in zip(all_axes, shown, strict=False):
+        generator = torch.Generator().manual_seed(int(k))
+        generated = (model.sample(500, int(k), generator=generator)[0].numpy() - loc) / scale
+        real = (x[assigned == k] - loc) / scale
+        for data, colour, label in ((real, GREY, "real"), (generated, BLUE, "generated")):
+            if len(data):
+                _profile(axes, data, colour, label)
+        share = 100 * float(model.aggregated[k])
+        axes.set_title(f"component {k}: {share:.1f}%, {len(real)} rows here", fontsize=9)
+        axes.axhline(0, color="#d1d5db", linewidth=0.8, zorder=0)
+        if len(names) <= 30:
+            axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+        axes.tick_params(axis="y", labelsize=7)
+    figure.supylabel("standard deviations from the table's mean", fontsize=8)
+    handles, labels = all_axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=2, fontsize=9, frameon=False)
+    return figure
+
+
+def _profile(axes: Any, data: np.ndarray, colour: str, label: str) -> None:
+    low, middle, high = np.quantile(data, [0.1, 0.5, 0.9], axis=0)
+    if data.shape[1] == 1:  # one feature: its distribution says more than three quantiles
+        axes.hist(data[:, 0], bins=40, density=True, color=colour, alpha=0.5, label=label)
+        return
+    at = np.arange(len(middle))
+    axes.fill_between(at, low, high, color=colour, alpha=0.2, linewidth=0)
+    axes.plot(at, middle, color=colour, marker="o", markersize=2.5, linewidth=1.2, label=label)
+
+
+def reconstructions(model: nn.Module, x: torch.Tensor, columns: Sequence[str] | None) -> Figure:
+    """Real examples and what the model makes of them."""
+    if x.ndim == 4:
+        real = x[: 2 * COLUMNS]
+        pairs = torch.stack([real, model.reconstruct(real)]).numpy()
+        figure = Figure(figsize=(11, 1.5), layout="constrained")
+        for axes, images, title in zip(
+            figure.subplots(1, 2), pairs, ("real", "reconstructed"), strict=True
+        ):
+            _show(axes, image_grid(displayable(images, x.numpy()), COLUMNS))
+            axes.set_title(title, fontsize=10)
+        return figure
+    made = np.concatenate([model.reconstruct(part).numpy() for part in x.split(4000)])
+    real = x.numpy()
+    residual = ((real - made) ** 2).mean(0)
+    explained = 1 - residual / np.maximum(real.var(0), 1e-12)
+    names = list(columns or (str(i) for i in range(real.shape[1])))
+    figure = Figure(figsize=(11, 2.6), layout="constrained")
+    axes = figure.subplots()
+    axes.bar(range(len(names)), np.clip(explained, 0, 1), color=BLUE, width=0.7)
+    if len(names) <= 40:
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+    axes.set_ylim(0, 1)
+    axes.set_ylabel("share of the variance\nreconstructed", fontsize=9)
+    _plain(axes)
+    return figure
+
+
+def curves(history: Sequence[dict[str, Any]], best_epoch: int) -> Figure:
+    """The bound on validation and training data, and the categories in use, by epoch."""
+    epochs = [r["epoch"] for r in history]
+    train_key = next(key for key in history[0] if key.startswith("train_elbo_"))
+    train_name = train_key.removeprefix("train_elbo_").removesuffix("_nats").replace("_", " ")
+    figure = Figure(figsize=(11, 3), layout="constrained")
+    bound, parts, used = figure.subplots(1, 3)
+    train = [r[train_key] for r in history]
+    valid = [r["valid_elbo_exact_nats"] for r in history]
+    bound.plot(epochs, train, color=GREY, linewidth=1, label=f"training, {train_name}")
+    bound.plot(epochs, valid, color=BLUE, linewidth=1.5, label="validation, exact")
+    bound.axvline(best_epoch, color=ORANGE, linewidth=1, linestyle=":", label="weights kept")
+    settled = valid[len(valid) // 20 :]  # the first epochs would squeeze all others flat
+    low, high = min(settled), max(max(settled), max(train))
+    bound.set_ylim(low - 0.05 * (high - low), high + 0.08 * (high - low) + 1e-9)
+    bound.set_ylabel("bound, nats per example")
+    bound.legend(fontsize=8, frameon=False, loc="lower right")
+    parts.plot(epochs, [r["valid_kl_z_nats"] for r in history], color=BLUE, label="KL of z")
+    parts.plot(epochs, [r["valid_kl_c_nats"] for r in history], color=ORANGE, label="KL of c")
+    parts.set_ylabel("nats per example")
+    parts.set_ylim(bottom=0)
+    parts.legend(fontsize=8, frameon=False)
+    used.plot(epochs, [r["components_used"] for r in history], color=BLUE, drawstyle="steps-post")
+    used.set_ylim(bottom=0)
+    used.set_ylabel("components in use")
+    for axes in (bound, parts, used):
+        axes.set_xlabel("epoch")
+        _plain(axes)
+    return figure
+
+
+def usage(aggregated: np.ndarray) -> Figure:
+    """Share of each component in the aggregated posterior (eq. 14)."""
+    k = len(aggregated)
+    figure = Figure(figsize=(11, 2.4), layout="constrained")
+    axes = figure.subplots()
+    axes.bar(range(k), 100 * aggregated, color=colours(k), width=0.75)
+    axes.axhline(100 / k, color=GREY, linewidth=1, linestyle="--", label="an even share")
+    if k <= 40:
+        axes.set_xticks(range(k))
+    axes.set_xlabel("component")
+    axes.set_ylabel("% of the training data")
+    axes.legend(fontsize=8, frameon=False)
+    _plain(axes)
+    return figure
+
+
+def kl_bars(figures: dict[str, Any]) -> Figure:
+    """The KL of the bound as the sum of the three terms of eq. 13."""
+    names = ("mutual_information_nats", "aggregated_kl_z_nats", "aggregated_kl_c_nats")
+    labels = ("I((z, c); x)", "E KL(q(z|c) || p(z|c))", "log K - H(q(c))")
+    figure = Figure(figsize=(11, 1.7), layout="constrained")
+    axes = figure.subplots()
+    values = [figures[name] for name in names]
+    axes.barh(labels[::-1], values[::-1], color=(GREY, ORANGE, BLUE), height=0.6)
+    for i, value in enumerate(values[::-1]):
+        axes.text(max(value, 0), i, f"  {value:.2f}", va="center", fontsize=9)
+    axes.set_xlabel("nats per example")
+    axes.margins(x=0.1)
+    _plain(axes)
+    return figure
+
+
+def codes(model: nn.Module, x: torch.Tensor) -> Figure:
+    """Codes of the examples and the prior of each component, on the codes' first two axes."""
+    from matplotlib.patches import Ellipse
+
+    x = x[:3000]
+    z = np.concatenate([model.embed(part).numpy() for part in x.split(1000)])
+    assigned = np.concatenate([model.cluster_probs(part).argmax(1).numpy() for part in x.split(1000)])
+    centre = z.mean(0)
+    axes_2d = np.linalg.svd(z - centre, full_matrices=False)[2][:2]  # principal axes, (2, d)
+    spread = ((z - centre) @ axes_2d.T).var(0).sum() / max((z - centre).var(0).sum(), 1e-12)
+    with torch.no_grad():
+        prior = model.prior()
+        factor = torch.diag_embed(torch.exp(0.5 * prior.logvar))
+        if prior.unit_tril is not None:
+            factor = prior.unit_tril @ factor
+    points = (z - centre) @ axes_2d.T
+    means = (prior.mean.numpy() - centre) @ axes_2d.T
+    palette = colours(model.n_components)
+    figure = Figure(figsize=(7.5, 6.5), layout="constrained")
+    axes = figure.subplots()
+    axes.scatter(*points.T, s=4, alpha=0.4, color=palette[assigned], linewidth=0)
+    for k in by_share(model.aggregated.numpy()):
+        seen = axes_2d @ factor[k].numpy()
+        variance, direction = np.linalg.eigh(seen @ seen.T)
+        width, height = 2 * np.sqrt(variance)  # one standard deviation to each side
+        angle = np.degrees(np.arctan2(direction[1, 0], direction[0, 0]))
+        ring = Ellipse(tuple(means[k]), width, height, angle=angle, fill=False, color=palette[k])
+        axes.add_patch(ring)
+        box = {"boxstyle": "circle,pad=0.2", "fc": "white", "ec": palette[k]}
+        axes.text(*means[k], str(k), ha="center", va="center", fontsize=9, bbox=box)
+    axes.set_xlabel(f"first axis of the codes (both: {100 * spread:.0f}% of their variance)")
+    axes.set_ylabel("second axis of the codes")
+    axes.autoscale_view()
+    _plain(axes)
+    return figure
+
+
+def _plain(axes: Any) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+    axes.xaxis.label.set_size(9)
+    axes.yaxis.label.set_size(9)

@@ -1,0 +1,132 @@
+"""The report: one HTML page with everything in it, made from a run folder and its data."""
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from cpvae import figures
+from cpvae.checkpoint import RunFolder
+from cpvae.data import Splits
+from cpvae.evaluate import Progress, evaluate
+
+EVALUATION = "evaluation.json"
+
+# key: what it is, estimator, unit
+MEANING = {
+    "elbo_exact_nats": ("Bound on log p(x)", "one-hot c, every category enumerated, one z", "nats"),
+    "elbo_relaxed_nats": ("Relaxed value (not a bound)", "Gumbel-Softmax c, one z", "nats"),
+    "log_likelihood_nats": ("log p(x)", "importance samples over (z, c), from below", "nats"),
+    "reconstruction_nats": ("E log p(x | z, c)", "one-hot c, enumerated", "nats"),
+    "kl_z_nats": ("KL of z to its prior", "closed form, enumerated (eq. 8)", "nats"),
+    "kl_c_nats": ("KL of c to the uniform", "closed form (eq. 9)", "nats"),
+    "mutual_information_nats": (
+        "I((z, c); x)",
+        "against the posteriors of all these examples; at most log n (eq. 13)",
+        "nats",
+    ),
+    "aggregated_kl_z_nats": ("E KL(q(z|c) || p(z|c))", "the rest of the KL (eq. 13)", "nats"),
+    "aggregated_kl_c_nats": ("log K - H(q(c))", "exact (eq. 13)", "nats"),
+    "components_used": ("Components in use", "share at or above 0.1 / K", "count"),
+    "accuracy": ("Accuracy", "components matched to classes one to one", "share"),
+    "purity": ("Purity", "each component takes its majority class", "share"),
+    "nmi": ("Normalised mutual information", "with the classes", "0 to 1"),
+    "ari": ("Adjusted Rand index", "with the classes", "-0.5 to 1"),
+}
+
+
+def stored_evaluation(folder: RunFolder) -> dict[str, Any] | None:
+    """The figures that were kept for the weights that are in the folder now, or None."""
+    file = folder.path / EVALUATION
+    if not file.is_file():
+        return None
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    return stored if stored.get("best_epoch") == folder.read_info().get("best_epoch") else None
+
+
+def evaluate_run(
+    folder: RunFolder,
+    splits: Splits,
+    n_samples: int = 500,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Figures on the run's own test data, kept in the run folder; arguments as for `evaluate`."""
+    model = folder.read_model()
+    result = evaluate(model, splits.test.tensor(), splits.test.labels, n_samples, seed, progress=progress)
+    kept = {**result, "best_epoch": folder.read_info().get("best_epoch")}
+    (folder.path / EVALUATION).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+def write_figures(folder: RunFolder, splits: Splits) -> dict[str, Path]:
+    """Writes the figures that need no evaluation as PNG files; returns where they are."""
+    place = folder.path / "figures"
+    place.mkdir(exist_ok=True)
+    paths = {}
+    for name, figure in _figures(folder, splits).items():
+        paths[name] = place / f"{name}.png"
+        figure.savefig(paths[name], dpi=130)
+    return paths
+
+
+def write_report(
+    folder: RunFolder, splits: Splits, out: Path, progress: Progress | None = None
+) -> Path:
+    """Writes the page; evaluates on the test data first where no figures are kept.
+
+    Raises:
+        ValueError: a run folder that is damaged or has no finished epoch.
+    """
+    from jinja2 import Environment, PackageLoader
+
+    info, history = folder.read_info(), folder.read_history()
+    result = stored_evaluation(folder) or evaluate_run(folder, splits, progress=progress)
+    drawn = _figures(folder, splits)
+    drawn["kl"] = figures.kl_bars(result)
+    environment = Environment(loader=PackageLoader("cpvae"), autoescape=True)
+    page = environment.get_template("report.html.j2").render(
+        name=folder.path.resolve().name,
+        data=splits,
+        info=info,
+        epochs=len(history),
+        seconds=history[-1]["seconds"],
+        rows=[(*MEANING[key], value) for key, value in result.items() if key in MEANING],
+        n_samples=result["importance_samples"],
+        n_test=len(splits.test.x),
+        is_image=splits.train.x.ndim == 4,
+        shown=min(figures.MOST_ROWS, info["model"]["n_components"]),
+        images={name: _embedded(figure) for name, figure in drawn.items()},
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(page, encoding="utf-8")
+    return out
+
+
+def _figures(folder: RunFolder, splits: Splits) -> dict[str, Figure]:
+    model, history = folder.read_model(), folder.read_history()
+    if not history:
+        raise ValueError(f"{folder.path} has no finished epoch to report on.")
+    best = max(history, key=lambda record: record["valid_elbo_exact_nats"])["epoch"]
+    x = splits.test.tensor()
+    with torch.no_grad():
+        return {
+            "components": figures.component_sheet(model, x, splits.columns),
+            "reconstructions": figures.reconstructions(model, x, splits.columns),
+            "curves": figures.curves(history, best),
+            "usage": figures.usage(model.aggregated.numpy()),
+            "codes": figures.codes(model, x),
+        }
+
+
+def _embedded(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=160)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
