@@ -21,12 +21,17 @@ from typing import Any
 import safetensors
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from cpvae.models import build
+from cpvae.models import Model, build
 
 FORMAT = 1
-RUN, MODEL, HISTORY, TRAINING = "run.json", "model.safetensors", "history.jsonl", "training.safetensors"
+RUN, MODEL, HISTORY, TRAINING = (
+    "run.json",
+    "model.safetensors",
+    "history.jsonl",
+    "training.safetensors",
+)
 
 
 class RunFolder:
@@ -82,7 +87,7 @@ class RunFolder:
         """Writes the weights."""
         self._write_tensors(MODEL, state, {})
 
-    def read_model(self) -> nn.Module:
+    def read_model(self) -> Model:
         """Rebuilds the model with its weights, in evaluation mode, on the CPU.
 
         Raises:
@@ -151,7 +156,9 @@ class RunFolder:
 
     def _write_tensors(self, name: str, tensors: dict[str, Tensor], head: dict[str, str]) -> None:
         contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-        _replace(self.path / name, lambda aside: save_file(contiguous, aside, metadata=head or None))
+        _replace(
+            self.path / name, lambda aside: save_file(contiguous, aside, metadata=head or None)
+        )
 
 
 def describe(config: dict[str, Any], recipe: Any) -> dict[str, Any]:
@@ -181,7 +188,9 @@ def _processor() -> str:
         return torch.cuda.get_device_name()
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        name = next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
     return f"{name}, {os.cpu_count()} cores"
@@ -194,6 +203,7 @@ def _replace(file: Path, write: Callable[[Path], Any]) -> None:
         write(aside)
         with open(aside, "rb") as written:
             os.fsync(written.fileno())
+        aside.chmod(0o644)  # safetensors makes files that only their owner can read
         os.replace(aside, file)
     finally:
         aside.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """The command line: fit, evaluate, generate, assign, report. Each command imports what it needs."""
 
 import json
+import math
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -90,7 +91,8 @@ def _top(
 def fit(
     data: Annotated[str, typer.Argument(metavar="DATA", help=f"digits, mnist, omniglot, {FILES}.")],
     components: Annotated[
-        int | None, typer.Option("--components", "-k", help="Categories to learn.", show_default="10")
+        int | None,
+        typer.Option("--components", "-k", help="Categories to learn.", show_default="10"),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder to write.", show_default="a new one in runs/")
@@ -99,20 +101,26 @@ def fit(
         int | None, typer.Option(help="Passes over the data at most.", show_default="by data size")
     ] = None,
     invariance: Annotated[
-        Invariance | None, typer.Option(help="Ask categories to stay under small changes of images.")
+        Invariance | None,
+        typer.Option(help="Ask categories to stay under small changes of images."),
     ] = None,
     label: Annotated[
         str | None, typer.Option(help="Column of a table with labels: never seen by the fit.")
     ] = None,
-    drop: Annotated[list[str] | None, typer.Option(help="Column of a table to leave out; repeat.")] = None,
+    drop: Annotated[
+        list[str] | None, typer.Option(help="Column of a table to leave out; repeat.")
+    ] = None,
     likelihood: Annotated[
-        Likelihood | None, typer.Option(help="Decoder.", show_default="bernoulli for data in [0, 1]")
+        Likelihood | None,
+        typer.Option(help="Decoder.", show_default="bernoulli for data in [0, 1]"),
     ] = None,
     noise_scale: Annotated[
-        float | None, typer.Option(help="Fixed noise of a gaussian decoder.", show_default="learned")
+        float | None,
+        typer.Option(help="Fixed noise of a gaussian decoder.", show_default="learned"),
     ] = None,
     latent_dim: Annotated[
-        int | None, typer.Option(help="Dimensions of z.", show_default="half the features, 40 at most")
+        int | None,
+        typer.Option(help="Dimensions of z.", show_default="half the features, 40 at most"),
     ] = None,
     network: Annotated[Network | None, typer.Option(help="Layers.", show_default="mlp")] = None,
     covariance: Annotated[
@@ -141,9 +149,12 @@ def fit(
         int | None, typer.Option(help="Epochs until both are 1.", show_default="a quarter of all")
     ] = None,
     patience: Annotated[
-        int | None, typer.Option(help="Epochs without a better bound.", show_default="a fifth of all")
+        int | None,
+        typer.Option(help="Epochs without a better bound.", show_default="a fifth of all"),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything.", show_default="0")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of everything.", show_default="0")
+    ] = None,
     accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     resume: Annotated[bool, typer.Option(help="Go on with the run in --out.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Replace the run in --out.")] = False,
@@ -193,19 +204,21 @@ def evaluate(
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one flat JSON object.")] = False,
 ) -> None:
-    """Print bounds, likelihood, the parts of the KL, and clustering scores where labels are known."""
+    """Print bounds, likelihood, the parts of the KL, and with labels the clustering scores."""
     from cpvae.checkpoint import RunFolder
     from cpvae.evaluate import evaluate as evaluate_model
     from cpvae.report import MEANING, evaluate_run
 
     folder = RunFolder(run)
     info = folder.read_info()
-    with _Bar("importance samples", quiet=as_json) as bar:
-        if data is None:
-            result = evaluate_run(folder, _splits(info, run), samples, seed, bar.update)
-        else:
-            model = folder.read_model()
-            x, labels, _ = _examples(info, data, label)
+    if data is None:
+        splits = _splits(info, run)
+        with _Bar("importance samples", quiet=as_json) as bar:
+            result = evaluate_run(folder, splits, samples, seed, bar.update)
+    else:
+        model = folder.read_model()
+        x, labels, _ = _examples(info, data, label)
+        with _Bar("importance samples", quiet=as_json) as bar:
             result = evaluate_model(model, x, labels, samples, seed, progress=bar.update)
     if as_json:
         print(json.dumps(result))
@@ -213,7 +226,9 @@ def evaluate(
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("quantity", "key", "value", "unit", title=f"{run}, {result['n_examples']} examples")
+    table = Table(
+        "quantity", "key", "value", "unit", title=f"{run}, {result['n_examples']} examples"
+    )
     for key, (what, _, unit) in MEANING.items():
         if key in result:
             value = result[key]
@@ -225,14 +240,19 @@ def evaluate(
 def generate(
     run: Run,
     component: Annotated[
-        int | None, typer.Option("--component", "-c", help="Draw all from this one.", show_default="any")
+        int | None,
+        typer.Option("--component", "-c", help="Draw all from this one.", show_default="any"),
     ] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="How many examples.")] = 64,
     out: Annotated[
         Path | None,
-        typer.Option(help="Images: .png, .npz. Tables: .csv, .parquet, .npz.", show_default="generated.*"),
+        typer.Option(
+            help="Images: .png, .npz. Tables: .csv, .parquet, .npz.", show_default="generated.*"
+        ),
     ] = None,
-    from_: Annotated[From, typer.Option("--from", help="Where components are drawn from.")] = From.aggregated,
+    from_: Annotated[
+        From, typer.Option("--from", help="Where components are drawn from.")
+    ] = From.aggregated,
     seed: Seed = 0,
 ) -> None:
     """Generate examples, from one component or from all of them."""
@@ -266,7 +286,9 @@ def generate(
 def assign(
     run: Run,
     data: Annotated[str, typer.Argument(metavar="DATA", help=f"A data set by name, {FILES}.")],
-    out: Annotated[Path, typer.Option(help="Where to write: .csv or .parquet.")] = Path("assigned.csv"),
+    out: Annotated[Path, typer.Option(help="Where to write: .csv or .parquet.")] = Path(
+        "assigned.csv"
+    ),
 ) -> None:
     """Assign each example of DATA to a component, and write components with their probabilities."""
     import numpy as np
@@ -348,7 +370,9 @@ def _fit(
 
     name = Path(source["source"]).stem
     if resume and overwrite:
-        raise ValueError("--resume goes on with a run and --overwrite replaces it: use one of them.")
+        raise ValueError(
+            "--resume goes on with a run and --overwrite replaces it: use one of them."
+        )
     folder = RunFolder(out or (Path("runs") / name if resume else _free(Path("runs") / name)))
     stored = folder.read_info() if folder.exists() else None
     if stored and not (resume or overwrite):
@@ -414,7 +438,7 @@ def _train(
         folder.clear()
     folder.write_info({**info, "status": "running"})
 
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     console.print(
         f"[bold]{splits.name}[/]: {len(x)} training, {len(splits.valid.x)} validation and "
         f"{len(splits.test.x)} test examples of shape {'x'.join(map(str, splits.shape))}. "
@@ -478,6 +502,13 @@ def _summary(
         f"validation bound (exact) {best['valid_elbo_exact_nats']:.2f} nats, in epoch "
         f"{best['epoch']}; {best['components_used']} of {n_components} components in use.\n"
     )
+    told, most = best["valid_mutual_information_c_nats"], math.log(n_components)
+    if told < 0.5 * most:
+        console.print(
+            f"[yellow]Components tell only {told:.2f} of at most {most:.2f} nats about an example: "
+            f"they hardly separate the data.[/] More epochs, a larger --kl-z-start, fewer "
+            f"--components, or for images --invariance affine may help.\n"
+        )
     run = folder.path
     console.print(f"  run folder     {run}\n  by component   {paths['components']}\n\nNext:")
     for command in (f"evaluate {run}", f"generate {run} --component 0", f"report {run}"):
@@ -551,14 +582,12 @@ def _check_ending(path: Path, endings: tuple[str, ...]) -> None:
 
 
 def _save_sheet(x: Any, out: Path) -> None:
-    import math
-
     import numpy as np
     from PIL import Image
 
     from cpvae.figures import displayable, image_grid
 
-    page = image_grid(displayable(x, x), math.ceil(math.sqrt(len(x))), gap=2, fill=0.0)
+    page = image_grid(displayable(x, x), math.ceil(math.sqrt(len(x))), gap=2)
     grey = page.shape[-1] == 1
     pixels = np.rint(255 * (1 - page.squeeze(-1) if grey else page)).astype(np.uint8)
     image = Image.fromarray(pixels)
@@ -581,7 +610,13 @@ class _Epochs:
     """A bar that shows epoch, bound and components in use."""
 
     def __init__(self, epochs: int, console: Any):
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
 
         self.progress = Progress(
             TextColumn("epoch {task.completed}/{task.total}"),

@@ -12,7 +12,9 @@ from cpvae.train import Recipe
 STEPS = 20_000  # optimisation steps that a run gets by default, between 100 and 1000 epochs
 
 
-def model_config(x: np.ndarray, columns: Sequence[str] | None = None, **given: Any) -> dict[str, Any]:
+def model_config(
+    x: np.ndarray, columns: Sequence[str] | None = None, **given: Any
+) -> dict[str, Any]:
     """Keywords of `models.build` for training examples ``x`` (n, ...); ``given`` values win.
 
     Data in [0, 1] gets a Bernoulli likelihood, other data a Gaussian one on features standardised
@@ -79,9 +81,7 @@ def recipe(n_examples: int, **given: Any) -> Recipe:
     return Recipe(**(defaults | given))
 
 
-def _standardisation(
-    x: np.ndarray, columns: Sequence[str] | None
-) -> tuple[np.ndarray, np.ndarray]:
+def _standardisation(x: np.ndarray, columns: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:
     """Origin and unit of every feature, flat."""
     if x.ndim == 2:
         check_varies(x, columns)
@@ -89,7 +89,9 @@ def _standardisation(
     else:
         axes = (0, 2, 3)
         loc = np.broadcast_to(x.mean(axes, keepdims=True, dtype=np.float64)[0], x.shape[1:]).ravel()
-        scale = np.broadcast_to(x.std(axes, keepdims=True, dtype=np.float64)[0], x.shape[1:]).ravel()
+        scale = np.broadcast_to(
+            x.std(axes, keepdims=True, dtype=np.float64)[0], x.shape[1:]
+        ).ravel()
     tiny = scale <= 1e-6 * np.abs(loc)  # below what single precision can tell from a constant
     if (scale <= 0).any() or tiny.any():
         index = np.flatnonzero((scale <= 0) | tiny)[:8]

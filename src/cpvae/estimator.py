@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +13,10 @@ from sklearn.exceptions import NotFittedError
 from cpvae import defaults
 from cpvae.augment import Augment, named
 from cpvae.checkpoint import RunFolder, describe
-from cpvae.data import Splits
 from cpvae.data.checks import check, check_like
 from cpvae.data.files import as_examples
 from cpvae.evaluate import evaluate, exact_terms
-from cpvae.models import ROWS, build
+from cpvae.models import ROWS, Model, build
 from cpvae.train import Recipe, Record
 from cpvae.train import fit as train_model
 
@@ -71,16 +70,16 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
         *,
         latent_dim: int | None = None,
         hidden: Sequence[int] | None = None,
-        network: Literal["mlp", "conv"] = "mlp",
-        likelihood: Literal["bernoulli", "gaussian"] | None = None,
+        network: str = "mlp",
+        likelihood: str | None = None,
         noise_scale: float | None = None,
-        covariance: Literal["diag", "full"] = "diag",
-        gate: Literal["probabilities", "category"] = "probabilities",
-        estimator: Literal["relaxed", "straight_through", "exact"] = "straight_through",
+        covariance: str = "diag",
+        gate: str = "probabilities",
+        estimator: str = "straight_through",
         max_epochs: int | None = None,
         batch_size: int | None = None,
         learning_rate: float | None = None,
-        invariance: Literal["affine"] | Augment | None = None,
+        invariance: str | Augment | None = None,
         invariance_weight: float = 4.0,
         validation_fraction: float = 0.1,
         random_state: int = 0,
@@ -106,7 +105,7 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
         self.accelerator = accelerator
         self.verbose = verbose
 
-    def fit(self, X: ArrayLike, y: Any = None) -> Self:
+    def fit(self, X: ArrayLike, y: Any = None) -> "CPVAE":
         """Fits to examples (n, f), (n, height, width) or (n, channels, height, width).
 
         ``y`` is ignored: labels have no way into the fit.
@@ -199,7 +198,7 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
         self,
         n_samples: int = 1,
         component: int | None = None,
-        from_: Literal["aggregated", "uniform"] = "aggregated",
+        from_: str = "aggregated",
         random_state: int | None = None,
         mean: bool | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -243,7 +242,7 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
         folder.write_model(self.model_.state_dict())
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls, path: str | Path) -> "CPVAE":
         """Reads a run folder, from `save` or from the command line.
 
         Raises:
@@ -261,7 +260,7 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
         return estimator
 
     def _take(
-        self, model: torch.nn.Module, config: dict[str, Any], recipe: Recipe, shape: Sequence[int]
+        self, model: Model, config: dict[str, Any], recipe: Recipe, shape: Sequence[int]
     ) -> None:
         self.model_, self.config_, self.recipe_ = model, config, recipe
         self.example_shape_ = tuple(shape)

@@ -12,16 +12,17 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from torch import Tensor, nn
+from torch import Tensor
 
 from cpvae.functional import gumbel, log_mean_exp
-from cpvae.models import ROWS, Noise, Terms
+from cpvae.models import ROWS, Model, Noise, Terms
+from cpvae.objective import mutual_information
 
 Progress = Callable[[int, int], None]
 
 
 def evaluate(
-    model: nn.Module,
+    model: Model,
     x: Tensor,
     labels: ArrayLike | None = None,
     n_samples: int = 500,
@@ -43,7 +44,8 @@ def evaluate(
     Returns:
         ``elbo_exact_nats`` (eq. 7, every category enumerated), ``elbo_relaxed_nats``,
         ``log_likelihood_nats`` (importance samples, from below), ``reconstruction_nats``,
-        ``kl_c_nats`` and ``kl_z_nats`` (the two terms of eq. 8), the three terms of eq. 13 whose
+        ``kl_c_nats`` and ``kl_z_nats`` (the two terms of eq. 8), ``mutual_information_c_nats``
+        (what c alone tells about x, at most log K), the three terms of eq. 13 whose
         sum equals those two (``mutual_information_nats``, ``aggregated_kl_z_nats``,
         ``aggregated_kl_c_nats``), ``components_used``, and with labels ``accuracy``, ``purity``,
         ``nmi``, ``ari``.
@@ -62,6 +64,7 @@ def evaluate(
         "reconstruction_nats": terms.log_px.mean().item(),
         "kl_c_nats": terms.kl_c.mean().item(),
         "kl_z_nats": terms.kl_z.mean().item(),
+        "mutual_information_c_nats": mutual_information(terms.log_qc).item(),
         **kl_split(model, observed, terms, generator),
         "components_used": components_used(probs.mean(0)),
     }
@@ -75,9 +78,7 @@ def components_used(aggregated: Float[Tensor, " k"]) -> int:
     return int((aggregated >= 0.1 / len(aggregated)).sum())
 
 
-def exact_terms(
-    model: nn.Module, observed: Float[Tensor, "n f"], generator: torch.Generator
-) -> Terms:
+def exact_terms(model: Model, observed: Float[Tensor, "n f"], generator: torch.Generator) -> Terms:
     """The terms of the one-hot bound, every category enumerated, one z each; each (n), nats."""
     parts = []
     for x in observed.split(ROWS):
@@ -88,7 +89,7 @@ def exact_terms(
 
 @torch.no_grad()
 def relaxed_elbo(
-    model: nn.Module, observed: Float[Tensor, "n f"], generator: torch.Generator, temperature: float
+    model: Model, observed: Float[Tensor, "n f"], generator: torch.Generator, temperature: float
 ) -> float:
     """The paper's training value with a Gumbel-Softmax c (eq. 11), nats; not a bound."""
     total = 0.0
@@ -98,7 +99,7 @@ def relaxed_elbo(
     return total / len(observed)
 
 
-def draw_noise(model: nn.Module, n: int, generator: torch.Generator) -> Noise:
+def draw_noise(model: Model, n: int, generator: torch.Generator) -> Noise:
     """Fresh noise for ``n`` examples."""
     device = generator.device
     normal = torch.randn(n, model.latent_dim, generator=generator, device=device)
@@ -107,7 +108,7 @@ def draw_noise(model: nn.Module, n: int, generator: torch.Generator) -> Noise:
 
 
 def log_likelihood(
-    model: nn.Module,
+    model: Model,
     observed: Float[Tensor, "n f"],
     n_samples: int,
     generator: torch.Generator,
@@ -132,7 +133,7 @@ def log_likelihood(
 
 
 def kl_split(
-    model: nn.Module, observed: Float[Tensor, "n f"], terms: Terms, generator: torch.Generator
+    model: Model, observed: Float[Tensor, "n f"], terms: Terms, generator: torch.Generator
 ) -> dict[str, float]:
     """The three terms of eq. 13, in nats, over the empirical distribution of the data given.
 
@@ -155,7 +156,7 @@ def kl_split(
 
 @torch.no_grad()
 def _mutual_information(
-    model: nn.Module,
+    model: Model,
     observed: Float[Tensor, "n f"],
     log_qc: Float[Tensor, "n k"],
     generator: torch.Generator,
@@ -165,7 +166,9 @@ def _mutual_information(
     total = 0.0
     for k in component.unique().tolist():
         mine = (component == k).nonzero().squeeze(1)
-        mean, logvar = (torch.cat(part) for part in zip(*_posteriors(model, observed, k), strict=True))
+        mean, logvar = (
+            torch.cat(part) for part in zip(*_posteriors(model, observed, k), strict=True)
+        )
         normal = torch.randn(len(mine), mean.shape[1], generator=generator, device=mean.device)
         z = mean[mine] + torch.exp(0.5 * logvar[mine]) * normal
         precision = torch.exp(-logvar)
@@ -177,7 +180,7 @@ def _mutual_information(
     return total / len(observed)
 
 
-def _posteriors(model: nn.Module, observed: Tensor, k: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _posteriors(model: Model, observed: Tensor, k: int) -> Iterator[tuple[Tensor, Tensor]]:
     for x in observed.split(ROWS):
         yield model.posterior_given(x, k)
 
@@ -201,4 +204,3 @@ def cluster_scores(labels: np.ndarray, assigned: np.ndarray) -> dict[str, float]
         "nmi": float(normalized_mutual_info_score(labels, assigned)),
         "ari": float(adjusted_rand_score(labels, assigned)),
     }
-

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch import nn
+
+from cpvae.models import Model
 
 MOST_ROWS = 20  # components that a sheet shows, the most used first
 COLUMNS = 12
@@ -28,7 +29,7 @@ def by_share(aggregated: np.ndarray) -> np.ndarray:
     return np.argsort(-aggregated, kind="stable")[:MOST_ROWS]
 
 
-def image_grid(images: np.ndarray, columns: int, gap: int = 1, fill: float = 1.0) -> np.ndarray:
+def image_grid(images: np.ndarray, columns: int, gap: int = 1, fill: float = 0.0) -> np.ndarray:
     """Images (n, channels, height, width) in [0, 1] as one picture (height, width, channels)."""
     n, channels, height, width = images.shape
     rows = -(-n // columns)
@@ -55,15 +56,17 @@ def _show(axes: Any, page: np.ndarray) -> None:
         side.set_visible(False)
 
 
-def component_sheet(model: nn.Module, x: torch.Tensor, columns: Sequence[str] | None) -> Figure:
+def component_sheet(model: Model, x: torch.Tensor, columns: Sequence[str] | None) -> Figure:
     """Generated examples of each component beside real examples assigned to it."""
-    assigned = np.concatenate([model.cluster_probs(part).argmax(1).numpy() for part in x.split(4000)])
+    assigned = np.concatenate(
+        [model.cluster_probs(part).argmax(1).numpy() for part in x.split(4000)]
+    )
     if x.ndim == 4:
         return _image_sheet(model, x.numpy(), assigned)
     return _table_sheet(model, x.numpy(), assigned, columns)
 
 
-def _image_sheet(model: nn.Module, x: np.ndarray, assigned: np.ndarray) -> Figure:
+def _image_sheet(model: Model, x: np.ndarray, assigned: np.ndarray) -> Figure:
     shown = by_share(model.aggregated.numpy())
     figure = Figure(figsize=(11, 0.46 * len(shown) + 0.6), layout="constrained")
     axes = figure.subplots(len(shown), 2, squeeze=False)
@@ -83,7 +86,7 @@ def _image_sheet(model: nn.Module, x: np.ndarray, assigned: np.ndarray) -> Figur
 
 
 def _table_sheet(
-    model: nn.Module, x: np.ndarray, assigned: np.ndarray, columns: Sequence[str] | None
+    model: Model, x: np.ndarray, assigned: np.ndarray, columns: Sequence[str] | None
 ) -> Figure:
     """Median and middle 80% of every feature, generated and real, in units of the whole table."""
     shown = by_share(model.aggregated.numpy())
@@ -124,7 +127,7 @@ def _profile(axes: Any, data: np.ndarray, colour: str, label: str) -> None:
     axes.plot(at, middle, color=colour, marker="o", markersize=2.5, linewidth=1.2, label=label)
 
 
-def reconstructions(model: nn.Module, x: torch.Tensor, columns: Sequence[str] | None) -> Figure:
+def reconstructions(model: Model, x: torch.Tensor, columns: Sequence[str] | None) -> Figure:
     """Real examples and what the model makes of them."""
     if x.ndim == 4:
         real = x[: 2 * COLUMNS]
@@ -136,11 +139,10 @@ def reconstructions(model: nn.Module, x: torch.Tensor, columns: Sequence[str] | 
             _show(axes, image_grid(displayable(images, x.numpy()), COLUMNS))
             axes.set_title(title, fontsize=10)
         return figure
-    made = np.concatenate([model.reconstruct(part).numpy() for part in x.split(4000)])
-    real = x.numpy()
-    residual = ((real - made) ** 2).mean(0)
-    explained = 1 - residual / np.maximum(real.var(0), 1e-12)
-    names = list(columns or (str(i) for i in range(real.shape[1])))
+    made = torch.cat([model.reconstruct(part) for part in x.split(4000)])
+    residual = ((x - made) ** 2).mean(0).numpy()
+    explained = 1 - residual / np.maximum(x.var(0).numpy(), 1e-12)
+    names = list(columns or (str(i) for i in range(x.shape[1])))
     figure = Figure(figsize=(11, 2.6), layout="constrained")
     axes = figure.subplots()
     axes.bar(range(len(names)), np.clip(explained, 0, 1), color=BLUE, width=0.7)
@@ -215,13 +217,15 @@ def kl_bars(figures: dict[str, Any]) -> Figure:
     return figure
 
 
-def codes(model: nn.Module, x: torch.Tensor) -> Figure:
+def codes(model: Model, x: torch.Tensor) -> Figure:
     """Codes of the examples and the prior of each component, on the codes' first two axes."""
     from matplotlib.patches import Ellipse
 
     x = x[:3000]
     z = np.concatenate([model.embed(part).numpy() for part in x.split(1000)])
-    assigned = np.concatenate([model.cluster_probs(part).argmax(1).numpy() for part in x.split(1000)])
+    assigned = np.concatenate(
+        [model.cluster_probs(part).argmax(1).numpy() for part in x.split(1000)]
+    )
     centre = z.mean(0)
     axes_2d = np.linalg.svd(z - centre, full_matrices=False)[2][:2]  # principal axes, (2, d)
     spread = ((z - centre) @ axes_2d.T).var(0).sum() / max((z - centre).var(0).sum(), 1e-12)
@@ -235,7 +239,7 @@ def codes(model: nn.Module, x: torch.Tensor) -> Figure:
     palette = colours(model.n_components)
     figure = Figure(figsize=(7.5, 6.5), layout="constrained")
     axes = figure.subplots()
-    axes.scatter(*points.T, s=4, alpha=0.4, color=palette[assigned], linewidth=0)
+    axes.scatter(points[:, 0], points[:, 1], s=4, alpha=0.4, color=palette[assigned], linewidth=0)
     for k in by_share(model.aggregated.numpy()):
         seen = axes_2d @ factor[k].numpy()
         variance, direction = np.linalg.eigh(seen @ seen.T)
@@ -244,7 +248,7 @@ def codes(model: nn.Module, x: torch.Tensor) -> Figure:
         ring = Ellipse(tuple(means[k]), width, height, angle=angle, fill=False, color=palette[k])
         axes.add_patch(ring)
         box = {"boxstyle": "circle,pad=0.2", "fc": "white", "ec": palette[k]}
-        axes.text(*means[k], str(k), ha="center", va="center", fontsize=9, bbox=box)
+        axes.text(means[k, 0], means[k, 1], str(k), ha="center", va="center", fontsize=9, bbox=box)
     axes.set_xlabel(f"first axis of the codes (both: {100 * spread:.0f}% of their variance)")
     axes.set_ylabel("second axis of the codes")
     axes.autoscale_view()

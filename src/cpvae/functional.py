@@ -81,7 +81,10 @@ def expected_square(
     else:
         identity = torch.eye(mu.shape[1], dtype=mu.dtype, device=mu.device)
         inverse = torch.linalg.solve_triangular(
-            mixture.unit_tril, identity.expand_as(mixture.unit_tril), upper=False, unitriangular=True
+            mixture.unit_tril,
+            identity.expand_as(mixture.unit_tril),
+            upper=False,
+            unitriangular=True,
         )
         whiten = torch.exp(-0.5 * mixture.logvar).unsqueeze(-1) * inverse  # L^-1, (k, d, d)
         full_precision = whiten.mT @ whiten
@@ -92,7 +95,7 @@ def expected_square(
 
 
 def component_log_prob(z: Float[Tensor, "b d"], mixture: Mixture) -> Float[Tensor, "b k"]:
-    """log p(z | c=k) in nats for every example and component (eq. 5)."""
+    """Log p(z | c=k) in nats for every example and component (eq. 5)."""
     square = expected_square(z, torch.zeros_like(z), mixture)
     return -0.5 * (square + mixture.logvar.sum(-1) + z.shape[1] * LOG_2PI)
 
@@ -116,5 +119,5 @@ def gumbel(uniform: Tensor) -> Tensor:
 
 
 def log_mean_exp(x: Tensor, dim: int) -> Tensor:
-    """log of the mean of exp(x) over ``dim``, without overflow."""
+    """Log of the mean of exp(x) over ``dim``, without overflow."""
     return torch.logsumexp(x, dim) - math.log(x.shape[dim])

@@ -29,7 +29,7 @@ class BernoulliLikelihood(nn.Module):
         return (noise < x).to(x.dtype)
 
     def log_prob(self, x: Float[Tensor, "*#b f"], params: Float[Tensor, "*#b f"]) -> Tensor:
-        """log p(x | params) in nats, shape (*b)."""
+        """Log p(x | params) in nats, shape (*b)."""
         return (x * params - F.softplus(params)).sum(-1)
 
     def mean(self, params: Float[Tensor, "n f"]) -> Float[Tensor, "n f"]:
@@ -54,6 +54,10 @@ class GaussianLikelihood(nn.Module):
         noise_scale: standard deviation of the noise in the data's units, or None to learn it
         noise_floor: least standard deviation that may be learned, in units of ``scale``
     """
+
+    loc: Tensor
+    scale: Tensor
+    log_noise: Tensor
 
     def __init__(
         self,
@@ -81,7 +85,7 @@ class GaussianLikelihood(nn.Module):
         return (x - self.loc) / self.scale
 
     def log_prob(self, x: Float[Tensor, "*#b f"], params: Float[Tensor, "*#b f"]) -> Tensor:
-        """log p in nats, shape (*b), of standardised ``x`` as a density of the data's own units."""
+        """Log p in nats, shape (*b), of standardised ``x`` as a density of the data's own units."""
         var = self.noise_var()
         constant = (torch.log(var) + LOG_2PI).sum() + 2 * torch.log(self.scale).sum()
         return -0.5 * (((x - params) ** 2 / var).sum(-1) + constant)
@@ -94,3 +98,6 @@ class GaussianLikelihood(nn.Module):
         """Data drawn from the model in the user's units, noise included, (n, f)."""
         noise = torch.randn(params.shape, generator=generator, device=params.device)
         return self.mean(params + noise * self.noise_var().sqrt())
+
+
+Likelihood = BernoulliLikelihood | GaussianLikelihood

@@ -7,7 +7,7 @@ function of parameters, data and noise.
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cpvae.functional import Gaussian, categorical_kl, component_kl, component_log_prob
-from cpvae.likelihoods import BernoulliLikelihood, GaussianLikelihood
+from cpvae.likelihoods import BernoulliLikelihood, GaussianLikelihood, Likelihood
 from cpvae.nets import NETWORKS, glorot
 from cpvae.priors import GaussianMixture
 
+GATES = ("probabilities", "category")
 ESTIMATORS = ("relaxed", "straight_through", "exact")
 NEGLIGIBLE = 1e-9  # categories below this probability are left out of an enumeration
 ROWS = 4000  # rows decoded at once in evaluation: some tens of MB for images
@@ -40,7 +41,7 @@ class Terms(NamedTuple):
     log_qc: Tensor
 
     def elbo(self) -> Float[Tensor, " b"]:
-        """log p(x|z,c) - KL(c) - KL(z), nats per example (eq. 7)."""
+        """Log p(x|z,c) - KL(c) - KL(z), nats per example (eq. 7)."""
         return self.log_px - self.kl_z - self.kl_c
 
 
@@ -58,21 +59,34 @@ class ConditionalPriorVAE(nn.Module):
         prior_scale: spread of the prior's starting means
         gate: what q(z | x, .) reads: ``probabilities`` is the vector q(c|x), one Gaussian shared by
             all categories; ``category`` is the category itself, one Gaussian for each (eq. 6)
+
+    Raises:
+        ValueError: an unknown name, or ``conv`` for examples that are not images.
     """
+
+    aggregated: Tensor
 
     def __init__(
         self,
         shape: Sequence[int],
-        likelihood: nn.Module,
+        likelihood: Likelihood,
         n_components: int = 10,
         latent_dim: int = 40,
         hidden: Sequence[int] = (300, 300),
-        network: Literal["mlp", "conv"] = "mlp",
-        covariance: Literal["diag", "full"] = "diag",
+        network: str = "mlp",
+        covariance: str = "diag",
         prior_scale: float = 0.05,
-        gate: Literal["probabilities", "category"] = "probabilities",
+        gate: str = "probabilities",
     ):
         super().__init__()
+        choices = (("network", network, NETWORKS), ("covariance", covariance, ("diag", "full")))
+        for name, value, allowed in (*choices, ("gate", gate, GATES)):
+            if value not in allowed:
+                raise ValueError(f"{name}={value!r} is unknown: choose from {', '.join(allowed)}.")
+        if network == "conv" and len(shape) != 3:
+            raise ValueError(
+                f"network='conv' needs images, and examples have shape {tuple(shape)}."
+            )
         trunk, decoder = NETWORKS[network]
         self.shape, self.n_components, self.latent_dim = tuple(shape), n_components, latent_dim
         self.gate = gate
@@ -112,7 +126,7 @@ class ConditionalPriorVAE(nn.Module):
         x: Float[Tensor, "b f"],
         noise: Noise,
         temperature: float = 0.5,
-        estimator: Literal["relaxed", "straight_through", "exact"] = "straight_through",
+        estimator: str = "straight_through",
     ) -> Terms:
         """The terms of the bound for observed data, differentiable, nats per example (eq. 7-9).
 
@@ -150,7 +164,7 @@ class ConditionalPriorVAE(nn.Module):
         row: Tensor | slice,
         c: Float[Tensor, "r k"],
     ) -> tuple[Float[Tensor, " r"], Float[Tensor, " r"]]:
-        """log p(x|z,c) and KL(z) of the examples ``row``, each with its own category ``c``."""
+        """Log p(x|z,c) and KL(z) of the examples ``row``, each with its own category ``c``."""
         gate = self._gate(log_qc[row], c)
         q = self.encode(features[row], gate)
         kl_z = (gate * component_kl(q, self.prior())).sum(-1)
@@ -181,7 +195,7 @@ class ConditionalPriorVAE(nn.Module):
     def log_weights(
         self, x: Float[Tensor, "b f"], n_samples: int, generator: torch.Generator
     ) -> Float[Tensor, "s b"]:
-        """log p(x,z,c) - log q(z,c|x) in nats for one-hot c and z drawn from q(z,c|x), (s, b).
+        """Log p(x,z,c) - log q(z,c|x) in nats for one-hot c and z drawn from q(z,c|x), (s, b).
 
         The mean over s estimates the bound; `functional.log_mean_exp` over s estimates log p(x)
         from below (importance weighting, Burda et al. 2016).
@@ -237,7 +251,7 @@ class ConditionalPriorVAE(nn.Module):
         self,
         n: int,
         component: int | None = None,
-        from_: Literal["aggregated", "uniform"] = "aggregated",
+        from_: str = "aggregated",
         generator: torch.Generator | None = None,
         mean: bool = False,
     ) -> tuple[Tensor, Int[Tensor, " n"]]:
@@ -282,19 +296,20 @@ class ConditionalPriorVAE(nn.Module):
 
 
 MODELS = {"cpvae": ConditionalPriorVAE}
+Model = ConditionalPriorVAE
 
 
 def build(
     model: str = "cpvae",
     *,
     shape: Sequence[int],
-    likelihood: Literal["bernoulli", "gaussian"] = "bernoulli",
+    likelihood: str = "bernoulli",
     loc: Sequence[float] | None = None,
     scale: Sequence[float] | None = None,
     noise_scale: float | None = None,
     seed: int = 0,
     **settings: Any,
-) -> nn.Module:
+) -> Model:
     """Builds a model from plain values, the same that a run folder keeps in ``run.json``.
 
     Arguments:
@@ -316,10 +331,12 @@ def build(
         raise ValueError(f"likelihood={likelihood!r} is unknown: use 'bernoulli' or 'gaussian'.")
     n_features = math.prod(shape)
     if likelihood == "bernoulli":
-        p_x: nn.Module = BernoulliLikelihood()
+        p_x: Likelihood = BernoulliLikelihood()
     else:
         loc_ = torch.zeros(n_features) if loc is None else torch.tensor(loc, dtype=torch.float32)
-        scale_ = torch.ones(n_features) if scale is None else torch.tensor(scale, dtype=torch.float32)
+        scale_ = (
+            torch.ones(n_features) if scale is None else torch.tensor(scale, dtype=torch.float32)
+        )
         p_x = GaussianLikelihood(loc_, scale_, noise_scale)
     with torch.random.fork_rng(devices=[]):  # layers start from torch's global generator
         torch.manual_seed(seed)

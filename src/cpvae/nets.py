@@ -4,6 +4,7 @@ All non-linearities are gates, a * sigmoid(b), as in the paper (section 5; Dauph
 and all weights start from Glorot's uniform distribution.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 def glorot(layer: nn.Module, halves: int = 1) -> nn.Module:
     """Glorot start for a layer whose output stacks ``halves`` layers of equal size; zero bias."""
     with torch.no_grad():
-        for part in layer.weight.chunk(halves, dim=0):  # type: ignore[operator, union-attr]
+        for part in layer.weight.chunk(halves, dim=0):  # type: ignore[operator]
             nn.init.xavier_uniform_(part)
         nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
     return layer
@@ -36,8 +37,8 @@ class Gated(nn.Module):
 
 def gated_mlp(sizes: Sequence[int]) -> nn.Sequential:
     """Gated linear layers from sizes[0] to sizes[-1]."""
-    pairs = zip(sizes[:-1], sizes[1:], strict=True)
-    return nn.Sequential(*(Gated(nn.Linear(n_in, 2 * n_out), dim=-1) for n_in, n_out in pairs))
+    layers = (nn.Linear(n_in, 2 * n_out) for n_in, n_out in itertools.pairwise(sizes))
+    return nn.Sequential(*(Gated(layer, dim=-1) for layer in layers))
 
 
 class MLPTrunk(nn.Module):
@@ -94,14 +95,14 @@ class ConvDecoder(nn.Module):
     def __init__(self, n_in: int, shape: Sequence[int], hidden: Sequence[int], width: int = 32):
         super().__init__()
         channels, *size = shape
-        half = [_halved(n) for n in size]
+        half = tuple(_halved(n) for n in size)
         quarter = [_halved(n) for n in half]
         self.layers = nn.Sequential(
             gated_mlp([n_in, hidden[0], 2 * width * math.prod(quarter)]),
             nn.Unflatten(-1, (2 * width, *quarter)),
             nn.Upsample(size=half),
             Gated(nn.Conv2d(2 * width, 2 * width, 5, padding=2), dim=1),
-            nn.Upsample(size=size),
+            nn.Upsample(size=tuple(size)),
             Gated(nn.Conv2d(width, 2 * width, 5, padding=2), dim=1),
             glorot(nn.Conv2d(width, channels, 1)),
             nn.Flatten(),

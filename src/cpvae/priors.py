@@ -1,9 +1,7 @@
 """Priors over z. Each is a module whose forward returns a `Mixture`."""
 
-from typing import Literal
-
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cpvae.functional import Mixture
 
@@ -22,11 +20,13 @@ class GaussianMixture(nn.Module):
             component in reach of every example, so that none starts out dead.
     """
 
+    logits: Tensor
+
     def __init__(
         self,
         n_components: int,
         latent_dim: int,
-        covariance: Literal["diag", "full"] = "diag",
+        covariance: str = "diag",
         scale: float = 0.05,
     ):
         super().__init__()

@@ -24,6 +24,7 @@ MEANING = {
     "reconstruction_nats": ("E log p(x | z, c)", "one-hot c, enumerated", "nats"),
     "kl_z_nats": ("KL of z to its prior", "closed form, enumerated (eq. 8)", "nats"),
     "kl_c_nats": ("KL of c to the uniform", "closed form (eq. 9)", "nats"),
+    "mutual_information_c_nats": ("I(c; x)", "exact over these examples; at most log K", "nats"),
     "mutual_information_nats": (
         "I((z, c); x)",
         "against the posteriors of all these examples; at most log n (eq. 13)",
@@ -60,7 +61,9 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Figures on the run's own test data, kept in the run folder; arguments as for `evaluate`."""
     model = folder.read_model()
-    result = evaluate(model, splits.test.tensor(), splits.test.labels, n_samples, seed, progress=progress)
+    result = evaluate(
+        model, splits.test.tensor(), splits.test.labels, n_samples, seed, progress=progress
+    )
     kept = {**result, "best_epoch": folder.read_info().get("best_epoch")}
     (folder.path / EVALUATION).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
     return result

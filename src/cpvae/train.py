@@ -9,17 +9,17 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 
 from cpvae.augment import Augment
 from cpvae.checkpoint import RunFolder
 from cpvae.evaluate import components_used, draw_noise, exact_terms
-from cpvae.models import ESTIMATORS
+from cpvae.models import ESTIMATORS, Model
 from cpvae.objective import Weights, invariance, loss, mutual_information, ramp
 
 SAVE_EVERY = 5.0  # seconds between two saves of the training state, at least
@@ -57,7 +57,7 @@ class Recipe:
     max_epochs: int = 100
     batch_size: int = 100
     learning_rate: float = 1e-3
-    estimator: Literal["relaxed", "straight_through", "exact"] = "straight_through"
+    estimator: str = "straight_through"
     anneal_epochs: int = 10
     kl_z_start: float = 6.0
     kl_c_start: float = 1.0
@@ -83,7 +83,7 @@ class Recipe:
 
 
 def fit(
-    model: nn.Module,
+    model: Model,
     x_train: Tensor,
     x_valid: Tensor,
     recipe: Recipe,
@@ -127,7 +127,9 @@ def fit(
     while run.epoch < recipe.max_epochs and not _stale(run, recipe):
         epoch = run.epoch
         model.train()
-        sums = _train_epoch(fabric, wrapped, optimizer, train, recipe, epoch, augment, run.generator)
+        sums = _train_epoch(
+            fabric, wrapped, optimizer, train, recipe, epoch, augment, run.generator
+        )
         record = {"epoch": epoch + 1, "seconds": time.monotonic() - started, **sums}
         record |= _validate(model, valid, recipe.seed)
         if not math.isfinite(record["train_loss_nats"] + record["valid_elbo_exact_nats"]):
@@ -192,13 +194,13 @@ def _train_epoch(
     }
 
 
-def _validation(model: nn.Module, x: Float[Tensor, "m f"], seed: int) -> Float[Tensor, "r f"]:
+def _validation(model: Model, x: Float[Tensor, "m f"], seed: int) -> Float[Tensor, "r f"]:
     """Validation data as the model sees it, drawn once; small sets are drawn several times over."""
     generator = torch.Generator(x.device).manual_seed(seed)
     return model.likelihood.observe(x.repeat(math.ceil(1000 / len(x)), 1), generator)
 
 
-def _validate(model: nn.Module, observed: Float[Tensor, "r f"], seed: int) -> Record:
+def _validate(model: Model, observed: Float[Tensor, "r f"], seed: int) -> Record:
     """The one-hot bound under the same noise in every epoch, so that epochs compare."""
     model.eval()
     terms = exact_terms(model, observed, torch.Generator(observed.device).manual_seed(seed))
@@ -209,6 +211,7 @@ def _validate(model: nn.Module, observed: Float[Tensor, "r f"], seed: int) -> Re
         "valid_reconstruction_nats": terms.log_px.mean().item(),
         "valid_kl_z_nats": terms.kl_z.mean().item(),
         "valid_kl_c_nats": terms.kl_c.mean().item(),
+        "valid_mutual_information_c_nats": mutual_information(terms.log_qc).item(),
         "components_used": components_used(aggregated),
     }
 
@@ -230,7 +233,7 @@ class _Run:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         optimizer: Any,
         generator: torch.Generator,
         folder: RunFolder | None,

@@ -33,7 +33,9 @@ def check_finite(x: np.ndarray, columns: Sequence[str] | None = None) -> None:
     """
     bad = ~np.isfinite(x)
     if bad.any():
-        where = f"in column {_named(np.flatnonzero(bad.any(axis=0)), columns)}" if x.ndim == 2 else ""
+        where = (
+            f"in column {_named(np.flatnonzero(bad.any(axis=0)), columns)}" if x.ndim == 2 else ""
+        )
         raise ValueError(
             f"The data has {int(bad.sum())} NaN or infinite values {where}".rstrip()
             + ": fill them in or drop those rows."

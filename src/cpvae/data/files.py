@@ -45,7 +45,9 @@ def read_file(
     ending = path.suffix.lower()
     if ending in readers:
         if label or drop:
-            raise ValueError(f"{path} is not a table with named columns: leave out --label and --drop.")
+            raise ValueError(
+                f"{path} is not a table with named columns: leave out --label and --drop."
+            )
         return readers[ending](path)
     if ending in tables:
         return _from_table(path, tables[ending](path), label, drop, columns)
@@ -60,7 +62,8 @@ def _unreadable(path: Path, error: Exception) -> ValueError:
 
 def _read_npy(path: Path) -> Source:
     try:
-        array = np.load(path, allow_pickle=False)
+        with open(path, "rb") as file:
+            array = np.load(file, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise _unreadable(path, error) from error
     return Source(path.stem, as_examples(array, str(path)))
@@ -68,7 +71,7 @@ def _read_npy(path: Path) -> Source:
 
 def _read_npz(path: Path) -> Source:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
         raise _unreadable(path, error) from error
@@ -86,7 +89,10 @@ def _read_npz(path: Path) -> Source:
             )
         labels, test = first(Y_KEYS), None
     else:
-        y_train, y_test = first([f"{k}_train" for k in Y_KEYS]), first([f"{k}_test" for k in Y_KEYS])
+        y_train, y_test = (
+            first([f"{k}_train" for k in Y_KEYS]),
+            first([f"{k}_test" for k in Y_KEYS]),
+        )
         parts = [x_train] if x_test is None else [x_train, x_test]
         if any(part.shape[1:] != x_train.shape[1:] for part in parts):
             raise ValueError(f"{path}: its training and test examples differ in shape.")
@@ -94,7 +100,9 @@ def _read_npz(path: Path) -> Source:
         test = None
         if x_test is not None:
             test = np.arange(len(x)) >= len(x_train)
-            labels = None if y_train is None or y_test is None else np.concatenate([y_train, y_test])
+            labels = (
+                None if y_train is None or y_test is None else np.concatenate([y_train, y_test])
+            )
     if labels is not None and labels.shape != (len(x),):
         raise ValueError(f"{path} has {len(x)} examples and labels of shape {labels.shape}.")
     return Source(path.stem, as_examples(x, str(path)), labels, test=test)
@@ -163,7 +171,10 @@ def _from_table(
     labels = table[label].to_numpy() if label else None
     table = table.select(columns) if columns else table.drop_columns(aside)
     numeric = [
-        pa.types.is_integer(t) or pa.types.is_floating(t) or pa.types.is_boolean(t) or pa.types.is_null(t)
+        pa.types.is_integer(t)
+        or pa.types.is_floating(t)
+        or pa.types.is_boolean(t)
+        or pa.types.is_null(t)
         for t in table.schema.types
     ]
     text = [n for n, ok in zip(table.column_names, numeric, strict=True) if not ok]
@@ -210,7 +221,9 @@ def _read_images(folder: Path) -> Source:
     sizes = Counter(f"{a.shape[1]}x{a.shape[0]}" for a in arrays)
     if len(sizes) > 1:
         listed = ", ".join(f"{size} ({count})" for size, count in sizes.most_common(5))
-        raise ValueError(f"{folder} has images of different sizes: {listed}. Bring them to one size.")
+        raise ValueError(
+            f"{folder} has images of different sizes: {listed}. Bring them to one size."
+        )
     stacked = np.stack(arrays)
     stacked = stacked[:, np.newaxis] if stacked.ndim == 3 else np.moveaxis(stacked, -1, 1)
     parents = [f.parent.relative_to(folder).as_posix() for f in files]

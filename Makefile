@@ -1,0 +1,47 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both build .venv first.
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help install demo test lint clean
+
+help:
+	@echo "make demo     fit, evaluate and report on handwritten digits (runs/demo)"
+	@echo "make test     run the tests"
+	@echo "make lint     check style and types"
+	@echo "make install  build .venv from constraints.txt"
+	@echo "make clean    remove .venv and caches (runs/ stays)"
+
+install: .venv/.installed
+
+# torch goes first and alone, so that nothing else picks another build of it
+.venv/.installed: constraints.txt pyproject.toml
+	@echo "== building .venv from constraints.txt"
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.11 ...')"
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt setuptools
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+
+demo: install
+	@echo "== fitting 10 components to scikit-learn's handwritten digits, without their labels"
+	$(BIN)/cpvae fit digits --components 10 --invariance affine --out runs/demo --overwrite
+	@echo "== figures on the test part; the labels are used here for the first time"
+	$(BIN)/cpvae evaluate runs/demo
+	$(BIN)/cpvae generate runs/demo --component 3 --out runs/demo/component-3.png
+	$(BIN)/cpvae report runs/demo
+	@echo "== look at runs/demo/figures/components.png and open runs/demo/report.html"
+
+test: install
+	@echo "== tests"
+	$(BIN)/python -m pytest -ra
+
+lint: install
+	@echo "== style and types"
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache src/*.egg-info

@@ -1,0 +1,75 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cpvae import data
+from cpvae.models import build
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_cache(tmp_path, monkeypatch):
+    """Nothing is read from or written to the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def real():
+    """Loads a real data set where CPVAE_DATA has its file; skips the test elsewhere."""
+
+    def load(name: str, file: str):
+        folder = os.environ.get("CPVAE_DATA")
+        if not folder or not (Path(folder) / file).is_file():
+            pytest.skip(f"no {file} in the folder CPVAE_DATA: tests on real {name} are skipped")
+        return data.load(name)
+
+    return load
+
+
+@pytest.fixture
+def blobs() -> tuple[np.ndarray, np.ndarray]:
+    """Three well separated blobs in four dimensions with unequal units, and who is in which."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(3, size=600)
+    centres = np.array([[0, 0, 0, 0], [6, 6, 0, 0], [0, 6, 6, 6]])
+    x = (centres[labels] + 0.5 * rng.standard_normal((600, 4))) * [1, 10, 100, 0.1] + 5
+    return x.astype(np.float32), labels
+
+
+CONFIGS = [
+    {"shape": (6,), "likelihood": "bernoulli"},
+    {"shape": (6,), "likelihood": "gaussian", "covariance": "full"},
+    {"shape": (6,), "likelihood": "bernoulli", "gate": "category"},
+    {"shape": (6,), "likelihood": "gaussian", "gate": "category", "covariance": "full"},
+    {"shape": (1, 5, 6), "likelihood": "bernoulli", "network": "conv"},
+    {"shape": (3, 8, 8), "likelihood": "gaussian", "network": "conv", "noise_scale": 0.3},
+]
+
+
+def name_of(config: dict) -> str:
+    return "-".join(str(v) for v in config.values())
+
+
+@pytest.fixture(params=CONFIGS, ids=name_of)
+def any_model(request):
+    """One model of every kind, small, and moved away from its start so that nothing is zero."""
+    model = build(n_components=4, latent_dim=3, hidden=(16, 16), seed=1, **request.param)
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+@pytest.fixture
+def observed(any_model, generator):
+    """Eight examples as any_model sees them."""
+    x = torch.rand(8, int(np.prod(any_model.shape)), generator=generator)
+    return any_model.likelihood.observe(x, generator)

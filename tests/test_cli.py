@@ -1,0 +1,262 @@
+"""The command line as a person meets it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+from pyarrow import csv, parquet
+from safetensors.torch import load_file
+
+from cpvae import cli
+
+FIT = ["fit", "digits", "--max-epochs", "3", "--components", "10", "--accelerator", "cpu"]
+
+
+@pytest.fixture
+def cpvae(monkeypatch, capsys):
+    """Runs the command line: exit code, standard output, standard error."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["cpvae", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        out, err = capsys.readouterr()
+        return exit_.value.code, out, err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def digits_run(tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "digits"
+    command = [sys.executable, "-c", "from cpvae.cli import main; main()", *FIT, "--out", run]
+    subprocess.run(command, check=True, capture_output=True)
+    return run
+
+
+@pytest.fixture
+def table(tmp_path):
+    rng = np.random.default_rng(0)
+    kind = rng.integers(2, size=200)
+    columns = {f"f{i}": rng.normal(size=200) * 10**i + 5 * 10**i * kind for i in range(4)}
+    path = tmp_path / "table.csv"
+    csv.write_csv(pa.table({**columns, "kind": [f"k{i}" for i in kind]}), path)
+    return path
+
+
+def test_help_names_every_command(cpvae):
+    code, out, _ = cpvae("--help")
+    assert code == 0
+    for command in ("fit", "evaluate", "generate", "assign", "report"):
+        assert command in out
+        assert cpvae(command, "--help")[0] == 0
+    assert cpvae("--version")[1].startswith("cpvae 0.")
+
+
+def test_fit_writes_exactly_these_files(digits_run):
+    names = {p.relative_to(digits_run).as_posix() for p in digits_run.rglob("*") if p.is_file()}
+    figures = {
+        f"figures/{n}.png" for n in ("codes", "components", "curves", "reconstructions", "usage")
+    }
+    assert (
+        names
+        == {"run.json", "history.jsonl", "model.safetensors", "training.safetensors"} | figures
+    )
+    info = json.loads((digits_run / "run.json").read_text())
+    assert info["status"] == "finished"
+    assert info["epochs"] == 3
+    history = [json.loads(line) for line in (digits_run / "history.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in history] == [1, 2, 3]
+
+
+def test_evaluate_prints_one_flat_object(cpvae, digits_run):
+    code, out, _ = cpvae("evaluate", digits_run, "--json", "--samples", 20)
+    result = json.loads(out)
+    assert code == 0
+    wanted = "elbo_exact_nats elbo_relaxed_nats log_likelihood_nats kl_c_nats kl_z_nats"
+    wanted += " mutual_information_nats components_used accuracy purity nmi ari"
+    assert set(wanted.split()) <= set(result)
+    assert all(isinstance(value, (int, float)) for value in result.values())
+    _, named, _ = cpvae("evaluate", digits_run, "digits", "--json", "--samples", 20)
+    assert json.loads(named) == result
+    code, out, _ = cpvae("evaluate", digits_run, "--samples", 2)
+    assert code == 0
+    assert "elbo_exact_nats" in out
+
+
+def test_generate_images(cpvae, digits_run, tmp_path):
+    code, out, _ = cpvae(
+        "generate", digits_run, "--component", 3, "-n", 9, "--out", tmp_path / "g.png"
+    )
+    assert code == 0
+    assert "component 3" in out
+    with Image.open(tmp_path / "g.png") as sheet:
+        assert sheet.size[0] > 100
+    cpvae("generate", digits_run, "-n", 9, "--from", "uniform", "--out", tmp_path / "g.npz")
+    with np.load(tmp_path / "g.npz") as made:
+        assert made["x"].shape == (9, 1, 8, 8)
+        assert made["component"].shape == (9,)
+
+
+def test_the_main_job_on_a_table(cpvae, table, tmp_path):
+    run = tmp_path / "run"
+    code, _, err = cpvae("fit", table, "-k", 2, "--label", "kind", "--max-epochs", 80, "--out", run)
+    assert code == 0
+    assert "Gaussian likelihood" in err
+    result = json.loads(cpvae("evaluate", run, "--json", "--samples", 10)[1])
+    assert result["accuracy"] > 0.95
+    code, out, _ = cpvae("generate", run, "-c", 1, "-n", 50, "--out", tmp_path / "made.parquet")
+    made = parquet.read_table(tmp_path / "made.parquet")
+    assert made.column_names == ["f0", "f1", "f2", "f3", "component"]
+    assert set(made["component"].to_pylist()) == {1}
+    code, out, _ = cpvae("assign", run, table, "--out", tmp_path / "assigned.csv")
+    assert code == 0
+    assigned = csv.read_csv(tmp_path / "assigned.csv")
+    assert assigned.column_names == ["component", "probability", "p_0", "p_1"]
+    kinds = csv.read_csv(table)["kind"].to_numpy() == "k1"
+    agreement = (assigned["component"].to_numpy() == 1) == kinds
+    assert max(agreement.mean(), 1 - agreement.mean()) > 0.95
+    code, out, _ = cpvae("report", run)
+    assert code == 0
+    page = (run / "report.html").read_text()
+    assert "nats" in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+    assert page.count("data:image/png;base64") == 6
+
+
+def test_assign_names_the_files_of_a_folder(cpvae, digits_run, tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(3):
+        Image.fromarray(np.full((8, 8), 40 * i, np.uint8)).save(pictures / f"{i}.png")
+    assert cpvae("assign", digits_run, pictures, "--out", tmp_path / "a.csv")[0] == 0
+    assert csv.read_csv(tmp_path / "a.csv")["file"].to_pylist() == ["0.png", "1.png", "2.png"]
+
+
+def test_killed_and_resumed_ends_bitwise_equal(tmp_path):
+    def command(run, *more):
+        main = [sys.executable, "-c", "from cpvae.cli import main; main()"]
+        return [*main, *FIT, "--max-epochs", "40", "--out", str(tmp_path / run), *more]
+
+    subprocess.run(command("whole"), check=True, capture_output=True)
+    process = subprocess.Popen(
+        command("killed"), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    history = tmp_path / "killed" / "history.jsonl"
+    while not history.exists() or history.read_text().count("\n") < 5:
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert json.loads((tmp_path / "killed" / "run.json").read_text())["status"] == "running"
+    subprocess.run(command("killed", "--resume"), check=True, capture_output=True)
+    whole, resumed = (
+        load_file(tmp_path / run / "model.safetensors") for run in ("whole", "killed")
+    )
+    assert whole.keys() == resumed.keys()
+    assert all(whole[key].numpy().tobytes() == resumed[key].numpy().tobytes() for key in whole)
+
+
+def test_runs_are_not_lost(cpvae, digits_run, tmp_path, monkeypatch):
+    before = (digits_run / "model.safetensors").read_bytes()
+    code, _, err = cpvae(*FIT, "--out", digits_run)
+    assert code == 2
+    assert "--resume" in err
+    code, _, err = cpvae(*FIT, "--out", digits_run, "--resume", "--learning-rate", 0.5)
+    assert code == 2
+    assert "learning_rate=0.001" in err
+    code, _, err = cpvae(*FIT, "--out", digits_run, "--resume", "--overwrite")
+    assert code == 2
+    assert (digits_run / "model.safetensors").read_bytes() == before
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert cpvae(*FIT)[0] == 0
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["digits", "digits-2"]
+
+
+def bad_inputs(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = "\n".join(f"{a},{b}" for a, b in rng.normal(size=(50, 2)))
+    contents = {
+        "nan.csv": "a,b\n" + rows + "\nnan,1\n",
+        "inf.csv": "a,b\n" + rows + "\ninf,1\n",
+        "header.csv": "a,b\n",
+        "one.csv": "a,b\n1,2\n",
+        "constant.csv": "a,b\n" + "\n".join(f"{v},3" for v in rng.normal(size=50)),
+        "text.csv": "a,b\n" + "\n".join(f"{v},x" for v in rng.normal(size=50)),
+        "good.csv": "a,b\n" + rows,
+        "empty.csv": "",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_text(content)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nan.csv"], "NaN or infinite values in column a"),
+        (["inf.csv"], "NaN or infinite values in column a"),
+        (["empty.csv"], "empty"),
+        (["header.csv"], "empty"),
+        (["one.csv"], "one row"),
+        (["constant.csv"], "Column b is constant"),
+        (["text.csv"], "column b is not numeric"),
+        (["nowhere.csv"], "neither a file"),
+        (["good.csv", "-k", "0"], "n_components=0"),
+        (["good.csv", "-k", "41"], "from 1 to 40"),
+        (["good.csv", "-k", "many"], "valid integer"),
+        (["good.csv", "--nonsense"], "--nonsense"),
+        (["good.csv", "--likelihood", "bernoulli"], "needs data in [0, 1]"),
+        (["good.csv", "--likelihood", "poisson"], "poisson"),
+        (["good.csv", "--max-epochs", "0"], "max_epochs=0"),
+        (["good.csv", "--batch-size", "0"], "batch_size=0"),
+        (["good.csv", "--invariance", "affine"], "invariance term off"),
+        (["good.csv", "--seed", "-1"], "--seed"),
+        ([], "DATA"),
+    ],
+)
+def test_bad_input_is_one_line_exit_code_2_and_nothing_written(
+    cpvae, tmp_path, monkeypatch, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    bad_inputs(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = cpvae("fit", *arguments)
+    assert code == 2, err
+    assert message in err
+    assert err.count("\n") == 1
+    assert "Traceback" not in err
+    assert not out
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_bad_use_of_a_run(cpvae, digits_run, tmp_path):
+    np.save(tmp_path / "wide.npy", np.zeros((3, 9)))
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "run.json").write_text('{"format": 1, "mod')
+    newer = tmp_path / "newer"
+    newer.mkdir()
+    (newer / "run.json").write_text('{"format": 99}')
+    for arguments, message in [
+        (["generate", digits_run, "--component", 10], "from 0 to 9"),
+        (["generate", digits_run, "--component", -1], "from 0 to 9"),
+        (["generate", digits_run, "--out", tmp_path / "x.jpg"], "must end in one of .png, .npz"),
+        (["generate", tmp_path], "is not a run folder"),
+        (["evaluate", broken], "damaged"),
+        (["report", newer], "upgrade cpvae"),
+        (["assign", digits_run, tmp_path / "wide.npy"], "fitted to shape (1, 8, 8)"),
+        (["evaluate", digits_run, tmp_path / "wide.npy"], "fitted to shape (1, 8, 8)"),
+        (["frobnicate"], "frobnicate"),
+    ]:
+        code, out, err = cpvae(*arguments)
+        assert (code, out) == (2, ""), err
+        assert message in err
+        assert err.count("\n") == 1

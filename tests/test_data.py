@@ -1,0 +1,285 @@
+import os
+import pickle
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+from pyarrow import csv, parquet
+
+from cpvae import data
+from cpvae.data.checks import check, check_like, check_varies
+from cpvae.data.files import as_examples
+from cpvae.data.mnist import _ArraysOnly, _from_idx, _idx
+from cpvae.data.omniglot import average_down, split_by_drawer
+
+
+@pytest.fixture
+def table():
+    rng = np.random.default_rng(0)
+    return pa.table(
+        {
+            "a": rng.normal(size=50),
+            "b": rng.integers(9, size=50),
+            "flag": rng.integers(2, size=50).astype(bool),
+            "kind": [f"kind {i % 3}" for i in range(50)],
+        }
+    )
+
+
+def write(table, path):
+    (csv.write_csv if path.suffix == ".csv" else parquet.write_table)(table, path)
+    return path
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_tables(table, tmp_path, ending):
+    path = write(table, tmp_path / f"t{ending}")
+    splits = data.load(path, label="kind")
+    assert splits.columns == ("a", "b", "flag")
+    assert splits.shape == (3,)
+    assert [len(part.x) for part in (splits.train, splits.valid, splits.test)] == [40, 5, 5]
+    together = np.concatenate([splits.train.x, splits.valid.x, splits.test.x])
+    np.testing.assert_allclose(sorted(together[:, 0]), sorted(table["a"].to_numpy()), rtol=1e-6)
+    assert data.load(path, drop=("kind", "a")).columns == ("b", "flag")
+    assert data.read(path, columns=("b", "a")).columns == ("b", "a")
+
+
+def test_labels_stay_with_their_rows(tmp_path):
+    x = np.arange(60, dtype=np.float64).reshape(30, 2)
+    np.savez(tmp_path / "d.npz", x=x, y=np.arange(30))
+    splits = data.load(tmp_path / "d.npz")
+    for part in (splits.train, splits.valid, splits.test):
+        np.testing.assert_array_equal(part.x[:, 0] / 2, part.labels)
+
+
+def test_the_split_is_seeded_and_disjoint(tmp_path):
+    np.save(tmp_path / "d.npy", np.arange(100.0))
+    one, same, other = (data.load(tmp_path / "d.npy", seed=s) for s in (0, 0, 1))
+    np.testing.assert_array_equal(one.train.x, same.train.x)
+    assert not np.array_equal(one.train.x, other.train.x)
+    together = np.concatenate([one.train.x, one.valid.x, one.test.x])
+    assert sorted(together.ravel()) == list(range(100))
+
+
+def test_arrays(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(256, size=(20, 5, 4), dtype=np.uint8)
+    np.savez(
+        tmp_path / "own.npz",
+        x_train=images,
+        y_train=np.arange(20),
+        x_test=images[:4],
+        y_test=np.arange(4),
+    )
+    own = data.load(tmp_path / "own.npz")
+    assert len(own.test.x) == 4
+    assert own.shape == (1, 5, 4)
+    assert own.train.x.max() <= 1
+    np.testing.assert_allclose(own.test.x[:, 0] * 255, images[:4], rtol=1e-5)
+    np.save(tmp_path / "colour.npy", rng.random((20, 6, 7, 3)))
+    assert data.load(tmp_path / "colour.npy").shape == (3, 6, 7)
+    assert as_examples(np.array([[0, 200]], dtype=np.uint8), "t").max() == 200  # a table of bytes
+
+
+def test_folder_of_images(tmp_path):
+    for kind in ("cat", "dog"):
+        (tmp_path / kind).mkdir()
+        for i in range(6):
+            pixels = np.random.default_rng(i).integers(256, size=(5, 4), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / kind / f"{i}.png")
+    source = data.read(tmp_path)
+    assert source.x.shape == (12, 1, 5, 4)
+    assert source.labels.tolist() == ["cat"] * 6 + ["dog"] * 6
+    assert source.rows[0] == "cat/0.png"
+    Image.fromarray(np.full((5, 4, 3), 100, dtype=np.uint8)).save(tmp_path / "dog" / "colour.png")
+    assert data.read(tmp_path).x.shape == (13, 3, 5, 4)
+
+
+def test_digits():
+    splits = data.load("digits")
+    assert splits.shape == (1, 8, 8)
+    assert [len(p.x) for p in (splits.train, splits.valid, splits.test)] == [1437, 180, 180]
+    assert (splits.train.x.min(), splits.train.x.max()) == (0, 1)
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
+
+def test_refuses_values_that_cannot_be_learned_from():
+    good = np.random.default_rng(0).random((9, 3)).astype(np.float32)
+    check(good)
+    bad = good.copy()
+    bad[2, 1] = np.nan
+    with pytest.raises(ValueError, match="NaN or infinite values in column height"):
+        check(bad, ["width", "height", "depth"])
+    bad[2, 1] = np.inf
+    with pytest.raises(ValueError, match="1 NaN or infinite values in column 1"):
+        check(bad)
+    with pytest.raises(ValueError, match="empty"):
+        check(good[:0])
+    with pytest.raises(ValueError, match="one row"):
+        check(good[:1])
+    with pytest.raises(ValueError, match="all rows are equal"):
+        check(np.ones((5, 3), dtype=np.float32))
+    with pytest.raises(ValueError, match="neither a table"):
+        check(np.ones((5, 3, 2), dtype=np.float32))
+    bad = good.copy()
+    bad[:, 2] = 7
+    with pytest.raises(ValueError, match="Column depth is constant.*drop it"):
+        check_varies(bad, ["width", "height", "depth"])
+    with pytest.raises(ValueError, match=r"shape \(3,\), and the model was fitted to shape \(4,\)"):
+        check_like(good, (4,))
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_refuses_tables_that_are_not_numbers(table, tmp_path, ending):
+    path = write(table, tmp_path / f"t{ending}")
+    with pytest.raises(ValueError, match=r"column kind is not numeric.*--drop.*--label"):
+        data.load(path)
+    with pytest.raises(ValueError, match="no column 'size': it has a, b, flag, kind"):
+        data.load(path, label="size")
+    with pytest.raises(ValueError, match="no column 'z'"):
+        data.read(path, columns=("a", "z"))
+
+
+def test_refuses_missing_values_by_column(tmp_path):
+    (tmp_path / "t.csv").write_text("a,b\n" + "1,2\n3,\n" * 10)
+    with pytest.raises(ValueError, match="10 NaN or infinite values in column b"):
+        data.load(tmp_path / "t.csv")
+
+
+def test_refuses_a_table_without_a_header(tmp_path):
+    (tmp_path / "t.csv").write_text("1,2\n" * 10)
+    with pytest.raises(ValueError, match="header"):
+        data.load(tmp_path / "t.csv")
+
+
+def test_refuses_files_that_are_not_what_they_say(tmp_path):
+    with pytest.raises(ValueError, match="neither a file nor a folder here nor a data set"):
+        data.load(tmp_path / "nothing.csv")
+    for ending in (".csv", ".parquet", ".npz", ".npy"):
+        (tmp_path / f"empty{ending}").touch()
+        with pytest.raises(ValueError, match="empty file"):
+            data.load(tmp_path / f"empty{ending}")
+    (tmp_path / "data.xlsx").write_text("x")
+    with pytest.raises(ValueError, match=r"'.xlsx': use .npz"):
+        data.load(tmp_path / "data.xlsx")
+    np.savez_compressed(tmp_path / "whole.npz", x=np.random.default_rng(0).random((50, 9)))
+    np.save(tmp_path / "whole.npy", np.random.default_rng(0).random((50, 9)))
+    write(pa.table({"a": np.random.default_rng(0).random(500)}), tmp_path / "whole.parquet")
+    for ending in (".npz", ".npy", ".parquet"):
+        content = (tmp_path / f"whole{ending}").read_bytes()
+        (tmp_path / f"cut{ending}").write_bytes(content[: len(content) // 2])
+        with pytest.raises(ValueError, match="truncated"):
+            data.load(tmp_path / f"cut{ending}")
+    np.save(tmp_path / "text.npy", np.array(["a", "b"]))
+    with pytest.raises(ValueError, match="numbers are needed"):
+        data.load(tmp_path / "text.npy")
+    np.save(tmp_path / "objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match="cannot be read"):
+        data.load(tmp_path / "objects.npy")
+    np.savez(tmp_path / "odd.npz", first=np.ones((3, 2)), second=np.ones(3))
+    with pytest.raises(ValueError, match="name the examples 'x'"):
+        data.load(tmp_path / "odd.npz")
+
+
+def test_refuses_images_of_different_sizes_and_broken_ones(tmp_path):
+    with pytest.raises(ValueError, match="no images in it"):
+        data.load(tmp_path)
+    for i, size in enumerate([(5, 4), (5, 4), (6, 4)]):
+        Image.fromarray(np.zeros(size, dtype=np.uint8)).save(tmp_path / f"{i}.png")
+    with pytest.raises(ValueError, match=r"different sizes: 4x5 \(2\), 4x6 \(1\)"):
+        data.load(tmp_path)
+    (tmp_path / "2.png").write_bytes((tmp_path / "1.png").read_bytes()[:40])
+    with pytest.raises(ValueError, match=r"2.png cannot be read as an image"):
+        data.load(tmp_path)
+
+
+# --- named data sets -----------------------------------------------------------------------------
+
+
+def test_the_unpickler_reads_arrays_and_refuses_all_else():
+    import io
+
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    old = pickle.dumps(array, protocol=2).replace(b"numpy._core", b"numpy.core")
+    np.testing.assert_array_equal(_ArraysOnly(io.BytesIO(old), encoding="latin1").load(), array)
+
+    class Evil:
+        def __reduce__(self):
+            return os.system, ("true",)
+
+    with pytest.raises(ValueError, match="refused"):
+        _ArraysOnly(io.BytesIO(pickle.dumps(Evil()))).load()
+
+
+def test_idx_round_trip():
+    array = np.random.default_rng(0).integers(256, size=(3, 5, 4), dtype=np.uint8)
+    np.testing.assert_array_equal(_from_idx(_idx(array)), array)
+
+
+def test_area_average_keeps_the_ink_and_a_checkerboard_becomes_grey():
+    ink = np.random.default_rng(0).integers(2, size=(4, 105, 105))
+    small = average_down(ink)
+    assert small.shape == (4, 28, 28)
+    np.testing.assert_allclose(small.mean((1, 2)) / 255, ink.mean((1, 2)), atol=0.002)
+    np.testing.assert_array_equal(average_down(np.ones((1, 105, 105))), np.full((1, 28, 28), 255))
+    blocks = np.kron(np.eye(4), np.ones((2, 2)))[np.newaxis]
+    np.testing.assert_array_equal(average_down(blocks, 4)[0], 255 * np.eye(4))
+
+
+def test_named_sets_that_are_not_what_they_should_be_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("CPVAE_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="CPVAE_DATA=.* is not a folder"):
+        data.load("mnist")
+    monkeypatch.setenv("CPVAE_DATA", str(tmp_path))
+    fake = {"x_train": (3, 28, 28), "y_train": (3,), "x_test": (2, 28, 28), "y_test": (2,)}
+    np.savez(tmp_path / "mnist.npz", **{k: np.zeros(s, np.uint8) for k, s in fake.items()})
+    with pytest.raises(ValueError, match="does not hold the original MNIST"):
+        data.load("mnist")
+    (tmp_path / "omniglot_105.npz").write_bytes(b"PK broken")
+    with pytest.raises(ValueError, match="cannot be read as Omniglot"):
+        data.load("omniglot")
+    with pytest.raises(ValueError, match="no columns to name"):
+        data.load("digits", label="x")
+
+
+def test_chardata_is_used_where_it_is(tmp_path, monkeypatch):
+    from scipy.io import savemat
+
+    monkeypatch.setenv("CPVAE_DATA", str(tmp_path))
+    rng = np.random.default_rng(0)
+    train, test = rng.integers(2, size=(784, 24_345)), rng.integers(2, size=(784, 8_070))
+    savemat(
+        tmp_path / "chardata.mat",
+        {"data": train.astype(np.uint8), "testdata": test.astype(np.uint8)},
+    )
+    splits = data.load("omniglot")
+    assert [len(p.x) for p in (splits.train, splits.valid, splits.test)] == [23_000, 1_345, 8_070]
+    np.testing.assert_array_equal(splits.test.x[5, 0], test[:, 5].reshape(28, 28).T)
+
+
+def test_real_mnist(real):
+    splits = real("mnist", "mnist.npz")
+    assert [len(p.x) for p in (splits.train, splits.valid, splits.test)] == [50_000, 10_000, 10_000]
+    assert splits.shape == (1, 28, 28)
+    assert splits.train.labels[:5].tolist() == [5, 0, 4, 1, 9]
+    assert splits.test.labels[:5].tolist() == [7, 2, 1, 0, 4]
+
+
+def test_real_omniglot(real):
+    splits = real("omniglot", "omniglot_105.npz")
+    assert [len(p.x) for p in (splits.train, splits.valid, splits.test)] == [23_000, 1_345, 8_070]
+    assert splits.shape == (1, 28, 28)
+    assert 0.05 < splits.train.x.mean() < 0.15
+    again = data.load("omniglot")  # from the cache now
+    np.testing.assert_array_equal(splits.test.x, again.test.x)
+
+
+def test_drawers_of_the_test_part_are_not_in_the_others():
+    drawer = np.tile(np.arange(1, 21), 1623)
+    train, valid, test = split_by_drawer(drawer)
+    assert (len(train), len(valid), len(test)) == (23_000, 1_345, 8_070)
+    assert not set(drawer[test]) & set(drawer[np.concatenate([train, valid])])
+    assert len(np.unique(np.concatenate([train, valid, test]))) == 32_415

@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+
+from cpvae import CPVAE
+from cpvae.checkpoint import RunFolder
+
+QUICK = {"n_components": 3, "max_epochs": 3, "accelerator": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    x = np.random.default_rng(0).normal(size=(200, 5)) * 7 + 3
+    return CPVAE(**QUICK).fit(x), x.astype(np.float32)
+
+
+def test_shapes_and_meanings(fitted):
+    model, x = fitted
+    assert model.predict(x).shape == (200,)
+    np.testing.assert_allclose(model.predict_proba(x).sum(1), 1, rtol=1e-5)
+    assert model.transform(x).shape == (200, 2)
+    assert model.reconstruct(x).shape == x.shape
+    assert model.score_samples(x).shape == (200,)
+    assert model.score(x) == pytest.approx(model.score_samples(x).mean())
+    assert model.aggregated_.sum() == pytest.approx(1, rel=1e-5)
+    assert model.n_features_in_ == 5
+    assert len(model.history_) == 3
+    assert {"elbo_exact_nats", "accuracy"} <= set(model.evaluate(x, model.predict(x), n_samples=5))
+
+
+def test_samples_are_in_the_datas_units_and_say_where_they_come_from(fitted):
+    model, x = fitted
+    made, component = model.sample(4000, component=1)
+    assert component.tolist() == [1] * 4000
+    assert made.shape == (4000, 5)
+    np.testing.assert_allclose(made.mean(0), x.mean(0), atol=2)
+    np.testing.assert_allclose(made.std(0), x.std(0), rtol=0.5)
+    again, _ = model.sample(4000, component=1)
+    np.testing.assert_array_equal(made, again)
+    other, _ = model.sample(4000, component=1, random_state=1)
+    assert not np.array_equal(made, other)
+    assert model.sample(10, component=1, mean=True)[0].std() < made.std()
+
+
+def test_save_and_load(fitted, tmp_path):
+    model, x = fitted
+    model.save(tmp_path / "run")
+    loaded = CPVAE.load(tmp_path / "run")
+    np.testing.assert_array_equal(loaded.predict_proba(x), model.predict_proba(x))
+    np.testing.assert_array_equal(loaded.sample(5)[0], model.sample(5)[0])
+    assert loaded.history_ == model.history_
+    assert loaded.recipe_ == model.recipe_
+    assert loaded.get_params()["n_components"] == 3
+    with pytest.raises(ValueError, match="already holds a run"):
+        model.save(tmp_path / "run")
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {
+        "run.json",
+        "history.jsonl",
+        "model.safetensors",
+    }
+    assert RunFolder(tmp_path / "run").read_info()["status"] == "finished"
+
+
+def test_images_keep_their_shape():
+    images = np.random.default_rng(0).random((60, 6, 5))
+    model = CPVAE(**QUICK, network="conv", invariance="affine", hidden=(8, 8)).fit(images)
+    made, _ = model.sample(7)
+    assert made.shape == (7, 6, 5)
+    assert 0 <= made.min() <= made.max() <= 1
+    assert set(np.unique(model.sample(7, mean=False)[0])) <= {0, 1}
+    assert model.reconstruct(images).shape == images.shape
+
+
+def test_equal_seeds_give_equal_models_and_labels_have_no_way_in(fitted):
+    model, x = fitted
+    again = clone(model).fit(x, y=np.arange(200))
+    np.testing.assert_array_equal(again.predict_proba(x), model.predict_proba(x))
+    other = clone(model).set_params(random_state=1).fit(x)
+    assert not np.array_equal(other.predict_proba(x), model.predict_proba(x))
+
+
+def test_refusals(fitted, tmp_path):
+    model, x = fitted
+    with pytest.raises(NotFittedError, match="call fit first"):
+        CPVAE().predict(x)
+    with pytest.raises(ValueError, match=r"shape \(4,\), and the model was fitted to shape \(5,\)"):
+        model.predict(x[:, :4])
+    with pytest.raises(ValueError, match="from 0 to 2"):
+        model.sample(1, component=3)
+    with pytest.raises(ValueError, match="NaN"):
+        model.predict(np.full((2, 5), np.nan))
+    for wrong, message in [
+        ({"n_components": 0}, "n_components=0"),
+        ({"n_components": 181}, "from 1 to 180"),
+        ({"likelihood": "bernoulli"}, r"needs data in \[0, 1\]"),
+        ({"likelihood": "poisson"}, "'poisson' is unknown"),
+        ({"network": "conv"}, "needs images"),
+        ({"network": "transformer"}, "choose from mlp, conv"),
+        ({"covariance": "tied"}, "choose from diag, full"),
+        ({"gate": "open"}, "choose from probabilities, category"),
+        ({"estimator": "reinforce"}, "choose from relaxed"),
+        ({"noise_scale": -1.0}, "above 0"),
+        ({"latent_dim": 0}, "above 0"),
+        ({"invariance": "affine"}, "leave the invariance term off"),
+        ({"validation_fraction": 1.0}, "between 0 and 1"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            CPVAE(**{**QUICK, **wrong}).fit(x)
+    constant = x.copy()
+    constant[:, 3] = 1
+    with pytest.raises(ValueError, match="Column 3 is constant"):
+        CPVAE(**QUICK).fit(constant)
+    with pytest.raises(ValueError, match="numbers are needed"):
+        CPVAE(**QUICK).fit(np.array([["a", "b"]] * 10))
+    with pytest.raises(ValueError, match="not a run folder"):
+        CPVAE.load(tmp_path)

@@ -1,0 +1,89 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from cpvae.evaluate import (
+    cluster_scores,
+    components_used,
+    evaluate,
+    exact_terms,
+    kl_split,
+    log_likelihood,
+)
+from cpvae.functional import log_mean_exp
+
+
+def test_all_keys_are_there_and_finite(any_model, generator):
+    x = torch.rand(30, *any_model.shape, generator=generator)
+    labels = np.arange(30) % 3
+    result = evaluate(any_model, x, labels, n_samples=20)
+    assert all(math.isfinite(value) for value in result.values())
+    bound = result["reconstruction_nats"] - result["kl_c_nats"] - result["kl_z_nats"]
+    assert result["elbo_exact_nats"] == pytest.approx(bound, rel=1e-4, abs=1e-3)
+    split = sum(
+        result[key]
+        for key in ("mutual_information_nats", "aggregated_kl_z_nats", "aggregated_kl_c_nats")
+    )
+    assert split == pytest.approx(result["kl_c_nats"] + result["kl_z_nats"], rel=1e-4, abs=1e-3)
+    assert result["log_likelihood_nats"] > result["elbo_exact_nats"] - 0.5
+    assert {"accuracy", "purity", "nmi", "ari"} <= set(result)
+    assert "accuracy" not in evaluate(any_model, x, n_samples=2)
+    assert result == evaluate(any_model, x, labels, n_samples=20)
+
+
+def test_likelihood_does_not_depend_on_the_chunks(any_model, observed, monkeypatch):
+    """Equal in the mean: chunks draw other noise, so many samples are compared."""
+    from cpvae import evaluate as module
+
+    whole = log_likelihood(any_model, observed, 3000, torch.Generator().manual_seed(0))
+    monkeypatch.setattr(module, "ROWS", 700)
+    chunked = log_likelihood(any_model, observed, 3000, torch.Generator().manual_seed(0))
+    assert whole == pytest.approx(chunked, abs=0.2, rel=0.02)
+
+
+def test_mutual_information_is_enumeration_by_hand(any_model, observed, generator):
+    """Against log q(z,c) summed example by example, and never above log n."""
+    terms = exact_terms(any_model, observed, generator)
+    many = observed.repeat(300, 1)  # the same empirical distribution, many draws
+    split = kl_split(any_model, many, exact_terms(any_model, many, generator), generator)
+    features, log_qc = any_model.infer(observed)
+    total, n = 0.0, 4000
+    with torch.no_grad():
+        for i in range(8):
+            c = torch.multinomial(log_qc[i].exp(), n, replacement=True, generator=generator)
+            joint = torch.empty(n, 8)
+            for k in range(4):
+                posteriors = any_model.posterior_given(observed, k)
+                mine = c == k
+                normal = torch.randn(int(mine.sum()), 3, generator=generator)
+                z = posteriors.mean[i] + torch.exp(0.5 * posteriors.logvar[i]) * normal
+                for j in range(8):
+                    q = torch.distributions.Normal(
+                        posteriors.mean[j], torch.exp(0.5 * posteriors.logvar[j])
+                    )
+                    joint[mine, j] = q.log_prob(z).sum(-1) + log_qc[j, k]
+            total += (joint[:, i] - log_mean_exp(joint, 1)).mean().item() / 8
+    assert split["mutual_information_nats"] == pytest.approx(total, abs=0.08)
+    assert split["mutual_information_nats"] <= math.log(8) + 1e-3
+    assert terms.kl_c.shape == (8,)
+
+
+def test_components_used_counts_shares_from_a_tenth_of_an_even_one():
+    assert components_used(torch.tensor([0.5, 0.46, 0.03, 0.01])) == 3
+    assert components_used(torch.ones(1)) == 1
+
+
+def test_cluster_scores_match_one_to_one():
+    labels = np.array([0] * 5 + [1] * 5 + [2] * 5)
+    renamed = np.array([2] * 5 + [0] * 5 + [1] * 5)
+    assert cluster_scores(labels, renamed) == pytest.approx(
+        {"accuracy": 1, "purity": 1, "nmi": 1, "ari": 1}
+    )
+    split = np.array([0] * 3 + [3] * 2 + [1] * 5 + [2] * 5)  # one class in two categories
+    assert cluster_scores(labels, split)["accuracy"] == pytest.approx(13 / 15)
+    assert cluster_scores(labels, split)["purity"] == 1
+    merged = np.array([0] * 10 + [1] * 5)
+    assert cluster_scores(labels, merged)["accuracy"] == pytest.approx(10 / 15)
+    assert cluster_scores(labels, merged)["purity"] == pytest.approx(10 / 15)

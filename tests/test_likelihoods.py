@@ -1,0 +1,55 @@
+import pytest
+import torch
+from torch.distributions import Bernoulli, Normal
+
+from cpvae.likelihoods import BernoulliLikelihood, GaussianLikelihood
+
+
+def test_bernoulli_is_torch_distributions():
+    logits, x = 5 * torch.randn(4, 6), torch.randint(2, (4, 6)).float()
+    expected = Bernoulli(logits=logits).log_prob(x).sum(-1)
+    torch.testing.assert_close(BernoulliLikelihood().log_prob(x, logits), expected)
+
+
+def test_binarisation_is_anew_each_time_has_the_right_mean_and_keeps_zero_and_one(generator):
+    p_x = BernoulliLikelihood()
+    x = torch.tensor([0.0, 0.3, 1.0]).repeat(100_000, 1)
+    drawn = p_x.observe(x, generator)
+    assert set(drawn.unique().tolist()) == {0.0, 1.0}
+    torch.testing.assert_close(drawn.mean(0), x[0], atol=0.01, rtol=0)
+    assert not torch.equal(drawn, p_x.observe(x, generator))
+    assert p_x.observe(x) is x
+
+
+def gaussian(noise_scale: float | None) -> GaussianLikelihood:
+    return GaussianLikelihood(torch.tensor([1.0, -50.0]), torch.tensor([0.5, 20.0]), noise_scale)
+
+
+@pytest.mark.parametrize("noise_scale", [None, 0.7])
+def test_gaussian_is_the_density_of_the_data_in_its_own_units(noise_scale):
+    p_x = gaussian(noise_scale)
+    x, params = torch.tensor([[1.2, -40.0]]), torch.tensor([[0.3, -0.1]])
+    mean = p_x.loc + p_x.scale * params
+    std = p_x.scale * p_x.noise_var().sqrt()
+    if noise_scale:
+        torch.testing.assert_close(std, torch.full((2,), noise_scale))
+    expected = Normal(mean, std).log_prob(x).sum(-1)
+    torch.testing.assert_close(p_x.log_prob(p_x.observe(x), params), expected)
+    torch.testing.assert_close(p_x.mean(params), mean)
+
+
+def test_gaussian_samples_have_the_stated_noise(generator):
+    p_x = gaussian(0.7)
+    x = p_x.sample(torch.zeros(100_000, 2), generator)
+    torch.testing.assert_close(x.mean(0), p_x.loc, atol=0.02, rtol=0)
+    torch.testing.assert_close(x.std(0), torch.full((2,), 0.7), atol=0.01, rtol=0)
+
+
+def test_noise_is_learned_above_a_floor_or_fixed():
+    learned, fixed = gaussian(None), gaussian(0.7)
+    assert [name for name, _ in learned.named_parameters()] == ["log_noise"]
+    assert not list(fixed.parameters())
+    assert "log_noise" in fixed.state_dict()
+    with torch.no_grad():
+        learned.log_noise.fill_(-100)
+    torch.testing.assert_close(learned.noise_var(), torch.full((2,), 0.05**2))

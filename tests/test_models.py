@@ -1,0 +1,217 @@
+"""The contract that every model keeps, and the bound against its oracles."""
+
+import math
+
+import pytest
+import torch
+from torch.distributions import Normal
+from torch.nn import functional as F
+
+from cpvae.evaluate import draw_noise
+from cpvae.functional import component_kl, log_mean_exp
+from cpvae.models import ESTIMATORS, MODELS, build
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_every_parameter_is_named_and_gets_a_finite_gradient(
+    any_model, observed, generator, estimator
+):
+    terms = any_model.terms(observed, draw_noise(any_model, 8, generator), 0.7, estimator)
+    assert all(t.shape == (8,) and t.isfinite().all() for t in terms[:3])
+    terms.elbo().mean().backward()
+    for name, parameter in any_model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.any(), name
+
+
+def test_prior_is_learned_and_saved(any_model):
+    assert {"prior.mean", "prior.logvar"} <= {name for name, _ in any_model.named_parameters()}
+    assert {"prior.mean", "prior.logvar", "aggregated"} <= set(any_model.state_dict())
+
+
+def test_state_dict_round_trip_gives_equal_outputs(any_model, observed, generator):
+    config = {
+        "shape": any_model.shape,
+        "likelihood": "bernoulli" if not list(any_model.likelihood.buffers()) else "gaussian",
+        "network": "conv" if len(any_model.shape) == 3 else "mlp",
+        "gate": any_model.gate,
+        "covariance": "diag" if any_model.prior.below_diagonal is None else "full",
+        "noise_scale": None
+        if "likelihood.log_noise" in dict(any_model.named_parameters())
+        else 0.3,
+    }
+    other = build(n_components=4, latent_dim=3, hidden=(16, 16), seed=9, **config)
+    other.load_state_dict(any_model.state_dict())
+    normal = torch.randn(8, 3, generator=generator)
+    torch.testing.assert_close(
+        other.exact_terms(observed, normal), any_model.exact_terms(observed, normal)
+    )
+
+
+def test_exact_is_enumeration_by_hand(any_model, observed, generator):
+    noise = draw_noise(any_model, 8, generator)
+    features, log_qc = any_model.infer(observed)
+    log_px, kl_z = torch.zeros(8), torch.zeros(8)
+    for k in range(4):
+        c = F.one_hot(torch.full((8,), k), 4).float()
+        q = any_model.encode(features, log_qc.exp() if any_model.gate == "probabilities" else c)
+        params = any_model.decode(q.mean + torch.exp(0.5 * q.logvar) * noise.normal, c)
+        log_px += log_qc[:, k].exp() * any_model.likelihood.log_prob(observed, params)
+        kl_z += log_qc[:, k].exp() * component_kl(q, any_model.prior())[:, k]
+    exact = any_model.terms(observed, noise, estimator="exact")
+    torch.testing.assert_close(exact.log_px, log_px)
+    torch.testing.assert_close(exact.kl_z, kl_z)
+    sparse = any_model.exact_terms(observed, noise.normal)
+    torch.testing.assert_close(sparse.elbo(), exact.elbo(), atol=1e-4, rtol=1e-5)
+
+
+def test_straight_through_is_an_unbiased_estimate_of_the_exact_bound(
+    any_model, observed, generator
+):
+    n = 4000
+    one = observed[:1].repeat(n, 1)
+    noise = draw_noise(any_model, n, generator)
+    with torch.no_grad():
+        exact = any_model.terms(one, noise, estimator="exact").elbo()
+        sampled = any_model.terms(one, noise, 0.5, "straight_through").elbo()
+    difference = sampled - exact
+    assert abs(difference.mean()) < 4 * difference.std() / math.sqrt(n)
+
+
+def test_straight_through_decodes_one_hot_categories(any_model, observed, generator):
+    seen = []
+    any_model.decoder.register_forward_pre_hook(lambda _, args: seen.append(args[0][:, -4:]))
+    noise = draw_noise(any_model, 8, generator)
+    any_model.terms(observed, noise, 0.5, "straight_through")
+    any_model.terms(observed, noise, 0.5, "relaxed")
+    one_hot, relaxed = seen
+    torch.testing.assert_close(one_hot.max(1).values, torch.ones(8))
+    assert (relaxed.max(1).values < 0.9999).any()
+
+
+def test_importance_weights_average_to_the_bound_and_rise_above_it(any_model, observed, generator):
+    x = observed[:2]
+    log_w = any_model.log_weights(x, 20_000, generator)
+    normal = torch.randn(20_000, 3, generator=generator)
+    for i in range(2):
+        bound = any_model.exact_terms(x[i : i + 1].repeat(20_000, 1), normal).elbo()
+        error = 5 * math.sqrt((log_w[:, i].var() + bound.var()) / 20_000)
+        assert abs(log_w[:, i].mean() - bound.mean()) < error
+    by_samples = [log_mean_exp(log_w.view(s, -1, 2), 0).mean() for s in (1, 5, 50, 500)]
+    assert by_samples == sorted(by_samples)
+    assert by_samples[-1] > by_samples[0]
+
+
+def test_log_likelihood_of_a_linear_gaussian_model_is_known(generator):
+    """With x | z Gaussian and a linear decoder, log p(x) is a mixture of two Gaussian densities."""
+    model = build(shape=(2,), likelihood="gaussian", n_components=2, latent_dim=1, noise_scale=0.5)
+    weight = torch.tensor([[1.0], [-0.5]])
+
+    def decode(z, c):
+        return z @ weight.T + c @ torch.tensor([[0.0, 0.0], [2.0, 1.0]])
+
+    model.decode = decode
+    with torch.no_grad():
+        model.prior.mean.copy_(torch.tensor([[-1.0], [1.0]]))
+    x = torch.tensor([[0.5, 0.5], [3.0, 0.2]])
+    covariance = weight @ weight.T + 0.25 * torch.eye(2)
+    means = torch.tensor([[-1.0, 0.5], [3.0, 0.5]])  # decoder at the prior mean of each component
+    components = torch.distributions.MultivariateNormal(means, covariance)
+    expected = log_mean_exp(components.log_prob(x.unsqueeze(1)), 1)
+    estimate = log_mean_exp(model.log_weights(model.likelihood.observe(x), 200_000, generator), 0)
+    torch.testing.assert_close(estimate, expected, atol=0.03, rtol=0)
+
+
+def test_component_samples_come_from_that_component(any_model, generator):
+    x, component = any_model.sample(20, component=2, generator=generator)
+    assert x.shape == (20, *any_model.shape)
+    assert component.tolist() == [2] * 20
+
+
+def test_codes_of_a_component_have_the_moments_of_its_prior(any_model, generator):
+    seen = []
+    any_model.decode = lambda z, c: (seen.append(z), any_model.decoder(torch.cat([z, c], -1)))[1]
+    any_model.sample(50_000, component=1, generator=generator)
+    prior = any_model.prior()
+    factor = torch.diag(torch.exp(0.5 * prior.logvar[1]))
+    if prior.unit_tril is not None:
+        factor = prior.unit_tril[1] @ factor
+    torch.testing.assert_close(seen[0].mean(0), prior.mean[1], atol=0.05, rtol=0)
+    torch.testing.assert_close(seen[0].T.cov(), factor @ factor.T, atol=0.05, rtol=0.05)
+
+
+def test_components_are_drawn_from_the_aggregated_posterior_or_the_uniform(any_model, generator):
+    any_model.aggregated.copy_(torch.tensor([0.7, 0.0, 0.3, 0.0]))
+    _, drawn = any_model.sample(4000, generator=generator)
+    shares = torch.bincount(drawn, minlength=4) / 4000
+    torch.testing.assert_close(shares, any_model.aggregated, atol=0.04, rtol=0)
+    _, drawn = any_model.sample(4000, from_="uniform", generator=generator)
+    shares = torch.bincount(drawn, minlength=4) / 4000
+    torch.testing.assert_close(shares, torch.full((4,), 0.25), atol=0.04, rtol=0)
+
+
+def test_sampling_does_not_touch_the_global_generator(any_model):
+    before = torch.random.get_rng_state()
+    any_model.sample(3)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n": 0}, "at least one"),
+        ({"n": 1, "component": 4}, "from 0 to 3"),
+        ({"n": 1, "component": -1}, "from 0 to 3"),
+        ({"n": 1, "from_": "prior"}, "'aggregated' or 'uniform'"),
+    ],
+)
+def test_sample_refuses(any_model, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        any_model.sample(**arguments)
+
+
+def test_users_verbs_have_the_shapes_they_state(any_model, generator):
+    x = torch.rand(5, *any_model.shape, generator=generator)
+    probs = any_model.cluster_probs(x)
+    torch.testing.assert_close(probs.sum(1), torch.ones(5))
+    assert probs.shape == (5, 4)
+    assert any_model.embed(x).shape == (5, 3)
+    assert any_model.reconstruct(x).shape == x.shape
+
+
+def test_one_component_is_a_vae_with_one_learned_gaussian_prior(generator):
+    """K = 1 is eq. 15: no KL of c, and the KL to a single Gaussian."""
+    model = build(shape=(6,), n_components=1, latent_dim=3, hidden=(8, 8))
+    x = torch.randint(2, (8, 6), generator=generator).float()
+    terms = model.exact_terms(x, torch.randn(8, 3, generator=generator))
+    features, log_qc = model.infer(x)
+    q = model.encode(features, log_qc.exp())
+    prior = Normal(model.prior.mean[0], torch.exp(0.5 * model.prior.logvar[0]))
+    posterior = Normal(q.mean, torch.exp(0.5 * q.logvar))
+    torch.testing.assert_close(terms.kl_c, torch.zeros(8))
+    torch.testing.assert_close(
+        terms.kl_z, torch.distributions.kl_divergence(posterior, prior).sum(-1)
+    )
+
+
+def test_build_refuses_unknown_names_and_is_seeded():
+    with pytest.raises(ValueError, match="choose from cpvae"):
+        build("nonsense", shape=(3,))
+    with pytest.raises(ValueError, match="'bernoulli' or 'gaussian'"):
+        build(shape=(3,), likelihood="poisson")
+    before = torch.random.get_rng_state()
+    one, same, other = (build(shape=(3,), seed=s).prior.mean for s in (0, 0, 1))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert set(MODELS) == {"cpvae"}
+
+
+def test_weights_start_from_glorot_gate_by_gate():
+    layer = build(shape=(784,), hidden=(300, 300)).trunk.layers[0].layer
+    bound = math.sqrt(6 / (784 + 300))
+    for half in layer.weight.chunk(2):
+        assert half.abs().max() <= bound
+        assert half.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02)
+    assert not layer.bias.any()

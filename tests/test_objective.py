@@ -1,0 +1,34 @@
+import math
+
+import pytest
+import torch
+
+from cpvae.models import Terms
+from cpvae.objective import Weights, invariance, loss, mutual_information, ramp
+
+
+def test_ramp_is_a_pure_function_of_the_epoch():
+    assert [ramp(e, 6.0, 1.0, 5) for e in (0, 1, 5, 50)] == [6, 5, 1, 1]
+    assert ramp(0, 6.0, 1.0, 0) == 1
+    assert ramp(2, 0.0, 1.0, 4) == 0.5
+
+
+def test_loss_is_the_negative_bound_at_weights_of_one():
+    terms = Terms(*torch.randn(3, 8), torch.zeros(8, 2))
+    torch.testing.assert_close(loss(terms, Weights()), -terms.elbo().mean())
+    weighted = loss(terms, Weights(kl_z=3.0, kl_c=0.5))
+    torch.testing.assert_close(weighted, -(terms.log_px - 3 * terms.kl_z - 0.5 * terms.kl_c).mean())
+
+
+def test_invariance_is_the_kl_and_zero_where_nothing_moves():
+    log_q, log_p = torch.log_softmax(torch.randn(2, 8, 5), -1)
+    expected = torch.nn.functional.kl_div(log_p, log_q, log_target=True, reduction="batchmean")
+    torch.testing.assert_close(invariance(log_q, log_p), expected)
+    assert invariance(log_q, log_q).item() == 0
+
+
+def test_mutual_information_lies_between_nothing_and_log_k():
+    sure = torch.log_softmax(1000 * torch.eye(4), -1)
+    assert mutual_information(sure).item() == pytest.approx(math.log(4))
+    assert mutual_information(sure[:1].repeat(4, 1)).item() == pytest.approx(0, abs=1e-6)
+    assert mutual_information(torch.full((4, 4), -math.log(4))).item() == pytest.approx(0, abs=1e-6)

@@ -1,0 +1,200 @@
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from cpvae import defaults, train
+from cpvae.checkpoint import MODEL, RunFolder, describe
+from cpvae.evaluate import cluster_scores
+from cpvae.models import build
+from cpvae.train import Diverged, Recipe, fit
+
+CONFIG = {"shape": [12], "n_components": 3, "latent_dim": 2, "hidden": [8, 8]}
+RECIPE = Recipe(max_epochs=6, batch_size=20, anneal_epochs=3, seed=3)
+
+
+@pytest.fixture
+def data(generator):
+    centres = torch.rand(3, 12, generator=generator).round()
+    x = centres[torch.randint(3, (150,), generator=generator)] * 0.9 + 0.05
+    return x[:100], x[100:]
+
+
+def fitted(data, recipe=RECIPE, folder=None, on_epoch=None, augment=None):
+    model = build(**CONFIG)
+    history = fit(model, *data, recipe, augment, folder, on_epoch, accelerator="cpu")
+    return model, history
+
+
+def without_time(history):
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in history]
+
+
+@pytest.mark.parametrize("estimator", ["relaxed", "straight_through", "exact"])
+def test_two_equal_runs_are_equal_bit_for_bit(data, estimator):
+    recipe = dataclasses.replace(RECIPE, estimator=estimator, invariance=1.0, balance=1.0)
+
+    def jitter(x, generator):
+        return (x + 0.1 * torch.randn(x.shape, generator=generator)).clamp(0, 1)
+
+    (one, first), (two, second) = (fitted(data, recipe, augment=jitter) for _ in range(2))
+    assert without_time(first) == without_time(second)
+    for key, value in one.state_dict().items():
+        assert torch.equal(value, two.state_dict()[key]), key
+    _, third = fitted(data, dataclasses.replace(recipe, seed=4), augment=jitter)
+    assert without_time(third) != without_time(first)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("saves", ["each epoch", "only the first epoch"])
+@pytest.mark.parametrize("at", [1, 4])
+def test_killed_and_resumed_is_equal_bit_for_bit(data, tmp_path, monkeypatch, at, saves):
+    monkeypatch.setattr(train, "SAVE_EVERY", 0 if saves == "each epoch" else 1e9)
+    (whole, history) = fitted(data)
+
+    def kill(record):
+        if record["epoch"] == at:
+            raise Killed
+
+    folder = RunFolder(tmp_path / "run")
+    folder.write_info(describe(CONFIG, RECIPE))
+    with pytest.raises(Killed):
+        fitted(data, folder=folder, on_epoch=kill)
+    with open(folder.path / "history.jsonl", "a") as file:
+        file.write('{"epoch": 99, "sec')  # a line that was being written
+    resumed, history_resumed = fitted(data, folder=folder)
+    assert without_time(history_resumed) == without_time(history)
+    assert without_time(folder.read_history()) == without_time(history)
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
+        assert torch.equal(value, folder.read_model().state_dict()[key]), key
+
+
+def test_resuming_a_finished_run_changes_nothing_and_more_epochs_go_on(data, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.write_info(describe(CONFIG, RECIPE))
+    fitted(data, folder=folder)
+    before = (folder.path / MODEL).read_bytes()
+    _, history = fitted(data, folder=folder)
+    assert len(history) == 6
+    assert (folder.path / MODEL).read_bytes() == before
+    longer = dataclasses.replace(RECIPE, max_epochs=9)
+    _, extended = fitted(data, longer, folder)
+    _, whole = fitted(data, longer)
+    assert without_time(extended) == without_time(whole)
+
+
+def test_history_has_the_fields_that_it_promises(data):
+    _, history = fitted(data)
+    assert [r["epoch"] for r in history] == [1, 2, 3, 4, 5, 6]
+    for record in history:
+        json.dumps(record, allow_nan=False)
+        assert {"seconds", "train_loss_nats", "train_elbo_straight_through_nats"} <= set(record)
+        assert {"valid_elbo_exact_nats", "valid_kl_z_nats", "valid_kl_c_nats"} <= set(record)
+        assert 0 <= record["components_used"] <= 3
+    assert [r["weight_kl_z"] for r in history[:4]] == pytest.approx([6, 13 / 3, 8 / 3, 1])
+    assert history[-1]["valid_elbo_exact_nats"] > history[0]["valid_elbo_exact_nats"]
+
+
+def test_best_weights_are_kept_by_the_validation_bound(data):
+    records = []
+    model, history = fitted(
+        data, dataclasses.replace(RECIPE, learning_rate=0.5), on_epoch=records.append
+    )
+    best = max(r["valid_elbo_exact_nats"] for r in history)
+    valid = train._validation(model, data[1], RECIPE.seed)
+    assert train._validate(model, valid, RECIPE.seed)["valid_elbo_exact_nats"] == best
+    assert records == history
+
+
+def test_early_stopping_waits_for_the_annealing_and_then_for_patience(data):
+    recipe = Recipe(max_epochs=500, batch_size=20, anneal_epochs=10, patience=3, learning_rate=0.05)
+    _, history = fitted(data, recipe)
+    bounds = [r["valid_elbo_exact_nats"] for r in history]
+    best = int(np.argmax(bounds)) + 1
+    assert len(history) < 500
+    assert len(history) == max(best, 10) + 3
+
+
+def test_aggregated_posterior_is_that_of_the_training_data(data):
+    model, _ = fitted(data)
+    torch.testing.assert_close(model.aggregated, model.cluster_probs(data[0]).mean(0))
+
+
+def test_prior_moves_in_training(data):
+    start, (model, _) = build(**CONFIG), fitted(data)
+    for name in ("mean", "logvar"):
+        assert not torch.allclose(getattr(start.prior, name), getattr(model.prior, name), atol=1e-3)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_weights(data, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.write_info(describe(CONFIG, RECIPE))
+    model = build(**CONFIG)
+    good = []
+
+    def poison(record):
+        good.append({k: v.clone() for k, v in model.state_dict().items()})
+        if record["epoch"] == 2:
+            with torch.no_grad():
+                model.prior.mean.fill_(math.nan)
+
+    with pytest.raises(Diverged, match="epoch 3.*learning rate"):
+        fit(model, *data, RECIPE, folder=folder, on_epoch=poison, accelerator="cpu")
+    for key, value in folder.read_model().state_dict().items():
+        assert value.isfinite().all()
+        assert torch.equal(value, model.state_dict()[key])
+        assert torch.equal(value, good[1][key])
+    assert len(folder.read_history()) == 2
+
+
+def test_three_blobs_are_recovered(blobs):
+    x, labels = blobs
+    config = defaults.model_config(x[:500], n_components=3)
+    model = build(**config)
+    recipe = defaults.recipe(500, max_epochs=100)
+    fit(model, torch.from_numpy(x[:500]), torch.from_numpy(x[500:]), recipe, accelerator="cpu")
+    assigned = model.cluster_probs(torch.from_numpy(x)).argmax(1).numpy()
+    assert cluster_scores(labels, assigned)["accuracy"] > 0.97
+    made, _ = model.sample(2000, component=int(assigned[0]))
+    mine = x[assigned == assigned[0]]
+    unit = x.std(0)
+    np.testing.assert_allclose(made.numpy().mean(0) / unit, mine.mean(0) / unit, atol=0.25)
+
+
+def test_real_mnist_is_learned(real):
+    splits = real("mnist", "mnist.npz")
+    train_part, valid = splits.train.tensor()[:10_000], splits.valid.tensor()[:2000]
+    model = build(**defaults.model_config(splits.train.x[:10_000]))
+    recipe = Recipe(max_epochs=4, kl_z_start=1.0, anneal_epochs=1)
+    history = fit(model, train_part, valid, recipe, accelerator="cpu")
+    assert history[-1]["valid_elbo_exact_nats"] > -150  # independent pixels give about -206
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_epochs": 0},
+        {"batch_size": 0},
+        {"learning_rate": 0.0},
+        {"learning_rate": math.nan},
+        {"kl_z_start": -1.0},
+        {"estimator": "reinforce"},
+        {"temperature_end": 0.0},
+    ],
+)
+def test_recipe_refuses(wrong):
+    name = next(iter(wrong))
+    with pytest.raises(ValueError, match=name):
+        Recipe(**wrong)
+
+
+def test_invariance_needs_an_augmentation(data):
+    with pytest.raises(ValueError, match="augment"):
+        fitted(data, Recipe(invariance=1.0))
