@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from cpvae.models import Terms
-from cpvae.objective import Weights, invariance, loss, mutual_information, ramp
+from cpvae.objective import (
+    Weights,
+    conditional_entropy,
+    invariance,
+    loss,
+    marginal_entropy,
+    mutual_information,
+    ramp,
+)
 
 
 def test_ramp_is_a_pure_function_of_the_epoch():
@@ -30,5 +38,7 @@ def test_invariance_is_the_kl_and_zero_where_nothing_moves():
 def test_mutual_information_lies_between_nothing_and_log_k():
     sure = torch.log_softmax(1000 * torch.eye(4), -1)
     assert mutual_information(sure).item() == pytest.approx(math.log(4))
+    assert marginal_entropy(sure).item() == pytest.approx(math.log(4))
+    assert conditional_entropy(sure).item() == pytest.approx(0, abs=1e-6)
     assert mutual_information(sure[:1].repeat(4, 1)).item() == pytest.approx(0, abs=1e-6)
     assert mutual_information(torch.full((4, 4), -math.log(4))).item() == pytest.approx(0, abs=1e-6)

@@ -11,7 +11,7 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 
 
 def affine(
-    shape: Sequence[int], angle: float = 0.17, zoom: float = 0.1, shift: float = 0.1
+    shape: Sequence[int], angle: float = 0.3, zoom: float = 0.15, shift: float = 0.1
 ) -> Augment:
     """Random rotation, shear, zoom and shift of images, bilinear.
 

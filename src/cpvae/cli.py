@@ -140,13 +140,14 @@ def fit(
         float | None, typer.Option(help="Step size of Adam.", show_default="0.001")
     ] = None,
     kl_z_start: Annotated[
-        float | None, typer.Option(help="First weight of the KL of z.", show_default="6")
+        float | None,
+        typer.Option(help="First weight of the KL of z.", show_default="6; 1 with --invariance"),
     ] = None,
     kl_c_start: Annotated[
         float | None, typer.Option(help="First weight of the KL of c.", show_default="1")
     ] = None,
     anneal_epochs: Annotated[
-        int | None, typer.Option(help="Epochs until both are 1.", show_default="a quarter of all")
+        int | None, typer.Option(help="Epochs until both are 1.", show_default="3/8 of all")
     ] = None,
     patience: Annotated[
         int | None,

@@ -9,7 +9,7 @@ import numpy as np
 from cpvae.data.checks import check_varies
 from cpvae.train import Recipe
 
-STEPS = 20_000  # optimisation steps that a run gets by default, between 100 and 1000 epochs
+STEPS = 10_000  # optimisation steps that a run gets by default, between 100 and 1000 epochs
 
 
 def model_config(
@@ -43,7 +43,7 @@ def model_config(
             f"{x.max():g}: rescale it, or use the Gaussian likelihood."
         )
     n_features = math.prod(shape)
-    width = 300 if n * n_features >= 50_000 else 100
+    width = 300 if n * n_features >= 1_000_000 else 100
     config: dict[str, Any] = {
         "model": "cpvae",
         "shape": list(shape),
@@ -61,8 +61,8 @@ def model_config(
 def recipe(n_examples: int, **given: Any) -> Recipe:
     """A `Recipe` for a training set of this size; ``given`` values win.
 
-    The run has about `STEPS` steps, anneals over its first quarter, and stops early when a fifth of
-    it goes by without a better validation bound.
+    The run has about `STEPS` steps, anneals over its first three eighths, and stops early when a
+    fifth of it goes by without a better validation bound.
 
     Raises:
         ValueError: a value out of range, see `Recipe`.
@@ -74,9 +74,9 @@ def recipe(n_examples: int, **given: Any) -> Recipe:
     defaults = {
         "batch_size": batch_size,
         "max_epochs": epochs,
-        "anneal_epochs": max(1, epochs // 4),
+        "anneal_epochs": max(1, 3 * epochs // 8),
         "patience": max(10, epochs // 5),
-        "balance": given.get("invariance", 0.0),
+        "kl_z_start": 1.0 if given.get("invariance") else Recipe.kl_z_start,
     }
     return Recipe(**(defaults | given))
 

@@ -13,10 +13,18 @@ from cpvae.models import Terms
 
 
 class Weights(NamedTuple):
-    """Weights of the two KL terms in training; at 1 the objective is the bound."""
+    """Weights in training; at their defaults the objective is the bound.
+
+    ``kl_z`` and ``kl_c`` weigh the two KL terms, ``invariance`` the KL between the categories of an
+    example and of the same example moved, ``balance`` the entropy of the batch's mean q(c|x), which
+    is rewarded, and ``certainty`` the mean entropy of q(c|x), which is charged.
+    """
 
     kl_z: float = 1.0
     kl_c: float = 1.0
+    invariance: float = 0.0
+    balance: float = 0.0
+    certainty: float = 0.0
 
 
 def ramp(epoch: int, start: float, end: float, epochs: int) -> float:
@@ -38,9 +46,17 @@ def invariance(
     return (log_qc.exp() * (log_qc - log_qc_moved)).sum(-1).mean()
 
 
-def mutual_information(log_qc: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
-    """I(c; x) in nats over the batch: entropy of the mean q(c|x) less the mean entropy."""
+def marginal_entropy(log_qc: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
+    """H(mean q(c|x)) in nats: log K where the batch uses all categories evenly."""
     mean = log_qc.exp().mean(0)
-    smallest = torch.finfo(mean.dtype).tiny
-    marginal = -(mean * mean.clamp_min(smallest).log()).sum()
-    return marginal + (log_qc.exp() * log_qc).sum(-1).mean()
+    return -(mean * mean.clamp_min(torch.finfo(mean.dtype).tiny).log()).sum()
+
+
+def conditional_entropy(log_qc: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
+    """Mean H(q(c|x)) in nats: 0 where every example is sure of its category."""
+    return -(log_qc.exp() * log_qc).sum(-1).mean()
+
+
+def mutual_information(log_qc: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
+    """I(c; x) in nats over the batch: `marginal_entropy` less `conditional_entropy`."""
+    return marginal_entropy(log_qc) - conditional_entropy(log_qc)

@@ -20,7 +20,15 @@ from cpvae.augment import Augment
 from cpvae.checkpoint import RunFolder
 from cpvae.evaluate import components_used, draw_noise, exact_terms
 from cpvae.models import ESTIMATORS, Model
-from cpvae.objective import Weights, invariance, loss, mutual_information, ramp
+from cpvae.objective import (
+    Weights,
+    conditional_entropy,
+    invariance,
+    loss,
+    marginal_entropy,
+    mutual_information,
+    ramp,
+)
 
 SAVE_EVERY = 5.0  # seconds between two saves of the training state, at least
 Record = dict[str, Any]
@@ -45,8 +53,10 @@ class Recipe:
         kl_c_start: first weight of KL(c)
         temperature_start: first temperature of the Gumbel-Softmax
         temperature_end: last temperature
-        invariance: weight of KL(q(c|x) || q(c|T(x))), 0 to leave it out
-        balance: weight of the batch mutual information I(c; x), rewarded beside ``invariance``
+        invariance: weight of KL(q(c|x) || q(c|T(x))) under a change T of x, 0 to leave it out.
+            Beside it go a reward of the same weight for using all categories, and a charge for
+            being unsure of them that rises from 1, where it cancels the bound's own reward for
+            being unsure, to the same weight: categories that are sure too early are the wrong ones
         patience: epochs without a better validation bound, after the annealing, that end the run
         seed: of weights, order, noise and binarisation
 
@@ -64,7 +74,6 @@ class Recipe:
     temperature_start: float = 1.0
     temperature_end: float = 0.5
     invariance: float = 0.0
-    balance: float = 0.0
     patience: int = 50
     seed: int = 0
 
@@ -75,7 +84,7 @@ class Recipe:
         for name in ("learning_rate", "temperature_start", "temperature_end"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)}: use a number above 0.")
-        for name in ("anneal_epochs", "kl_z_start", "kl_c_start", "invariance", "balance", "seed"):
+        for name in ("anneal_epochs", "kl_z_start", "kl_c_start", "invariance", "seed"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)}: use 0 or a number above.")
         if self.estimator not in ESTIMATORS:
@@ -115,7 +124,7 @@ def fit(
     if recipe.invariance and augment is None:
         raise ValueError("The invariance term needs an augment function: see cpvae.augment.")
     fabric = Fabric(accelerator=accelerator, devices=1)
-    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
+    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, fused=True)
     wrapped, optimizer = fabric.setup(model, optimizer)
     for method in ("terms", "infer"):
         wrapped.mark_forward_method(method)
@@ -153,12 +162,7 @@ def _train_epoch(
     generator: torch.Generator,
 ) -> Record:
     """One pass over the data in random order; means of the terms, read once at the end."""
-    weights = Weights(
-        kl_z=ramp(epoch, recipe.kl_z_start, 1.0, recipe.anneal_epochs),
-        kl_c=ramp(epoch, recipe.kl_c_start, 1.0, recipe.anneal_epochs),
-    )
-    first, last = recipe.temperature_start, recipe.temperature_end
-    temperature = ramp(epoch, first, last, recipe.anneal_epochs)
+    weights, temperature = _schedule(recipe, epoch)
     likelihood = model.module.likelihood
     sums = torch.zeros(6, device=x.device)
     order = torch.randperm(len(x), generator=generator, device=x.device)
@@ -169,12 +173,12 @@ def _train_epoch(
         terms = model.terms(observed, noise, temperature, recipe.estimator)
         objective = loss(terms, weights)
         moved = torch.zeros((), device=x.device)
-        if recipe.invariance and augment:
+        if weights.invariance and augment:
             _, log_qc_moved = model.infer(likelihood.observe(augment(batch, generator), generator))
             moved = invariance(terms.log_qc, log_qc_moved)
-            objective = objective + recipe.invariance * moved
-        if recipe.balance:
-            objective = objective - recipe.balance * mutual_information(terms.log_qc)
+            objective = objective + weights.invariance * moved
+            objective = objective - weights.balance * marginal_entropy(terms.log_qc)
+            objective = objective + weights.certainty * conditional_entropy(terms.log_qc)
         optimizer.zero_grad()
         fabric.backward(objective)
         optimizer.step()
@@ -194,10 +198,26 @@ def _train_epoch(
     }
 
 
+def _schedule(recipe: Recipe, epoch: int) -> tuple[Weights, float]:
+    """Weights and temperature of an epoch; all move on straight lines over the annealing."""
+
+    def value(start: float, end: float) -> float:
+        return ramp(epoch, start, end, recipe.anneal_epochs)
+
+    weights = Weights(
+        kl_z=value(recipe.kl_z_start, 1.0),
+        kl_c=value(recipe.kl_c_start, 1.0),
+        invariance=recipe.invariance,
+        balance=recipe.invariance,
+        certainty=value(1.0, recipe.invariance),
+    )
+    return weights, value(recipe.temperature_start, recipe.temperature_end)
+
+
 def _validation(model: Model, x: Float[Tensor, "m f"], seed: int) -> Float[Tensor, "r f"]:
     """Validation data as the model sees it, drawn once; small sets are drawn several times over."""
     generator = torch.Generator(x.device).manual_seed(seed)
-    return model.likelihood.observe(x.repeat(math.ceil(1000 / len(x)), 1), generator)
+    return model.likelihood.observe(x.repeat(math.ceil(500 / len(x)), 1), generator)
 
 
 def _validate(model: Model, observed: Float[Tensor, "r f"], seed: int) -> Record:

@@ -52,5 +52,6 @@ def keep(name: str, write) -> Path:
         except BaseException:
             os.unlink(aside.name)
             raise
+    os.chmod(aside.name, 0o644)
     os.replace(aside.name, folder / name)
     return folder / name
