@@ -112,53 +112,97 @@ def fit(
     ] = None,
     likelihood: Annotated[
         Likelihood | None,
-        typer.Option(help="Decoder.", show_default="bernoulli for data in [0, 1]"),
+        typer.Option(
+            rich_help_panel="Model", help="Decoder.", show_default="bernoulli for data in [0, 1]"
+        ),
     ] = None,
     noise_scale: Annotated[
         float | None,
-        typer.Option(help="Fixed noise of a gaussian decoder.", show_default="learned"),
+        typer.Option(
+            rich_help_panel="Model",
+            help="Fixed noise of a gaussian decoder.",
+            show_default="learned",
+        ),
     ] = None,
     latent_dim: Annotated[
         int | None,
-        typer.Option(help="Dimensions of z.", show_default="half the features, 40 at most"),
+        typer.Option(
+            rich_help_panel="Model",
+            help="Dimensions of z.",
+            show_default="half the features, 40 at most",
+        ),
     ] = None,
-    network: Annotated[Network | None, typer.Option(help="Layers.", show_default="mlp")] = None,
+    network: Annotated[
+        Network | None, typer.Option(rich_help_panel="Model", help="Layers.", show_default="mlp")
+    ] = None,
     covariance: Annotated[
-        Covariance | None, typer.Option(help="Covariance of p(z | c).", show_default="diag")
+        Covariance | None,
+        typer.Option(rich_help_panel="Model", help="Covariance of p(z | c).", show_default="diag"),
     ] = None,
     gate: Annotated[
-        Gate | None, typer.Option(help="What q(z | x, .) reads.", show_default="probabilities")
+        Gate | None,
+        typer.Option(
+            rich_help_panel="Model", help="What q(z | x, .) reads.", show_default="probabilities"
+        ),
     ] = None,
     estimator: Annotated[
         Estimator | None,
-        typer.Option(help="Expectation over c in training.", show_default="straight_through"),
+        typer.Option(
+            rich_help_panel="Training",
+            help="Expectation over c in training.",
+            show_default="straight_through",
+        ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Examples a step.", show_default="100, fewer for small data")
+        int | None,
+        typer.Option(
+            rich_help_panel="Training",
+            help="Examples a step.",
+            show_default="100, fewer for small data",
+        ),
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Step size of Adam.", show_default="0.001")
+        float | None,
+        typer.Option(rich_help_panel="Training", help="Step size of Adam.", show_default="0.001"),
     ] = None,
     kl_z_start: Annotated[
         float | None,
-        typer.Option(help="First weight of the KL of z.", show_default="6; 1 with --invariance"),
+        typer.Option(
+            rich_help_panel="Training",
+            help="First weight of the KL of z.",
+            show_default="6; 1 with --invariance",
+        ),
     ] = None,
     kl_c_start: Annotated[
-        float | None, typer.Option(help="First weight of the KL of c.", show_default="1")
+        float | None,
+        typer.Option(
+            rich_help_panel="Training", help="First weight of the KL of c.", show_default="1"
+        ),
     ] = None,
     anneal_epochs: Annotated[
-        int | None, typer.Option(help="Epochs until both are 1.", show_default="3/8 of all")
+        int | None,
+        typer.Option(
+            rich_help_panel="Training", help="Epochs until both are 1.", show_default="3/8 of all"
+        ),
     ] = None,
     patience: Annotated[
         int | None,
-        typer.Option(help="Epochs without a better bound.", show_default="a fifth of all"),
+        typer.Option(
+            rich_help_panel="Training",
+            help="Epochs without a better bound.",
+            show_default="a fifth of all",
+        ),
     ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of everything.", show_default="0")
     ] = None,
-    accelerator: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    resume: Annotated[bool, typer.Option(help="Go on with the run in --out.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Replace the run in --out.")] = False,
+    accelerator: Annotated[
+        str, typer.Option(rich_help_panel="Training", help="auto, cpu, cuda or mps.")
+    ] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run in --out.")
+    ] = False,
 ) -> None:
     """Fit a model to DATA and write a run folder."""
     settings = {

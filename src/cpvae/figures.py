@@ -92,10 +92,10 @@ def _table_sheet(
     shown = by_share(model.aggregated.numpy())
     across = min(3, len(shown))
     down = -(-len(shown) // across)
-    figure = Figure(figsize=(11, 2.1 * down + 0.5), layout="constrained")
+    figure = Figure(figsize=(11, 2 * down + 1.6), layout="constrained")
     all_axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
     loc, scale = x.mean(0), np.maximum(x.std(0), 1e-12)
-    names = list(columns or (str(i) for i in range(x.shape[1])))
+    names = _names(x, columns)
     for axes in all_axes[len(shown) :]:
         axes.set_visible(False)
     for axes, k in zip(all_axes, shown, strict=False):
@@ -111,7 +111,7 @@ def _table_sheet(
         if len(names) <= 30:
             axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
         axes.tick_params(axis="y", labelsize=7)
-    figure.supylabel("standard deviations from the table's mean", fontsize=8)
+    figure.supylabel("standard deviations", fontsize=8)
     handles, labels = all_axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=2, fontsize=9, frameon=False)
     return figure
@@ -142,8 +142,8 @@ def reconstructions(model: Model, x: torch.Tensor, columns: Sequence[str] | None
     made = torch.cat([model.reconstruct(part) for part in x.split(4000)])
     residual = ((x - made) ** 2).mean(0).numpy()
     explained = 1 - residual / np.maximum(x.var(0).numpy(), 1e-12)
-    names = list(columns or (str(i) for i in range(x.shape[1])))
-    figure = Figure(figsize=(11, 2.6), layout="constrained")
+    names = _names(x, columns)
+    figure = Figure(figsize=(11, 3), layout="constrained")
     axes = figure.subplots()
     axes.bar(range(len(names)), np.clip(explained, 0, 1), color=BLUE, width=0.7)
     if len(names) <= 40:
@@ -170,7 +170,7 @@ def curves(history: Sequence[dict[str, Any]], best_epoch: int) -> Figure:
     low, high = min(settled), max(max(settled), max(train))
     bound.set_ylim(low - 0.05 * (high - low), high + 0.08 * (high - low) + 1e-9)
     bound.set_ylabel("bound, nats per example")
-    bound.legend(fontsize=8, frameon=False, loc="lower right")
+    bound.legend(fontsize=8, frameon=False, loc="best")
     parts.plot(epochs, [r["valid_kl_z_nats"] for r in history], color=BLUE, label="KL of z")
     parts.plot(epochs, [r["valid_kl_c_nats"] for r in history], color=ORANGE, label="KL of c")
     parts.set_ylabel("nats per example")
@@ -254,6 +254,12 @@ def codes(model: Model, x: torch.Tensor) -> Figure:
     axes.autoscale_view()
     _plain(axes)
     return figure
+
+
+def _names(x: np.ndarray | torch.Tensor, columns: Sequence[str] | None) -> list[str]:
+    """Names of the features, cut to a length that leaves room for the picture."""
+    names = columns or [str(i) for i in range(x.shape[1])]
+    return [name if len(name) <= 18 else name[:17] + "\N{HORIZONTAL ELLIPSIS}" for name in names]
 
 
 def _plain(axes: Any) -> None:

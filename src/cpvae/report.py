@@ -14,6 +14,7 @@ from cpvae.checkpoint import RunFolder
 from cpvae.data import Splits
 from cpvae.evaluate import Progress, evaluate
 
+ENOUGH = 150  # examples for a picture
 EVALUATION = "evaluation.json"
 
 # key: what it is, estimator, unit
@@ -104,6 +105,7 @@ def write_report(
         rows=[(*MEANING[key], value) for key, value in result.items() if key in MEANING],
         n_samples=result["importance_samples"],
         n_test=len(splits.test.x),
+        pictured="test" if len(splits.test.x) >= ENOUGH else "",
         is_image=splits.train.x.ndim == 4,
         shown=min(figures.MOST_ROWS, info["model"]["n_components"]),
         images={name: _embedded(figure) for name, figure in drawn.items()},
@@ -118,7 +120,7 @@ def _figures(folder: RunFolder, splits: Splits) -> dict[str, Figure]:
     if not history:
         raise ValueError(f"{folder.path} has no finished epoch to report on.")
     best = max(history, key=lambda record: record["valid_elbo_exact_nats"])["epoch"]
-    x = splits.test.tensor()
+    x = _pictured(splits)
     with torch.no_grad():
         return {
             "components": figures.component_sheet(model, x, splits.columns),
@@ -127,6 +129,13 @@ def _figures(folder: RunFolder, splits: Splits) -> dict[str, Figure]:
             "usage": figures.usage(model.aggregated.numpy()),
             "codes": figures.codes(model, x),
         }
+
+
+def _pictured(splits: Splits) -> torch.Tensor:
+    """The test examples, or all examples where there are too few of them for a picture."""
+    if len(splits.test.x) >= ENOUGH:
+        return splits.test.tensor()
+    return torch.cat([part.tensor() for part in (splits.test, splits.valid, splits.train)])
 
 
 def _embedded(figure: Figure) -> str:
