@@ -7,9 +7,9 @@ from cpvae.models import Terms
 from cpvae.objective import (
     Weights,
     conditional_entropy,
+    evenness,
     invariance,
     loss,
-    marginal_entropy,
     mutual_information,
     ramp,
 )
@@ -38,7 +38,18 @@ def test_invariance_is_the_kl_and_zero_where_nothing_moves():
 def test_mutual_information_lies_between_nothing_and_log_k():
     sure = torch.log_softmax(1000 * torch.eye(4), -1)
     assert mutual_information(sure).item() == pytest.approx(math.log(4))
-    assert marginal_entropy(sure).item() == pytest.approx(math.log(4))
     assert conditional_entropy(sure).item() == pytest.approx(0, abs=1e-6)
     assert mutual_information(sure[:1].repeat(4, 1)).item() == pytest.approx(0, abs=1e-6)
     assert mutual_information(torch.full((4, 4), -math.log(4))).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_evenness_has_the_gradient_of_the_entropy_of_the_running_mean():
+    logits = torch.randn(6, 4, requires_grad=True)
+    before = torch.tensor([0.4, 0.3, 0.2, 0.1])
+    mean = torch.log_softmax(logits, -1).exp().mean(0)
+    running = 0.9 * before + 0.1 * mean
+    entropy = -(running * running.log()).sum()
+    (expected,) = torch.autograd.grad(entropy, logits, retain_graph=True)
+    log_qc = torch.log_softmax(logits, -1)
+    (gradient,) = torch.autograd.grad(evenness(log_qc, running.detach()), logits)
+    torch.testing.assert_close(0.1 * gradient, expected)

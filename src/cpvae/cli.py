@@ -22,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+INVARIANCE = 2.0  # weight of the term, when it is asked for
 FILES = "a .npz, .npy, .csv or .parquet file, or a folder of images"
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder that `fit` wrote.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn at random.")]
@@ -460,7 +461,7 @@ def _train(
     else:
         config = defaults.model_config(x, splits.columns, **model_given)
         if source["invariance"]:
-            recipe_given["invariance"] = 4.0
+            recipe_given["invariance"] = INVARIANCE
         recipe = defaults.recipe(len(x), **recipe_given)
     move = augment.named(source["invariance"], config["shape"])
     model = build(**config)

@@ -41,7 +41,7 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
         learning_rate: of Adam
         invariance: a change of x that must leave its category as it is: ``affine`` for images, or a
             function (x (b, f), torch.Generator) -> (b, f); None leaves the term out
-        invariance_weight: weight of that term and of those beside it, see `Recipe`
+        invariance_weight: weight of that term, see `Recipe`
         validation_fraction: share of the data held out for early stopping
         random_state: seed of everything
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``
@@ -80,7 +80,7 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
         batch_size: int | None = None,
         learning_rate: float | None = None,
         invariance: str | Augment | None = None,
-        invariance_weight: float = 4.0,
+        invariance_weight: float = 2.0,
         validation_fraction: float = 0.1,
         random_state: int = 0,
         accelerator: str = "auto",

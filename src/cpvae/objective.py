@@ -16,8 +16,8 @@ class Weights(NamedTuple):
     """Weights in training; at their defaults the objective is the bound.
 
     ``kl_z`` and ``kl_c`` weigh the two KL terms, ``invariance`` the KL between the categories of an
-    example and of the same example moved, ``balance`` the entropy of the batch's mean q(c|x), which
-    is rewarded, and ``certainty`` the mean entropy of q(c|x), which is charged.
+    example and of the same example moved, ``balance`` the entropy of the mean q(c|x), which is
+    rewarded, and ``certainty`` the mean entropy of q(c|x), which is charged.
     """
 
     kl_z: float = 1.0
@@ -46,10 +46,13 @@ def invariance(
     return (log_qc.exp() * (log_qc - log_qc_moved)).sum(-1).mean()
 
 
-def marginal_entropy(log_qc: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
-    """H(mean q(c|x)) in nats: log K where the batch uses all categories evenly."""
-    mean = log_qc.exp().mean(0)
-    return -(mean * mean.clamp_min(torch.finfo(mean.dtype).tiny).log()).sum()
+def evenness(log_qc: Float[Tensor, "b k"], usage: Float[Tensor, " k"]) -> Float[Tensor, ""]:
+    """Cross entropy in nats of the batch's mean q(c|x) to ``usage``, a running mean over batches.
+
+    Its gradient is that of the entropy of the running mean. The entropy of the batch's own mean
+    would ask every batch to hold all categories evenly, which batches of even data do not.
+    """
+    return -(log_qc.exp().mean(0) * usage.clamp_min(torch.finfo(usage.dtype).tiny).log()).sum()
 
 
 def conditional_entropy(log_qc: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
@@ -57,6 +60,7 @@ def conditional_entropy(log_qc: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
     return -(log_qc.exp() * log_qc).sum(-1).mean()
 
 
-def mutual_information(log_qc: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
-    """I(c; x) in nats over the batch: `marginal_entropy` less `conditional_entropy`."""
-    return marginal_entropy(log_qc) - conditional_entropy(log_qc)
+def mutual_information(log_qc: Float[Tensor, "n k"]) -> Float[Tensor, ""]:
+    """I(c; x) in nats over the examples given: entropy of the mean less the mean entropy."""
+    mean = log_qc.exp().mean(0)
+    return evenness(log_qc, mean) - conditional_entropy(log_qc)

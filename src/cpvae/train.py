@@ -23,14 +23,15 @@ from cpvae.models import ESTIMATORS, Model
 from cpvae.objective import (
     Weights,
     conditional_entropy,
+    evenness,
     invariance,
     loss,
-    marginal_entropy,
     mutual_information,
     ramp,
 )
 
 SAVE_EVERY = 5.0  # seconds between two saves of the training state, at least
+MEMORY = 0.95  # what a step keeps of the running mean of q(c|x)
 Record = dict[str, Any]
 
 
@@ -53,10 +54,12 @@ class Recipe:
         kl_c_start: first weight of KL(c)
         temperature_start: first temperature of the Gumbel-Softmax
         temperature_end: last temperature
-        invariance: weight of KL(q(c|x) || q(c|T(x))) under a change T of x, 0 to leave it out.
-            Beside it go a reward of the same weight for using all categories, and a charge for
-            being unsure of them that rises from 1, where it cancels the bound's own reward for
-            being unsure, to the same weight: categories that are sure too early are the wrong ones
+        invariance: weight of KL(q(c|x) || q(c|T(x))) under a change T of x; 0 leaves this term and
+            the two below out
+        balance: weight of a reward for using all categories evenly
+        certainty: last weight of a charge for being unsure of the category. It starts at 1, where
+            it cancels the bound's own reward for being unsure, and rises over the annealing:
+            categories that are sure too early are the wrong ones
         patience: epochs without a better validation bound, after the annealing, that end the run
         seed: of weights, order, noise and binarisation
 
@@ -74,6 +77,8 @@ class Recipe:
     temperature_start: float = 1.0
     temperature_end: float = 0.5
     invariance: float = 0.0
+    balance: float = 8.0
+    certainty: float = 3.0
     patience: int = 50
     seed: int = 0
 
@@ -84,7 +89,8 @@ class Recipe:
         for name in ("learning_rate", "temperature_start", "temperature_end"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)}: use a number above 0.")
-        for name in ("anneal_epochs", "kl_z_start", "kl_c_start", "invariance", "seed"):
+        non_negative = ("anneal_epochs", "kl_z_start", "kl_c_start", "seed")
+        for name in (*non_negative, "invariance", "balance", "certainty"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)}: use 0 or a number above.")
         if self.estimator not in ESTIMATORS:
@@ -164,6 +170,7 @@ def _train_epoch(
     """One pass over the data in random order; means of the terms, read once at the end."""
     weights, temperature = _schedule(recipe, epoch)
     likelihood = model.module.likelihood
+    usage = model.module.aggregated.clone()  # of the last epoch, even before the first
     sums = torch.zeros(6, device=x.device)
     order = torch.randperm(len(x), generator=generator, device=x.device)
     for index in order.split(recipe.batch_size):
@@ -177,7 +184,8 @@ def _train_epoch(
             _, log_qc_moved = model.infer(likelihood.observe(augment(batch, generator), generator))
             moved = invariance(terms.log_qc, log_qc_moved)
             objective = objective + weights.invariance * moved
-            objective = objective - weights.balance * marginal_entropy(terms.log_qc)
+            usage = MEMORY * usage + (1 - MEMORY) * terms.log_qc.detach().exp().mean(0)
+            objective = objective - weights.balance * evenness(terms.log_qc, usage)
             objective = objective + weights.certainty * conditional_entropy(terms.log_qc)
         optimizer.zero_grad()
         fabric.backward(objective)
@@ -208,8 +216,8 @@ def _schedule(recipe: Recipe, epoch: int) -> tuple[Weights, float]:
         kl_z=value(recipe.kl_z_start, 1.0),
         kl_c=value(recipe.kl_c_start, 1.0),
         invariance=recipe.invariance,
-        balance=recipe.invariance,
-        certainty=value(1.0, recipe.invariance),
+        balance=recipe.balance,
+        certainty=value(1.0, recipe.certainty),
     )
     return weights, value(recipe.temperature_start, recipe.temperature_end)
 
