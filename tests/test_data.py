@@ -149,6 +149,20 @@ def test_refuses_missing_values_by_column(tmp_path):
         data.load(tmp_path / "t.csv")
 
 
+def test_refuses_columns_of_the_same_name(tmp_path):
+    (tmp_path / "t.csv").write_text("a,b,a\n" + "1,2,3\n4,5,6\n" * 5)
+    with pytest.raises(ValueError, match="several columns named a: rename them"):
+        data.load(tmp_path / "t.csv")
+
+
+def test_semicolons_and_tabs_separate_columns_too(tmp_path):
+    for mark in ";\t":
+        (tmp_path / "t.csv").write_text(f"a{mark}b\n" + f"1{mark}2.5\n3{mark}4\n" * 5)
+        source = data.read(tmp_path / "t.csv")
+        assert source.columns == ("a", "b")
+        assert source.x[:2].tolist() == [[1, 2.5], [3, 4]]
+
+
 def test_refuses_a_table_without_a_header(tmp_path):
     (tmp_path / "t.csv").write_text("1,2\n" * 10)
     with pytest.raises(ValueError, match="header"):

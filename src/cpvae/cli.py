@@ -325,7 +325,8 @@ def generate(
     else:
         names = info.get("data", {}).get("columns") or [str(i) for i in range(x.shape[1])]
         _save_table({**dict(zip(names, x.T, strict=True)), "component": drawn}, out)
-    print(f"{n} examples from component {'of each' if component is None else component} -> {out}")
+    source = "all components" if component is None else f"component {component}"
+    print(f"{n} examples from {source} -> {out}")
 
 
 @app.command()

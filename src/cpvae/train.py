@@ -130,10 +130,7 @@ def fit(
     if recipe.invariance and augment is None:
         raise ValueError("The invariance term needs an augment function: see cpvae.augment.")
     fabric = Fabric(accelerator=accelerator, devices=1)
-    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, fused=True)
-    wrapped, optimizer = fabric.setup(model, optimizer)
-    for method in ("terms", "infer"):
-        wrapped.mark_forward_method(method)
+    wrapped, optimizer = set_up(fabric, model, recipe)
     run = _Run(model, optimizer, torch.Generator(fabric.device).manual_seed(recipe.seed), folder)
     run.restore()
     train = fabric.to_device(x_train.flatten(1))
@@ -142,9 +139,7 @@ def fit(
     while run.epoch < recipe.max_epochs and not _stale(run, recipe):
         epoch = run.epoch
         model.train()
-        sums = _train_epoch(
-            fabric, wrapped, optimizer, train, recipe, epoch, augment, run.generator
-        )
+        sums = train_epoch(fabric, wrapped, optimizer, train, recipe, epoch, augment, run.generator)
         record = {"epoch": epoch + 1, "seconds": time.monotonic() - started, **sums}
         record |= _validate(model, valid, recipe.seed)
         if not math.isfinite(record["train_loss_nats"] + record["valid_elbo_exact_nats"]):
@@ -157,7 +152,16 @@ def fit(
     return run.history
 
 
-def _train_epoch(
+def set_up(fabric: Fabric, model: Model, recipe: Recipe) -> tuple[Any, Any]:
+    """The model on its device, and its optimizer, both wrapped by fabric."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, fused=True)
+    wrapped, optimizer = fabric.setup(model, optimizer)
+    for method in ("terms", "infer"):
+        wrapped.mark_forward_method(method)
+    return wrapped, optimizer
+
+
+def train_epoch(
     fabric: Fabric,
     model: Any,
     optimizer: Any,

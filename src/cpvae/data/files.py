@@ -137,8 +137,11 @@ def _read_csv(path: Path):
     import pyarrow
     from pyarrow import csv
 
+    with open(path, encoding="utf-8", errors="replace") as file:
+        header = file.readline()
+    delimiter = max(",;\t", key=header.count)  # the comma, unless another one is in the header more
     try:
-        return csv.read_csv(path)
+        return csv.read_csv(path, parse_options=csv.ParseOptions(delimiter=delimiter))
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _unreadable(path, error) from error
 
@@ -164,6 +167,9 @@ def _from_table(
             f"{path}: its first line is made of numbers, and a header with the names of the "
             f"columns belongs there. Add one."
         )
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"{path} has several columns named {', '.join(twice)}: rename them.")
     aside = [*drop, *([label] if label else [])]
     for name in (*aside, *(columns or ())):
         if name not in names:
