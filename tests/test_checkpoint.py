@@ -50,7 +50,10 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(folder, monkeyp
 
 def test_damage_is_named(folder):
     whole = (folder.path / MODEL).read_bytes()
-    for damaged in (whole[: len(whole) // 2], b"", b"\0" * 100):
+    middle = len(whole) // 2
+    flipped = whole[:middle] + bytes(255 - byte for byte in whole[middle : middle + 40])
+    flipped += whole[middle + 40 :]
+    for damaged in (whole[:middle], b"", b"\0" * 100, flipped):
         (folder.path / MODEL).write_bytes(damaged)
         with pytest.raises(ValueError, match=r"is damaged: model.safetensors"):
             folder.read_model()

@@ -155,6 +155,15 @@ def test_refuses_columns_of_the_same_name(tmp_path):
         data.load(tmp_path / "t.csv")
 
 
+def test_refuses_what_single_precision_cannot_hold(tmp_path):
+    rng = np.random.default_rng(0)
+    for scale, shift, message in [(1e300, 0.0, "too large for single"), (1, 1e9, "too little")]:
+        lines = [f"{shift + scale * v!r},{v}" for v in rng.normal(size=20).tolist()]
+        (tmp_path / "t.csv").write_text("far,b\n" + "\n".join(lines))
+        with pytest.raises(ValueError, match=f"column far .*{message}"):
+            data.load(tmp_path / "t.csv")
+
+
 def test_semicolons_and_tabs_separate_columns_too(tmp_path):
     for mark in ";\t":
         (tmp_path / "t.csv").write_text(f"a{mark}b\n" + f"1{mark}2.5\n3{mark}4\n" * 5)

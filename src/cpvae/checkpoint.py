@@ -11,6 +11,7 @@ epoch that it resumes from.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import platform
@@ -20,7 +21,7 @@ from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from cpvae.models import Model, build
@@ -102,7 +103,7 @@ class RunFolder:
             )
         try:
             model = build(**config)  # type: ignore[arg-type]
-            model.load_state_dict(load_file(file))
+            model.load_state_dict(_read_tensors(file)[0])
         except (safetensors.SafetensorError, OSError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{self.path} is damaged: {MODEL} cannot be read as the model that {RUN} describes "
@@ -145,9 +146,8 @@ class RunFolder:
         if not file.is_file():
             return None
         try:
-            with safetensors.safe_open(file, "pt") as stored:
-                tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
-                return tensors, json.loads(stored.metadata()["progress"])
+            tensors, head = _read_tensors(file)
+            return tensors, json.loads(head["progress"])
         except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{file} is damaged ({_first_line(error)}): the run cannot go on from it. "
@@ -156,9 +156,8 @@ class RunFolder:
 
     def _write_tensors(self, name: str, tensors: dict[str, Tensor], head: dict[str, str]) -> None:
         contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-        _replace(
-            self.path / name, lambda aside: save_file(contiguous, aside, metadata=head or None)
-        )
+        head = {**head, "sha256": _digest(contiguous)}
+        _replace(self.path / name, lambda aside: save_file(contiguous, aside, metadata=head))
 
 
 def describe(config: dict[str, Any], recipe: Any) -> dict[str, Any]:
@@ -194,6 +193,23 @@ def _processor() -> str:
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
     return f"{name}, {os.cpu_count()} cores"
+
+
+def _read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and head of a file, checked against the checksum in its head."""
+    with safetensors.safe_open(file, "pt") as stored:
+        tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+        head = stored.metadata() or {}
+    if head.get("sha256") != _digest(tensors):
+        raise ValueError("its checksum is wrong")
+    return tensors, head
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        digest.update(key.encode() + tensors[key].numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _replace(file: Path, write: Callable[[Path], Any]) -> None:

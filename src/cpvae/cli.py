@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +14,7 @@ from typer.exceptions import TyperException
 if TYPE_CHECKING:
     from cpvae.checkpoint import RunFolder
     from cpvae.data import Splits
+    from cpvae.models import Model
 
 app = typer.Typer(
     name="cpvae",
@@ -22,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+STOPPED = "stopped; a run in progress goes on with the same command and --resume"
 INVARIANCE = 2.0  # weight of the term, when it is asked for
 FILES = "a .npz, .npy, .csv or .parquet file, or a folder of images"
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder that `fit` wrote.")]
@@ -200,7 +203,9 @@ def fit(
     accelerator: Annotated[
         str, typer.Option(rich_help_panel="Training", help="auto, cpu, cuda or mps.")
     ] = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out (or runs/DATA).")
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run in --out.")
     ] = False,
@@ -262,8 +267,8 @@ def evaluate(
         with _Bar("importance samples", quiet=as_json) as bar:
             result = evaluate_run(folder, splits, samples, seed, bar.update)
     else:
-        model = folder.read_model()
-        x, labels, _ = _examples(info, data, label)
+        model = _model(folder, info)
+        x, labels, _ = _examples(info, data, label or _label_in(info, data))
         with _Bar("importance samples", quiet=as_json) as bar:
             result = evaluate_model(model, x, labels, samples, seed, progress=bar.update)
     if as_json:
@@ -308,7 +313,7 @@ def generate(
 
     folder = RunFolder(run)
     info = folder.read_info()
-    model = folder.read_model()
+    model = _model(folder, info)
     is_image = len(model.shape) == 3
     out = out or Path("generated.png" if is_image else "generated.csv")
     _check_ending(out, (".png", ".npz") if is_image else (".csv", ".parquet", ".npz"))
@@ -344,7 +349,7 @@ def assign(
 
     folder = RunFolder(run)
     info = folder.read_info()
-    model = folder.read_model()
+    model = _model(folder, info)
     _check_ending(out, (".csv", ".parquet"))
     x, _, rows = _examples(info, data, None, whole=True)
     probs = np.concatenate([model.cluster_probs(part).numpy() for part in x.split(4000)])
@@ -379,6 +384,8 @@ def report(
 
 def main() -> None:
     """Runs the command line; bad input ends with one line and exit code 2."""
+    # libgomp's threads spin while they wait: on a machine that is busy that costs a factor of five
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         code = app(standalone_mode=False)
     except TyperException as error:  # an unknown option, a missing argument
@@ -388,12 +395,14 @@ def main() -> None:
     except OSError as error:
         _fail(f"{error.strerror or error}: {error.filename}", 2)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("stopped; a run in progress goes on with the same command and --resume", 130)
+        _fail(STOPPED, 130)
     except RuntimeError as error:
         if type(error).__name__ != "Diverged":
             raise
         _fail(str(error), 1)
     else:
+        if code == 130:  # Ctrl-C, as typer reports it
+            _fail(STOPPED, 130)
         sys.exit(code or 0)
 
 
@@ -554,7 +563,8 @@ def _summary(
         console.print(
             f"[yellow]Components tell only {told:.2f} of at most {most:.2f} nats about an example: "
             f"they hardly separate the data.[/] More epochs, a larger --kl-z-start, fewer "
-            f"--components, or for images --invariance affine may help.\n"
+            f"--components, for images --invariance affine, or for measurements between 0 and 1 "
+            f"--likelihood gaussian may help.\n"
         )
     run = folder.path
     console.print(f"  run folder     {run}\n  by component   {paths['components']}\n\nNext:")
@@ -623,6 +633,32 @@ def _examples(info: dict[str, Any], source: str, label: str | None, whole: bool 
     return torch.from_numpy(np.ascontiguousarray(x)), labels, rows
 
 
+def _model(folder: "RunFolder", info: dict[str, Any]) -> "Model":
+    """The model of a run; says so when the run has not finished."""
+    model = folder.read_model()
+    if info["status"] != "finished":
+        print(
+            f"cpvae: note: {folder.path} has not finished (status: {info['status']}); these are "
+            f"its best weights so far",
+            file=sys.stderr,
+        )
+    return model
+
+
+def _label_in(info: dict[str, Any], source: str) -> str | None:
+    """The label column of the run, where a table has it too."""
+    from cpvae import data
+
+    stored = info.get("data") or {}
+    if not stored.get("label"):
+        return None
+    try:
+        data.read(source, stored["label"], columns=stored["columns"])
+    except ValueError:
+        return None
+    return stored["label"]
+
+
 def _check_ending(path: Path, endings: tuple[str, ...]) -> None:
     if path.suffix not in endings:
         raise ValueError(f"--out {path} must end in one of {', '.join(endings)} for this data.")
@@ -635,9 +671,8 @@ def _save_sheet(x: Any, out: Path) -> None:
     from cpvae.figures import displayable, image_grid
 
     page = image_grid(displayable(x, x), math.ceil(math.sqrt(len(x))), gap=2)
-    grey = page.shape[-1] == 1
-    pixels = np.rint(255 * (1 - page.squeeze(-1) if grey else page)).astype(np.uint8)
-    image = Image.fromarray(pixels)
+    pixels = np.rint(255 * page).astype(np.uint8)
+    image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
     zoom = max(1, 600 // max(image.size))
     image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST).save(out)
 

@@ -29,7 +29,7 @@ def by_share(aggregated: np.ndarray) -> np.ndarray:
     return np.argsort(-aggregated, kind="stable")[:MOST_ROWS]
 
 
-def image_grid(images: np.ndarray, columns: int, gap: int = 1, fill: float = 0.0) -> np.ndarray:
+def image_grid(images: np.ndarray, columns: int, gap: int = 1, fill: float = 0.35) -> np.ndarray:
     """Images (n, channels, height, width) in [0, 1] as one picture (height, width, channels)."""
     n, channels, height, width = images.shape
     rows = -(-n // columns)
@@ -45,11 +45,11 @@ def displayable(images: np.ndarray, reference: np.ndarray) -> np.ndarray:
     low, high = min(0.0, float(reference.min())), max(float(reference.max()), 1e-12)
     if high <= 1 and low >= 0:
         high = 1.0
-    return np.clip((images - low) / (high - low), 0, 1)
+    return np.nan_to_num(np.clip((images - low) / (high - low), 0, 1), nan=1.0)  # none: white
 
 
 def _show(axes: Any, page: np.ndarray) -> None:
-    axes.imshow(page.squeeze(-1) if page.shape[-1] == 1 else page, cmap="gray_r", vmin=0, vmax=1)
+    axes.imshow(page.squeeze(-1) if page.shape[-1] == 1 else page, cmap="gray", vmin=0, vmax=1)
     axes.set_xticks([])
     axes.set_yticks([])
     for side in axes.spines.values():
@@ -70,7 +70,7 @@ def _image_sheet(model: Model, x: np.ndarray, assigned: np.ndarray) -> Figure:
     shown = by_share(model.aggregated.numpy())
     figure = Figure(figsize=(11, 0.46 * len(shown) + 0.6), layout="constrained")
     axes = figure.subplots(len(shown), 2, squeeze=False)
-    blank = np.zeros((COLUMNS, *x.shape[1:]), dtype=np.float32)
+    blank = np.full((COLUMNS, *x.shape[1:]), np.nan, dtype=np.float32)
     for row, k in zip(axes, shown, strict=True):
         generator = torch.Generator().manual_seed(int(k))
         generated = model.sample(COLUMNS, int(k), generator=generator, mean=True)[0].numpy()
@@ -196,7 +196,7 @@ def usage(aggregated: np.ndarray) -> Figure:
         axes.set_xticks(range(k))
     axes.set_xlabel("component")
     axes.set_ylabel("% of the training data")
-    axes.legend(fontsize=8, frameon=False)
+    figure.legend(loc="outside upper right", fontsize=8, frameon=False)
     _plain(axes)
     return figure
 

@@ -31,6 +31,7 @@ from cpvae.objective import (
 )
 
 SAVE_EVERY = 5.0  # seconds between two saves of the training state, at least
+SMALL = 2e7  # parameters times batch size under which a second thread costs more than it brings
 MEMORY = 0.95  # what a step keeps of the running mean of q(c|x)
 Record = dict[str, Any]
 
@@ -133,6 +134,29 @@ def fit(
     wrapped, optimizer = set_up(fabric, model, recipe)
     run = _Run(model, optimizer, torch.Generator(fabric.device).manual_seed(recipe.seed), folder)
     run.restore()
+    threads = torch.get_num_threads()
+    if sum(p.numel() for p in model.parameters()) * recipe.batch_size < SMALL:
+        torch.set_num_threads(1)
+    try:
+        _loop(fabric, wrapped, optimizer, run, x_train, x_valid, recipe, augment, on_epoch)
+    finally:
+        torch.set_num_threads(threads)
+    return run.history
+
+
+def _loop(
+    fabric: Fabric,
+    wrapped: Any,
+    optimizer: Any,
+    run: "_Run",
+    x_train: Tensor,
+    x_valid: Tensor,
+    recipe: Recipe,
+    augment: Augment | None,
+    on_epoch: Callable[[Record], None] | None,
+) -> None:
+    """Epochs until the last one or until patience ends."""
+    model = run.model
     train = fabric.to_device(x_train.flatten(1))
     valid = _validation(model, fabric.to_device(x_valid.flatten(1)), recipe.seed)
     started = time.monotonic() - run.seconds
@@ -149,7 +173,6 @@ def fit(
         if on_epoch:
             on_epoch(record)
     run.finish(train)
-    return run.history
 
 
 def set_up(fabric: Fabric, model: Model, recipe: Recipe) -> tuple[Any, Any]:

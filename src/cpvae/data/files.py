@@ -57,7 +57,8 @@ def read_file(
 def _unreadable(path: Path, error: Exception) -> ValueError:
     reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     kind = path.suffix.lower()
-    return ValueError(f"{path} cannot be read as a {kind} file ({reason}): it may be truncated.")
+    cause = "a row has too many or too few cells" if kind == ".csv" else "it may be truncated"
+    return ValueError(f"{path} cannot be read as a {kind} file ({reason}): {cause}.")
 
 
 def _read_npy(path: Path) -> Source:
@@ -129,8 +130,24 @@ def as_examples(array: np.ndarray, name: str) -> np.ndarray:
         )
     if array.dtype == np.uint8 and array.ndim == 4 and array.size and array.max() > 1:
         return array.astype(np.float32) / 255
-    with np.errstate(over="ignore"):  # what overflows float32 is refused as infinite
-        return array.astype(np.float32)
+    return single(array, name)
+
+
+def single(array: np.ndarray, name: str) -> np.ndarray:
+    """An array (n, ...) in single precision, in which the networks compute.
+
+    Raises:
+        ValueError: values too large for it, or that it cannot tell apart.
+    """
+    with np.errstate(over="ignore"):
+        x = array.astype(np.float32)
+    if (np.isinf(x) & np.isfinite(array)).any():
+        raise ValueError(f"{name} has values beyond 3e38, too large for single precision: rescale.")
+    if len(x) > 1 and (x == x[0]).all() and (array != array[0]).any():
+        raise ValueError(
+            f"{name} varies too little around a large value for single precision: subtract it."
+        )
+    return x
 
 
 def _read_csv(path: Path):
@@ -191,15 +208,10 @@ def _from_table(
         )
     if not table.num_columns or not table.num_rows:
         raise ValueError(f"{path} is empty: {table.num_rows} rows of {table.num_columns} features.")
-    with np.errstate(over="ignore"):
-        x = np.column_stack([_floats(c) for c in table.columns])
+    cells = [column.cast(pa.float64()).to_numpy() for column in table.columns]  # null becomes NaN
+    pairs = zip(table.column_names, cells, strict=True)
+    x = np.column_stack([single(cell, f"{path}: column {name}") for name, cell in pairs])
     return Source(path.stem, x, labels, columns=tuple(table.column_names))
-
-
-def _floats(column) -> np.ndarray:
-    import pyarrow as pa
-
-    return column.cast(pa.float64()).to_numpy().astype(np.float32)  # nulls become NaN
 
 
 def _looks_like_numbers(names: Sequence[str]) -> bool:
