@@ -3,11 +3,12 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help install demo test lint clean
+.PHONY: help install demo test bench lint clean
 
 help:
 	@echo "make demo     fit, evaluate and report on handwritten digits (runs/demo)"
 	@echo "make test     run the tests"
+	@echo "make bench    measure the speed of a training step"
 	@echo "make lint     check style and types"
 	@echo "make install  build .venv from constraints.txt"
 	@echo "make clean    remove .venv and caches (runs/ stays)"
@@ -36,6 +37,10 @@ demo: install
 test: install
 	@echo "== tests"
 	$(BIN)/python -m pytest -ra
+
+bench: install
+	@echo "== milliseconds a step, beside the matrix products alone (leave the machine alone meanwhile)"
+	$(BIN)/python benchmarks/steps.py
 
 lint: install
 	@echo "== style and types"
