@@ -34,7 +34,7 @@ def paper_model(n_components: int) -> Model:
     return build(shape=(784,), n_components=n_components, latent_dim=40, hidden=(300, 300))
 
 
-def products(model: Model, batch: int) -> list[tuple[int, int, int, bool]]:
+def products(model: Model, batch: int, estimator: str) -> list[tuple[int, int, int, bool]]:
     """(rows, n_in, n_out, whether the input needs a gradient) of each linear layer in one step."""
     seen: list[tuple[int, int, int, bool]] = []
 
@@ -44,7 +44,7 @@ def products(model: Model, batch: int) -> list[tuple[int, int, int, bool]]:
 
     hooks = [m.register_forward_hook(record) for m in model.modules() if isinstance(m, nn.Linear)]
     noise = train.draw_noise(model, batch, torch.Generator().manual_seed(0))
-    model.terms(torch.rand(batch, 784).round(), noise)
+    model.terms(torch.rand(batch, 784).round(), noise, estimator=estimator)
     for hook in hooks:
         hook.remove()
     k, d = model.n_components, model.latent_dim
@@ -54,9 +54,9 @@ def products(model: Model, batch: int) -> list[tuple[int, int, int, bool]]:
 class Floor:
     """The matrix products of a step into memory that is already there."""
 
-    def __init__(self, model: Model, batch: int):
+    def __init__(self, model: Model, batch: int, estimator: str):
         self.work = []
-        for rows, n_in, n_out, needs_gradient in products(model, batch):
+        for rows, n_in, n_out, needs_gradient in products(model, batch, estimator):
             x, w, dy = torch.randn(rows, n_in), torch.randn(n_out, n_in), torch.randn(rows, n_out)
             y, dw, dx = torch.empty_like(dy), torch.empty_like(w), torch.empty_like(x)
             self.work.append((x, w, dy, y, dw, dx, needs_gradient))
@@ -99,7 +99,7 @@ def milliseconds(function: Any, times: int) -> float:
 def compare(n_components: int, batch: int, estimator: str, repeats: int) -> list[dict[str, Any]]:
     """Medians of step, floor, and their ratio, measured in turn."""
     model = paper_model(n_components)
-    step, floor = Step(model, batch, estimator), Floor(model, batch)
+    step, floor = Step(model, batch, estimator), Floor(model, batch, estimator)
     step.run()
     milliseconds(floor.run, STEPS)
     pairs = [
