@@ -306,3 +306,65 @@ def test_drawers_of_the_test_part_are_not_in_the_others():
     assert (len(train), len(valid), len(test)) == (23_000, 1_345, 8_070)
     assert not set(drawer[test]) & set(drawer[np.concatenate([train, valid])])
     assert len(np.unique(np.concatenate([train, valid, test]))) == 32_415
+
+
+def test_mnist_from_mirrors_is_packed_files_one_by_one(monkeypatch):
+    import gzip
+
+    from cpvae.data import mnist
+
+    rng = np.random.default_rng(0)
+    arrays = {
+        key: rng.integers(256, size=(4, 28, 28) if key.startswith("x") else 4, dtype=np.uint8)
+        for key in mnist.FILES
+    }
+    asked = []
+
+    def download(urls, algorithm, digest):
+        asked.extend(urls)
+        key = next(k for k, (name, packed, _) in mnist.FILES.items() if packed == digest)
+        assert all(url.endswith(mnist.FILES[key][0] + ".gz") for url in urls)
+        return gzip.compress(_idx(arrays[key]))
+
+    monkeypatch.setattr(mnist, "download", download)
+    for key, array in mnist._from_mirrors().items():
+        np.testing.assert_array_equal(array, arrays[key])
+    assert len(asked) == len(mnist.MIRRORS) * 4
+    assert not mnist._genuine(arrays)
+    monkeypatch.setattr(mnist, "download", lambda *_: None)
+    assert mnist._from_mirrors() is None
+
+
+def test_omniglot_archives_are_read_by_alphabet_and_drawer():
+    import io
+    import zipfile
+
+    from cpvae.data.omniglot import _unpack
+
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for alphabet, drawer in [("Greek", 3), ("Latin", 20)]:
+            pixels = np.full((105, 105), 255, np.uint8)
+            pixels[drawer] = 0  # black ink on white paper
+            picture = io.BytesIO()
+            Image.fromarray(pixels).save(picture, "png")
+            name = f"images_background/{alphabet}/character01/0001_{drawer:02d}.png"
+            archive.writestr(name, picture.getvalue())
+    images, drawers, alphabets = [], [], []
+    _unpack(content.getvalue(), images, drawers, alphabets)
+    assert (drawers, alphabets) == ([3, 20], ["Greek", "Latin"])
+    for image, drawer in zip(images, drawers, strict=True):
+        assert image[drawer].all()
+        assert image.sum() == 105
+
+
+def test_downloads_are_checked_and_the_next_mirror_is_tried(tmp_path):
+    from cpvae.data.fetch import download
+
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    good.write_bytes(b"content")
+    bad.write_bytes(b"something else")
+    urls = [(tmp_path / "nowhere").as_uri(), bad.as_uri(), good.as_uri()]
+    digest = "9a0364b9e99bb480dd25e1f0284c8555"
+    assert download(urls, "md5", digest) == b"content"
+    assert download(urls[:2], "md5", digest) is None
