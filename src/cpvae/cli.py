@@ -346,13 +346,14 @@ def assign(
     import numpy as np
 
     from cpvae.checkpoint import RunFolder
+    from cpvae.evaluate import cluster_probs
 
     folder = RunFolder(run)
     info = folder.read_info()
     model = _model(folder, info)
     _check_ending(out, (".csv", ".parquet"))
     x, _, rows = _examples(info, data, None, whole=True)
-    probs = np.concatenate([model.cluster_probs(part).numpy() for part in x.split(4000)])
+    probs = cluster_probs(model, x).numpy()
     component = probs.argmax(1)
     table: dict[str, Any] = {} if rows is None else {"file": rows}
     table |= {"component": component, "probability": probs.max(1)}
@@ -597,7 +598,9 @@ def _free(path: Path) -> Path:
 
 
 def _is_name(data: str) -> bool:
-    return data in ("digits", "mnist", "omniglot")
+    from cpvae.data import NAMED
+
+    return data in NAMED
 
 
 # --- reading and writing -------------------------------------------------------------------------

@@ -53,7 +53,7 @@ def evaluate(
     generator = torch.Generator(x.device).manual_seed(seed)
     observed = model.likelihood.observe(x.flatten(1), generator)
     terms = exact_terms(model, observed, generator)
-    probs = torch.cat([model.cluster_probs(part) for part in x.split(ROWS)])
+    probs = cluster_probs(model, x)
     result: dict[str, float | int] = {
         "n_examples": len(x),
         "n_components": model.n_components,
@@ -71,6 +71,11 @@ def evaluate(
     if labels is not None:
         result |= cluster_scores(np.asarray(labels), probs.argmax(1).cpu().numpy())
     return result
+
+
+def cluster_probs(model: Model, x: Tensor) -> Float[Tensor, "n k"]:
+    """q(c|x) of any number of examples (n, ...), in chunks."""
+    return torch.cat([model.cluster_probs(part) for part in x.split(ROWS)])
 
 
 def components_used(aggregated: Float[Tensor, " k"]) -> int:

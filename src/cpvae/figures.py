@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from cpvae.models import Model
+from cpvae.evaluate import cluster_probs
+from cpvae.models import ROWS, Model
 
 MOST_ROWS = 20  # components that a sheet shows, the most used first
 COLUMNS = 12
@@ -58,9 +59,7 @@ def _show(axes: Any, page: np.ndarray) -> None:
 
 def component_sheet(model: Model, x: torch.Tensor, columns: Sequence[str] | None) -> Figure:
     """Generated examples of each component beside real examples assigned to it."""
-    assigned = np.concatenate(
-        [model.cluster_probs(part).argmax(1).numpy() for part in x.split(4000)]
-    )
+    assigned = cluster_probs(model, x).argmax(1).numpy()
     if x.ndim == 4:
         return _image_sheet(model, x.numpy(), assigned)
     return _table_sheet(model, x.numpy(), assigned, columns)
@@ -139,7 +138,7 @@ def reconstructions(model: Model, x: torch.Tensor, columns: Sequence[str] | None
             _show(axes, image_grid(displayable(images, x.numpy()), COLUMNS))
             axes.set_title(title, fontsize=10)
         return figure
-    made = torch.cat([model.reconstruct(part) for part in x.split(4000)])
+    made = torch.cat([model.reconstruct(part) for part in x.split(ROWS)])
     residual = ((x - made) ** 2).mean(0).numpy()
     explained = 1 - residual / np.maximum(x.var(0).numpy(), 1e-12)
     names = _names(x, columns)
@@ -223,9 +222,7 @@ def codes(model: Model, x: torch.Tensor) -> Figure:
 
     x = x[:3000]
     z = np.concatenate([model.embed(part).numpy() for part in x.split(1000)])
-    assigned = np.concatenate(
-        [model.cluster_probs(part).argmax(1).numpy() for part in x.split(1000)]
-    )
+    assigned = cluster_probs(model, x).argmax(1).numpy()
     centre = z.mean(0)
     axes_2d = np.linalg.svd(z - centre, full_matrices=False)[2][:2]  # principal axes, (2, d)
     spread = ((z - centre) @ axes_2d.T).var(0).sum() / max((z - centre).var(0).sum(), 1e-12)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cpvae.augment import Augment
 from cpvae.checkpoint import RunFolder
-from cpvae.evaluate import components_used, draw_noise, exact_terms
+from cpvae.evaluate import cluster_probs, components_used, draw_noise, exact_terms
 from cpvae.models import ESTIMATORS, Model
 from cpvae.objective import (
     Weights,
@@ -376,8 +376,7 @@ class _Run:
         self.save()
         self.model.load_state_dict(self.best)
         self.model.eval()
-        probs = torch.cat([self.model.cluster_probs(x) for x in x_train.split(10_000)])
-        self.model.aggregated.copy_(probs.mean(0))
+        self.model.aggregated.copy_(cluster_probs(self.model, x_train).mean(0))
         self.best = self._weights()
         self.keep_best()
 
