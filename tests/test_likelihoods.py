@@ -21,6 +21,22 @@ def test_binarisation_is_anew_each_time_has_the_right_mean_and_keeps_zero_and_on
     assert p_x.observe(x) is x
 
 
+def test_stored_grey_values_are_drawn_with_their_probability_to_16_bits(generator):
+    p_x = BernoulliLikelihood()
+    x = torch.tensor([[0.0, 1e-4, 0.25, 15 / 16, 254 / 255, 1.0]])
+    stored = p_x.store(x)
+    torch.testing.assert_close(p_x.restore(stored), x, atol=2**-16, rtol=0)
+    noise = torch.arange(-(2**15), 2**15 - 1, dtype=torch.int16).unsqueeze(1).expand(-1, 6)
+    chance = p_x.draw(stored.expand_as(noise), noise).double().mean(0)  # over every noise there is
+    torch.testing.assert_close(chance, x[0].double(), atol=3e-5, rtol=0)
+    assert chance[0] == 0
+    assert chance[-1] == 1
+    drawn = p_x.noise((1000, 7), generator)
+    assert drawn.dtype == torch.int16
+    assert drawn.max() < 2**15 - 1
+    assert drawn.double().mean().abs() < 700  # 2**15 / sqrt(3 * 7000), three times over
+
+
 def gaussian(noise_scale: float | None) -> GaussianLikelihood:
     return GaussianLikelihood(torch.tensor([1.0, -50.0]), torch.tensor([0.5, 20.0]), noise_scale)
 

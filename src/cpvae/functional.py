@@ -25,6 +25,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from cpvae.fused import diagonal_kl
+
 LOG_2PI = math.log(2 * math.pi)
 
 
@@ -36,7 +38,7 @@ class Gaussian(NamedTuple):
 
     def sample(self, normal: Tensor) -> Tensor:
         """Moves standard normal noise of shape (..., d) to a sample; differentiable (sec. 3.3)."""
-        return self.mean + torch.exp(0.5 * self.logvar) * normal
+        return torch.addcmul(self.mean, torch.exp(0.5 * self.logvar), normal)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """Log-density in nats at ``z`` of shape (..., d), summed over d."""
@@ -100,8 +102,26 @@ def component_log_prob(z: Float[Tensor, "b d"], mixture: Mixture) -> Float[Tenso
     return -0.5 * (square + mixture.logvar.sum(-1) + z.shape[1] * LOG_2PI)
 
 
+def mixture_log_prob(
+    z: Float[Tensor, "b d"], mixture: Mixture
+) -> tuple[Float[Tensor, " b"], Float[Tensor, "b k"]]:
+    """Log p(z) in nats, (b), and the log-responsibilities log p(c=k | z), (b, k)."""
+    joint = component_log_prob(z, mixture) + torch.log_softmax(mixture.logits, -1)
+    log_pz = torch.logsumexp(joint, -1)
+    return log_pz, joint - log_pz.unsqueeze(-1)
+
+
+def gaussian_kl(q: Gaussian, p: Gaussian) -> Float[Tensor, "*b"]:
+    """KL(q || p) in nats between diagonal Gaussians row by row, each (*b, d)."""
+    ratio = q.logvar - p.logvar
+    square = (q.mean - p.mean) ** 2 * torch.exp(-p.logvar)
+    return 0.5 * (torch.exp(ratio) + square - 1 - ratio).sum(-1)
+
+
 def component_kl(q: Gaussian, mixture: Mixture) -> Float[Tensor, "b k"]:
     """KL(q(z|x) || p(z|c=k)) in nats for every example and component, closed form (eq. 8, B2)."""
+    if mixture.unit_tril is None:
+        return diagonal_kl(q.mean, q.logvar, mixture.mean, mixture.logvar)
     square = expected_square(q.mean, q.logvar.exp(), mixture)
     entropy = q.logvar.sum(-1, keepdim=True) + q.mean.shape[1]
     return 0.5 * (square + mixture.logvar.sum(-1) - entropy)
@@ -109,7 +129,7 @@ def component_kl(q: Gaussian, mixture: Mixture) -> Float[Tensor, "b k"]:
 
 def categorical_kl(log_q: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
     """KL(q(c|x) || uniform) = log K - H(q(c|x)) in nats, from log-probabilities (eq. 9)."""
-    return (log_q.exp() * log_q).sum(-1) + math.log(log_q.shape[1])
+    return torch.linalg.vecdot(log_q.exp(), log_q) + math.log(log_q.shape[1])
 
 
 def gumbel(uniform: Tensor) -> Tensor:

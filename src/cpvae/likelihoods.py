@@ -4,14 +4,22 @@ A likelihood stands between the user's units and the networks'. `observe` turns 
 networks see and the density is of (binary pixels, standardised columns); `mean` and `sample` turn
 the decoder's output back. `log_prob` is in nats per example, summed over features, and always a
 density of the data in the user's own units.
+
+Training keeps the data on the device as `store` makes it and calls `draw` with noise that was made
+for many steps at once by `noise`; `observe` is the same in one go.
 """
 
+import math
+from collections.abc import Sequence
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int16
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from cpvae.functional import LOG_2PI
+from cpvae.fused import bernoulli_log_prob
+
+LEVELS = 2**16  # grey levels that binarisation tells apart
 
 
 class BernoulliLikelihood(nn.Module):
@@ -25,12 +33,34 @@ class BernoulliLikelihood(nn.Module):
         """Binary draws of ``x`` (n, f); with no generator the grey values themselves."""
         if generator is None:
             return x
-        noise = torch.rand(x.shape, generator=generator, device=x.device)
-        return (noise < x).to(x.dtype)
+        return self.draw(self.store(x), self.noise(x.shape, generator))
+
+    def store(self, x: Float[Tensor, "*n f"]) -> Int16[Tensor, "*n f"]:
+        """Grey values as one of 65,536 levels: half the memory, and cheap to compare with noise."""
+        level = torch.round(x * LEVELS - LEVELS // 2)
+        return level.clamp_(max=LEVELS // 2 - 1).to(torch.int16)
+
+    def restore(self, stored: Int16[Tensor, "*n f"]) -> Float[Tensor, "*n f"]:
+        """Grey values of stored data, to the nearest level."""
+        return (stored.float() + LEVELS // 2) / LEVELS
+
+    def noise(self, shape: Sequence[int], generator: torch.Generator) -> Int16[Tensor, "n f"]:
+        """Uniform noise (n, f) in two bytes each: four numbers in one of the generator's.
+
+        The greatest level does not occur, so that a white pixel is always 1 and a black one 0.
+        """
+        n = math.prod(shape)
+        words = torch.empty(-(-n // 4), dtype=torch.int64, device=generator.device)
+        words.random_(-(2**63), None, generator=generator)
+        return words.view(torch.int16)[:n].view(shape).clamp_(max=LEVELS // 2 - 2)
+
+    def draw(self, stored: Int16[Tensor, "*n f"], noise: Int16[Tensor, "*n f"]) -> Tensor:
+        """Binary draws (*n, f) of stored data."""
+        return (noise < stored).float()
 
     def log_prob(self, x: Float[Tensor, "*#b f"], params: Float[Tensor, "*#b f"]) -> Tensor:
         """Log p(x | params) in nats, shape (*b)."""
-        return (x * params - F.softplus(params)).sum(-1)
+        return bernoulli_log_prob(x, params)
 
     def mean(self, params: Float[Tensor, "n f"]) -> Float[Tensor, "n f"]:
         """Expected data: the probability of each feature being 1."""
@@ -83,6 +113,22 @@ class GaussianLikelihood(nn.Module):
     def observe(self, x: Float[Tensor, "n f"], generator: torch.Generator | None = None) -> Tensor:
         """Standardised data (n, f); nothing is drawn."""
         return (x - self.loc) / self.scale
+
+    def store(self, x: Float[Tensor, "*n f"]) -> Float[Tensor, "*n f"]:
+        """Standardised data as they are."""
+        return x
+
+    def restore(self, stored: Float[Tensor, "*n f"]) -> Float[Tensor, "*n f"]:
+        """Standardised data as they are."""
+        return stored
+
+    def noise(self, shape: Sequence[int], generator: torch.Generator) -> Float[Tensor, "n 0"]:
+        """No noise: nothing is drawn."""
+        return torch.empty(shape[0], 0, device=generator.device)
+
+    def draw(self, stored: Float[Tensor, "*n f"], noise: Float[Tensor, "*n 0"]) -> Tensor:
+        """Standardised data as they are."""
+        return stored
 
     def log_prob(self, x: Float[Tensor, "*#b f"], params: Float[Tensor, "*#b f"]) -> Tensor:
         """Log p in nats, shape (*b), of standardised ``x`` as a density of the data's own units."""
