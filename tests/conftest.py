@@ -53,14 +53,29 @@ CONFIGS = [
 ]
 
 
+OTHERS = [
+    {"model": "vae", "shape": (6,), "likelihood": "bernoulli", "n_components": 1},
+    {"model": "mog", "shape": (6,), "likelihood": "gaussian", "covariance": "full"},
+    {"model": "vamp", "shape": (6,), "likelihood": "bernoulli"},
+    {"model": "vamp", "shape": (6,), "likelihood": "gaussian"},
+    {
+        "model": "hvae",
+        "shape": (1, 5, 6),
+        "likelihood": "bernoulli",
+        "network": "conv",
+        "n_components": 1,
+    },
+    {"model": "hvamp", "shape": (6,), "likelihood": "bernoulli"},
+]
+
+
 def name_of(config: dict) -> str:
     return "-".join(str(v) for v in config.values())
 
 
-@pytest.fixture(params=CONFIGS, ids=name_of)
-def any_model(request):
-    """One model of every kind, small, and moved away from its start so that nothing is zero."""
-    model = build(n_components=4, latent_dim=3, hidden=(16, 16), seed=1, **request.param)
+def small(config: dict):
+    """A small model, moved away from its start so that nothing is zero."""
+    model = build(**{"n_components": 4, "latent_dim": 3, "hidden": (16, 16), "seed": 1, **config})
     torch.manual_seed(2)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -68,8 +83,29 @@ def any_model(request):
     return model.eval()
 
 
+@pytest.fixture(params=CONFIGS + OTHERS, ids=name_of)
+def any_model(request):
+    """One model of every kind."""
+    return small(request.param)
+
+
+@pytest.fixture(params=CONFIGS, ids=name_of)
+def any_cpvae(request):
+    """One CP-VAE of every kind."""
+    return small(request.param)
+
+
+def eight(model, generator):
+    """Eight examples as a model sees them."""
+    x = torch.rand(8, int(np.prod(model.shape)), generator=generator)
+    return model.likelihood.observe(x, generator)
+
+
 @pytest.fixture
 def observed(any_model, generator):
-    """Eight examples as any_model sees them."""
-    x = torch.rand(8, int(np.prod(any_model.shape)), generator=generator)
-    return any_model.likelihood.observe(x, generator)
+    return eight(any_model, generator)
+
+
+@pytest.fixture
+def observed_cpvae(any_cpvae, generator):
+    return eight(any_cpvae, generator)

@@ -1,5 +1,6 @@
 """The contract that every model keeps, and the bound against its oracles."""
 
+import copy
 import math
 
 import pytest
@@ -9,7 +10,7 @@ from torch.nn import functional as F
 
 from cpvae.evaluate import draw_noise
 from cpvae.functional import component_kl, log_mean_exp
-from cpvae.models import ESTIMATORS, MODELS, build
+from cpvae.models import ESTIMATORS, MODELS, Noise, build
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -25,66 +26,66 @@ def test_every_parameter_is_named_and_gets_a_finite_gradient(
         assert parameter.grad.any(), name
 
 
-def test_prior_is_learned_and_saved(any_model):
-    assert {"prior.mean", "prior.logvar"} <= {name for name, _ in any_model.named_parameters()}
-    assert {"prior.mean", "prior.logvar", "aggregated"} <= set(any_model.state_dict())
+def test_prior_is_learned_and_saved(any_cpvae):
+    assert {"prior.mean", "prior.logvar"} <= {name for name, _ in any_cpvae.named_parameters()}
+    assert {"prior.mean", "prior.logvar", "aggregated"} <= set(any_cpvae.state_dict())
 
 
-def test_state_dict_round_trip_gives_equal_outputs(any_model, observed, generator):
+def test_state_dict_round_trip_gives_equal_outputs(any_cpvae, observed_cpvae, generator):
     config = {
-        "shape": any_model.shape,
-        "likelihood": "bernoulli" if not list(any_model.likelihood.buffers()) else "gaussian",
-        "network": "conv" if len(any_model.shape) == 3 else "mlp",
-        "gate": any_model.gate,
-        "covariance": "diag" if any_model.prior.below_diagonal is None else "full",
+        "shape": any_cpvae.shape,
+        "likelihood": "bernoulli" if not list(any_cpvae.likelihood.buffers()) else "gaussian",
+        "network": "conv" if len(any_cpvae.shape) == 3 else "mlp",
+        "gate": any_cpvae.gate,
+        "covariance": "diag" if any_cpvae.prior.below_diagonal is None else "full",
         "noise_scale": None
-        if "likelihood.log_noise" in dict(any_model.named_parameters())
+        if "likelihood.log_noise" in dict(any_cpvae.named_parameters())
         else 0.3,
     }
     other = build(n_components=4, latent_dim=3, hidden=(16, 16), seed=9, **config)
-    other.load_state_dict(any_model.state_dict())
+    other.load_state_dict(any_cpvae.state_dict())
     normal = torch.randn(8, 3, generator=generator)
     torch.testing.assert_close(
-        other.exact_terms(observed, normal), any_model.exact_terms(observed, normal)
+        other.exact_terms(observed_cpvae, normal), any_cpvae.exact_terms(observed_cpvae, normal)
     )
 
 
-def test_exact_is_enumeration_by_hand(any_model, observed, generator):
-    noise = draw_noise(any_model, 8, generator)
-    features, log_qc = any_model.infer(observed)
+def test_exact_is_enumeration_by_hand(any_cpvae, observed_cpvae, generator):
+    noise = draw_noise(any_cpvae, 8, generator)
+    features, log_qc = any_cpvae.infer(observed_cpvae)
     log_px, kl_z = torch.zeros(8), torch.zeros(8)
     for k in range(4):
         c = F.one_hot(torch.full((8,), k), 4).float()
-        q = any_model.encode(features, log_qc.exp() if any_model.gate == "probabilities" else c)
-        params = any_model.decode(q.mean + torch.exp(0.5 * q.logvar) * noise.normal, c)
-        log_px += log_qc[:, k].exp() * any_model.likelihood.log_prob(observed, params)
-        kl_z += log_qc[:, k].exp() * component_kl(q, any_model.prior())[:, k]
-    exact = any_model.terms(observed, noise, estimator="exact")
+        q = any_cpvae.encode(features, log_qc.exp() if any_cpvae.gate == "probabilities" else c)
+        params = any_cpvae.decode(q.mean + torch.exp(0.5 * q.logvar) * noise.normal, c)
+        log_px += log_qc[:, k].exp() * any_cpvae.likelihood.log_prob(observed_cpvae, params)
+        kl_z += log_qc[:, k].exp() * component_kl(q, any_cpvae.prior())[:, k]
+    exact = any_cpvae.terms(observed_cpvae, noise, estimator="exact")
     torch.testing.assert_close(exact.log_px, log_px)
     torch.testing.assert_close(exact.kl_z, kl_z)
-    sparse = any_model.exact_terms(observed, noise.normal)
+    sparse = any_cpvae.exact_terms(observed_cpvae, noise.normal)
     torch.testing.assert_close(sparse.elbo(), exact.elbo(), atol=1e-4, rtol=1e-5)
 
 
 def test_straight_through_is_an_unbiased_estimate_of_the_exact_bound(
-    any_model, observed, generator
+    any_cpvae, observed_cpvae, generator
 ):
     n = 4000
-    one = observed[:1].repeat(n, 1)
-    noise = draw_noise(any_model, n, generator)
+    one = observed_cpvae[:1].repeat(n, 1)
+    noise = draw_noise(any_cpvae, n, generator)
     with torch.no_grad():
-        exact = any_model.terms(one, noise, estimator="exact").elbo()
-        sampled = any_model.terms(one, noise, 0.5, "straight_through").elbo()
+        exact = any_cpvae.terms(one, noise, estimator="exact").elbo()
+        sampled = any_cpvae.terms(one, noise, 0.5, "straight_through").elbo()
     difference = sampled - exact
     assert abs(difference.mean()) < 4 * difference.std() / math.sqrt(n)
 
 
-def test_straight_through_decodes_one_hot_categories(any_model, observed, generator):
+def test_straight_through_decodes_one_hot_categories(any_cpvae, observed_cpvae, generator):
     seen = []
-    any_model.decoder.register_forward_pre_hook(lambda _, args: seen.append(args[0][:, -4:]))
-    noise = draw_noise(any_model, 8, generator)
-    any_model.terms(observed, noise, 0.5, "straight_through")
-    any_model.terms(observed, noise, 0.5, "relaxed")
+    any_cpvae.decoder.register_forward_pre_hook(lambda _, args: seen.append(args[0][:, -4:]))
+    noise = draw_noise(any_cpvae, 8, generator)
+    any_cpvae.terms(observed_cpvae, noise, 0.5, "straight_through")
+    any_cpvae.terms(observed_cpvae, noise, 0.5, "relaxed")
     one_hot, relaxed = seen
     torch.testing.assert_close(one_hot.max(1).values, torch.ones(8))
     assert (relaxed.max(1).values < 0.9999).any()
@@ -93,7 +94,7 @@ def test_straight_through_decodes_one_hot_categories(any_model, observed, genera
 def test_importance_weights_average_to_the_bound_and_rise_above_it(any_model, observed, generator):
     x = observed[:2]
     log_w = any_model.log_weights(x, 20_000, generator)
-    normal = torch.randn(20_000, 3, generator=generator)
+    normal = torch.randn(20_000, any_model.normal_dim, generator=generator)
     for i in range(2):
         bound = any_model.exact_terms(x[i : i + 1].repeat(20_000, 1), normal).elbo()
         error = 5 * math.sqrt((log_w[:, i].var() + bound.var()) / 20_000)
@@ -123,17 +124,85 @@ def test_log_likelihood_of_a_linear_gaussian_model_is_known(generator):
     torch.testing.assert_close(estimate, expected, atol=0.03, rtol=0)
 
 
+def test_state_dict_round_trip_of_any_model(any_model, observed, generator):
+    other = copy.deepcopy(any_model)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    other.load_state_dict(any_model.state_dict())
+    normal = torch.randn(8, any_model.normal_dim, generator=generator)
+    torch.testing.assert_close(
+        other.exact_terms(observed, normal), any_model.exact_terms(observed, normal)
+    )
+
+
+@pytest.mark.parametrize("name", ["mog", "vamp"])
+def test_kl_of_a_mixture_prior_averages_to_an_integral(name, generator):
+    """One dimension, so that KL(q || p) can be integrated on a grid."""
+    model = build(name, shape=(2,), n_components=3, latent_dim=1, hidden=(8, 8), seed=4)
+    x = torch.tensor([[1.0, 0.0]])
+    n = 100_000
+    noise = Noise(torch.randn(n, 1, generator=generator), torch.empty(n, 0))
+    with torch.no_grad():
+        kl = model.terms(x.repeat(n, 1), noise).kl_z
+        q, mixture = model.encode(x), model.prior(model.encode)
+        z = torch.linspace(-12, 12, 20_001).unsqueeze(1)
+        log_q = q.log_prob(z)
+        each = Normal(mixture.mean[:, 0], torch.exp(0.5 * mixture.logvar[:, 0])).log_prob(z)
+        log_p = log_mean_exp(each, 1)
+        integral = torch.trapezoid(log_q.exp() * (log_q - log_p), z[:, 0])
+    assert abs(kl.mean() - integral) < 5 * kl.std() / math.sqrt(n)
+
+
+def test_hierarchical_bound_is_that_of_the_two_densities(generator):
+    """log p(x, z1, z2) - log q(z1, z2 | x) written out with torch.distributions."""
+    model = build("hvae", shape=(6,), latent_dim=2, hidden=(8, 8), seed=3)
+    x = torch.randint(2, (1, 6), generator=generator).float()
+    n = 50_000
+    with torch.no_grad():
+        terms = model.terms(
+            x.repeat(n, 1), Noise(torch.randn(n, 4, generator=generator), torch.empty(n, 0))
+        )
+        q2 = Normal(*_mean_std(model.encode(x)))
+        z2 = q2.sample((n,)).squeeze(1)
+        q1 = Normal(*_mean_std(model.encode_lower(model.trunk1(x).repeat(n, 1), z2)))
+        z1 = q1.sample()
+        p1 = Normal(*_mean_std(model.lower_prior(z2)))
+        log_p = Normal(0.0, 1.0).log_prob(z2).sum(1) + p1.log_prob(z1).sum(1)
+        log_p += model.likelihood.log_prob(x, model.decode(z1, z2))
+        weights = log_p - q2.log_prob(z2).sum(1) - q1.log_prob(z1).sum(1)
+    error = 5 * math.sqrt((weights.var() + terms.elbo().var()) / n)
+    assert abs(weights.mean() - terms.elbo().mean()) < error
+
+
+def _mean_std(gaussian):
+    return gaussian.mean, torch.exp(0.5 * gaussian.logvar)
+
+
+@pytest.mark.parametrize("name", ["vamp", "hvamp"])
+def test_pseudo_inputs_start_at_examples_and_all_components_are_drawn_at_random(name, generator):
+    model = build(name, shape=(6,), n_components=5, latent_dim=2, hidden=(8, 8))
+    x = torch.randint(2, (40, 6), generator=generator).float()
+    model.prior.start_from(x, generator)
+    nearest = torch.cdist(model.prior.pseudo_inputs.detach(), x).min(1).values
+    assert nearest.max() < 0.1
+    _, drawn = model.sample(500, generator=generator)
+    assert drawn[:20].tolist() != sorted(drawn[:20].tolist())
+    assert torch.bincount(drawn, minlength=5).min() > 60
+
+
 def test_component_samples_come_from_that_component(any_model, generator):
-    x, component = any_model.sample(20, component=2, generator=generator)
+    last = any_model.n_components - 1
+    x, component = any_model.sample(20, component=last, generator=generator)
     assert x.shape == (20, *any_model.shape)
-    assert component.tolist() == [2] * 20
+    assert component.tolist() == [last] * 20
 
 
-def test_codes_of_a_component_have_the_moments_of_its_prior(any_model, generator):
+def test_codes_of_a_component_have_the_moments_of_its_prior(any_cpvae, generator):
     seen = []
-    any_model.decode = lambda z, c: (seen.append(z), any_model.decoder(torch.cat([z, c], -1)))[1]
-    any_model.sample(50_000, component=1, generator=generator)
-    prior = any_model.prior()
+    any_cpvae.decode = lambda z, c: (seen.append(z), any_cpvae.decoder(torch.cat([z, c], -1)))[1]
+    any_cpvae.sample(50_000, component=1, generator=generator)
+    prior = any_cpvae.prior()
     factor = torch.diag(torch.exp(0.5 * prior.logvar[1]))
     if prior.unit_tril is not None:
         factor = prior.unit_tril[1] @ factor
@@ -141,12 +210,12 @@ def test_codes_of_a_component_have_the_moments_of_its_prior(any_model, generator
     torch.testing.assert_close(seen[0].T.cov(), factor @ factor.T, atol=0.05, rtol=0.05)
 
 
-def test_components_are_drawn_from_the_aggregated_posterior_or_the_uniform(any_model, generator):
-    any_model.aggregated.copy_(torch.tensor([0.7, 0.0, 0.3, 0.0]))
-    _, drawn = any_model.sample(4000, generator=generator)
+def test_components_are_drawn_from_the_aggregated_posterior_or_the_uniform(any_cpvae, generator):
+    any_cpvae.aggregated.copy_(torch.tensor([0.7, 0.0, 0.3, 0.0]))
+    _, drawn = any_cpvae.sample(4000, generator=generator)
     shares = torch.bincount(drawn, minlength=4) / 4000
-    torch.testing.assert_close(shares, any_model.aggregated, atol=0.04, rtol=0)
-    _, drawn = any_model.sample(4000, from_="uniform", generator=generator)
+    torch.testing.assert_close(shares, any_cpvae.aggregated, atol=0.04, rtol=0)
+    _, drawn = any_cpvae.sample(4000, from_="uniform", generator=generator)
     shares = torch.bincount(drawn, minlength=4) / 4000
     torch.testing.assert_close(shares, torch.full((4,), 0.25), atol=0.04, rtol=0)
 
@@ -166,16 +235,16 @@ def test_sampling_does_not_touch_the_global_generator(any_model):
         ({"n": 1, "from_": "prior"}, "'aggregated' or 'uniform'"),
     ],
 )
-def test_sample_refuses(any_model, arguments, message):
+def test_sample_refuses(any_cpvae, arguments, message):
     with pytest.raises(ValueError, match=message):
-        any_model.sample(**arguments)
+        any_cpvae.sample(**arguments)
 
 
 def test_users_verbs_have_the_shapes_they_state(any_model, generator):
     x = torch.rand(5, *any_model.shape, generator=generator)
     probs = any_model.cluster_probs(x)
     torch.testing.assert_close(probs.sum(1), torch.ones(5))
-    assert probs.shape == (5, 4)
+    assert probs.shape == (5, any_model.n_components)
     assert any_model.embed(x).shape == (5, 3)
     assert any_model.reconstruct(x).shape == x.shape
 
@@ -196,16 +265,16 @@ def test_one_component_is_a_vae_with_one_learned_gaussian_prior(generator):
 
 
 def test_build_refuses_unknown_names_and_is_seeded():
-    with pytest.raises(ValueError, match="choose from cpvae"):
+    with pytest.raises(ValueError, match="choose from vae, mog"):
         build("nonsense", shape=(3,))
-    with pytest.raises(ValueError, match="'bernoulli' or 'gaussian'"):
+    with pytest.raises(ValueError, match="bernoulli, gaussian"):
         build(shape=(3,), likelihood="poisson")
     before = torch.random.get_rng_state()
     one, same, other = (build(shape=(3,), seed=s).prior.mean for s in (0, 0, 1))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
     assert torch.equal(before, torch.random.get_rng_state())
-    assert set(MODELS) == {"cpvae"}
+    assert set(MODELS) == {"vae", "mog", "vamp", "hvae", "hvamp", "cpvae"}
 
 
 def test_weights_start_from_glorot_gate_by_gate():

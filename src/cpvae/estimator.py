@@ -16,7 +16,7 @@ from cpvae.checkpoint import RunFolder, describe
 from cpvae.data.checks import check, check_like
 from cpvae.data.files import as_examples
 from cpvae.evaluate import evaluate, exact_terms
-from cpvae.models import ROWS, Model, build
+from cpvae.models import Model, build
 from cpvae.train import Recipe, Record
 from cpvae.train import fit as train_model
 
@@ -40,7 +40,7 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
         batch_size: examples a step
         learning_rate: of Adam
         invariance: a change of x that must leave its category as it is: ``affine`` for images, or a
-            function (x (b, f), torch.Generator) -> (b, f); None leaves the term out
+            `cpvae.augment.Augment`; None leaves the term out
         invariance_weight: weight of that term, see `Recipe`
         validation_fraction: share of the data held out for early stopping
         random_state: seed of everything
@@ -278,7 +278,7 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
         return torch.from_numpy(np.ascontiguousarray(x)).to(self.model_.aggregated.device)
 
     def _in_parts(self, X: ArrayLike, function: Any) -> np.ndarray:
-        parts = [function(x) for x in self._examples(X).split(ROWS)]
+        parts = [function(x) for x in self._examples(X).split(self.model_.rows_at_once())]
         return torch.cat(parts).cpu().numpy()
 
 

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from cpvae.functional import gumbel, log_mean_exp
-from cpvae.models import ROWS, Model, Noise, Terms
+from cpvae.models import ConditionalPriorVAE, Model, Noise, Terms
 from cpvae.objective import mutual_information
 
 Progress = Callable[[int, int], None]
@@ -45,8 +45,8 @@ def evaluate(
         ``elbo_exact_nats`` (eq. 7, every category enumerated), ``elbo_relaxed_nats``,
         ``log_likelihood_nats`` (importance samples, from below), ``reconstruction_nats``,
         ``kl_c_nats`` and ``kl_z_nats`` (the two terms of eq. 8), ``mutual_information_c_nats``
-        (what c alone tells about x, at most log K), the three terms of eq. 13 whose
-        sum equals those two (``mutual_information_nats``, ``aggregated_kl_z_nats``,
+        (what c alone tells about x, at most log K), for CP-VAE the three terms of eq. 13 whose sum
+        equals those two (``mutual_information_nats``, ``aggregated_kl_z_nats``,
         ``aggregated_kl_c_nats``), ``components_used``, and with labels ``accuracy``, ``purity``,
         ``nmi``, ``ari``.
     """
@@ -65,9 +65,10 @@ def evaluate(
         "kl_c_nats": terms.kl_c.mean().item(),
         "kl_z_nats": terms.kl_z.mean().item(),
         "mutual_information_c_nats": mutual_information(terms.log_qc).item(),
-        **kl_split(model, observed, terms, generator),
         "components_used": components_used(probs.mean(0)),
     }
+    if isinstance(model, ConditionalPriorVAE):
+        result |= kl_split(model, observed, terms, generator)
     if labels is not None:
         result |= cluster_scores(np.asarray(labels), probs.argmax(1).cpu().numpy())
     return result
@@ -75,7 +76,7 @@ def evaluate(
 
 def cluster_probs(model: Model, x: Tensor) -> Float[Tensor, "n k"]:
     """q(c|x) of any number of examples (n, ...), in chunks."""
-    return torch.cat([model.cluster_probs(part) for part in x.split(ROWS)])
+    return torch.cat([model.cluster_probs(part) for part in x.split(model.rows_at_once())])
 
 
 def components_used(aggregated: Float[Tensor, " k"]) -> int:
@@ -86,8 +87,8 @@ def components_used(aggregated: Float[Tensor, " k"]) -> int:
 def exact_terms(model: Model, observed: Float[Tensor, "n f"], generator: torch.Generator) -> Terms:
     """The terms of the one-hot bound, every category enumerated, one z each; each (n), nats."""
     parts = []
-    for x in observed.split(ROWS):
-        normal = torch.randn(len(x), model.latent_dim, generator=generator, device=x.device)
+    for x in observed.split(model.rows_at_once()):
+        normal = torch.randn(len(x), model.normal_dim, generator=generator, device=x.device)
         parts.append(model.exact_terms(x, normal))
     return Terms(*(torch.cat(term) for term in zip(*parts, strict=True)))
 
@@ -98,7 +99,7 @@ def relaxed_elbo(
 ) -> float:
     """The paper's training value with a Gumbel-Softmax c (eq. 11), nats; not a bound."""
     total = 0.0
-    for x in observed.split(ROWS):
+    for x in observed.split(model.rows_at_once()):
         noise = draw_noise(model, len(x), generator)
         total += model.terms(x, noise, temperature, "relaxed").elbo().sum().item()
     return total / len(observed)
@@ -107,8 +108,8 @@ def relaxed_elbo(
 def draw_noise(model: Model, n: int, generator: torch.Generator) -> Noise:
     """Fresh noise for ``n`` examples."""
     device = generator.device
-    normal = torch.randn(n, model.latent_dim, generator=generator, device=device)
-    uniform = torch.rand(n, model.n_components, generator=generator, device=device)
+    normal = torch.randn(n, model.normal_dim, generator=generator, device=device)
+    uniform = torch.rand(n, model.gumbel_dim, generator=generator, device=device)
     return Noise(normal, gumbel(uniform))
 
 
@@ -124,8 +125,9 @@ def log_likelihood(
     Both samples and examples are taken in chunks, so memory does not grow with either.
     """
     total, done = 0.0, 0
-    at_once = min(n_samples, ROWS)
-    for x in observed.split(max(1, ROWS // at_once)):
+    rows = model.rows_at_once()
+    at_once = min(n_samples, rows)
+    for x in observed.split(max(1, rows // at_once)):
         parts = []
         for start in range(0, n_samples, at_once):
             count = min(at_once, n_samples - start)
@@ -138,7 +140,10 @@ def log_likelihood(
 
 
 def kl_split(
-    model: Model, observed: Float[Tensor, "n f"], terms: Terms, generator: torch.Generator
+    model: ConditionalPriorVAE,
+    observed: Float[Tensor, "n f"],
+    terms: Terms,
+    generator: torch.Generator,
 ) -> dict[str, float]:
     """The three terms of eq. 13, in nats, over the empirical distribution of the data given.
 
@@ -161,7 +166,7 @@ def kl_split(
 
 @torch.no_grad()
 def _mutual_information(
-    model: Model,
+    model: ConditionalPriorVAE,
     observed: Float[Tensor, "n f"],
     log_qc: Float[Tensor, "n k"],
     generator: torch.Generator,
@@ -185,8 +190,10 @@ def _mutual_information(
     return total / len(observed)
 
 
-def _posteriors(model: Model, observed: Tensor, k: int) -> Iterator[tuple[Tensor, Tensor]]:
-    for x in observed.split(ROWS):
+def _posteriors(
+    model: ConditionalPriorVAE, observed: Tensor, k: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    for x in observed.split(model.rows_at_once()):
         yield model.posterior_given(x, k)
 
 

@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 
 from cpvae.evaluate import cluster_probs
-from cpvae.models import ROWS, Model
+from cpvae.models import Model
 
 MOST_ROWS = 20  # components that a sheet shows, the most used first
 COLUMNS = 12
@@ -138,7 +138,7 @@ def reconstructions(model: Model, x: torch.Tensor, columns: Sequence[str] | None
             _show(axes, image_grid(displayable(images, x.numpy()), COLUMNS))
             axes.set_title(title, fontsize=10)
         return figure
-    made = torch.cat([model.reconstruct(part) for part in x.split(ROWS)])
+    made = torch.cat([model.reconstruct(part) for part in x.split(model.rows_at_once())])
     residual = ((x - made) ** 2).mean(0).numpy()
     explained = 1 - residual / np.maximum(x.var(0).numpy(), 1e-12)
     names = _names(x, columns)

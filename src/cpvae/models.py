@@ -3,10 +3,12 @@
 Data flows trunk -> classifier q(c|x) and posterior q(z|x, c) -> decoder -> likelihood. Models hold
 no schedule and draw no noise in training: temperature and noise are arguments, so a step is a pure
 function of parameters, data and noise.
+
+Six systems are three classes times three priors, see `MODELS`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,26 +16,38 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cpvae.functional import Gaussian, categorical_kl, component_kl, component_log_prob
+from cpvae.functional import (
+    Gaussian,
+    Mixture,
+    categorical_kl,
+    component_kl,
+    component_log_prob,
+    gaussian_kl,
+    mixture_log_prob,
+)
+from cpvae.fused import straight_through
 from cpvae.likelihoods import BernoulliLikelihood, GaussianLikelihood, Likelihood
-from cpvae.nets import NETWORKS, glorot
-from cpvae.priors import GaussianMixture
+from cpvae.nets import NETWORKS, gated_mlp, glorot
+from cpvae.priors import GaussianMixture, StandardNormal, VampPrior
 
 GATES = ("probabilities", "category")
 ESTIMATORS = ("relaxed", "straight_through", "exact")
 NEGLIGIBLE = 1e-9  # categories below this probability are left out of an enumeration
-ROWS = 4000  # rows decoded at once in evaluation: some tens of MB for images
 
 
 class Noise(NamedTuple):
-    """What one pass consumes: ``normal`` (b, d) for z, ``gumbel`` (b, k) for c."""
+    """What a pass consumes: ``normal`` (b, normal_dim) for z, ``gumbel`` (b, gumbel_dim) for c."""
 
     normal: Tensor
     gumbel: Tensor
 
 
 class Terms(NamedTuple):
-    """The bound taken apart (eq. 7-9), nats per example, each (b); ``log_qc`` is (b, k)."""
+    """The bound taken apart (eq. 7-9), nats per example, each (b); ``log_qc`` is (b, k).
+
+    For a model without a category ``kl_c`` is 0, and ``log_qc`` are the log-responsibilities
+    log p(c=k | z) of its prior's components.
+    """
 
     log_px: Tensor
     kl_z: Tensor
@@ -45,206 +59,44 @@ class Terms(NamedTuple):
         return self.log_px - self.kl_z - self.kl_c
 
 
-class ConditionalPriorVAE(nn.Module):
-    r"""CP-VAE (section 3): c ~ Cat(1/K), z | c=k ~ N(mu_k, Sigma_k) learned, x | z, c.
+class Generative(nn.Module):
+    """What users ask of a model, in their own units; data in and out has shape (n, *shape).
 
-    Arguments:
-        shape: shape of one example, (f,) or (channels, height, width)
-        likelihood: p(x | decoder output), see `likelihoods`
-        n_components: number of categories K
-        latent_dim: dimensions of z
-        hidden: widths of the hidden layers of trunk and decoder
-        network: ``mlp``, or ``conv`` for images
-        covariance: ``diag`` or ``full`` covariance of p(z | c)
-        prior_scale: spread of the prior's starting means
-        gate: what q(z | x, .) reads: ``probabilities`` is the vector q(c|x), one Gaussian shared by
-            all categories; ``category`` is the category itself, one Gaussian for each (eq. 6)
-
-    Raises:
-        ValueError: an unknown name, or ``conv`` for examples that are not images.
+    A model brings three methods: ``code`` (the latent values of observed data and log q(c|x)),
+    ``draw`` (latent values from given components of the prior) and ``decode``.
     """
 
     aggregated: Tensor
+    normal_dim: int  # noise that an example consumes, see `Noise`
+    gumbel_dim: int
+    code: Callable[..., tuple[tuple[Tensor, ...], Tensor]]
+    draw: Callable[..., tuple[Tensor, ...]]
+    decode: Callable[..., Tensor]
 
-    def __init__(
-        self,
-        shape: Sequence[int],
-        likelihood: Likelihood,
-        n_components: int = 10,
-        latent_dim: int = 40,
-        hidden: Sequence[int] = (300, 300),
-        network: str = "mlp",
-        covariance: str = "diag",
-        prior_scale: float = 0.05,
-        gate: str = "probabilities",
-    ):
+    def __init__(self, shape: Sequence[int], likelihood: Likelihood, n_components: int):
         super().__init__()
-        choices = (("network", network, NETWORKS), ("covariance", covariance, ("diag", "full")))
-        for name, value, allowed in (*choices, ("gate", gate, GATES)):
-            if value not in allowed:
-                raise ValueError(f"{name}={value!r} is unknown: choose from {', '.join(allowed)}.")
-        if network == "conv" and len(shape) != 3:
-            raise ValueError(
-                f"network='conv' needs images, and examples have shape {tuple(shape)}."
-            )
-        trunk, decoder = NETWORKS[network]
-        self.shape, self.n_components, self.latent_dim = tuple(shape), n_components, latent_dim
-        self.gate = gate
-        self.likelihood = likelihood
-        self.trunk = trunk(shape, hidden)
-        self.classifier = glorot(nn.Linear(hidden[-1], n_components))
-        self.posterior_gate = glorot(nn.Linear(n_components, hidden[-1]))
-        self.posterior = glorot(nn.Linear(hidden[-1] + n_components, 2 * latent_dim), halves=2)
-        self.prior = GaussianMixture(n_components, latent_dim, covariance, prior_scale)
-        self.decoder = decoder(latent_dim + n_components, shape, hidden)
+        self.shape, self.likelihood, self.n_components = tuple(shape), likelihood, n_components
         self.register_buffer("aggregated", torch.full((n_components,), 1 / n_components))
-
-    # --- inference -------------------------------------------------------------------------------
-
-    def infer(self, x: Float[Tensor, "b f"]) -> tuple[Tensor, Float[Tensor, "b k"]]:
-        """Features (b, h) and log q(c|x) (b, k) of observed data (eq. 6)."""
-        features = self.trunk(x)
-        return features, F.log_softmax(self.classifier(features), dim=-1)
-
-    def encode(self, features: Float[Tensor, "b h"], gate: Float[Tensor, "b k"]) -> Gaussian:
-        """q(z | x, .) of features, each gated by the category or its probabilities (fig. 2)."""
-        opened = features * (2 * torch.sigmoid(self.posterior_gate(gate)))
-        mean, logvar = self.posterior(torch.cat([opened, gate], dim=-1)).chunk(2, dim=-1)
-        return Gaussian(mean, logvar)
-
-    def _gate(self, log_qc: Float[Tensor, "b k"], c: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
-        return log_qc.exp() if self.gate == "probabilities" else c
-
-    def decode(self, z: Float[Tensor, "b d"], c: Float[Tensor, "b k"]) -> Float[Tensor, "b f"]:
-        """Parameters of p(x | z, c), as the likelihood reads them."""
-        return self.decoder(torch.cat([z, c], dim=-1))
-
-    # --- the bound -------------------------------------------------------------------------------
-
-    def terms(
-        self,
-        x: Float[Tensor, "b f"],
-        noise: Noise,
-        temperature: float = 0.5,
-        estimator: str = "straight_through",
-    ) -> Terms:
-        """The terms of the bound for observed data, differentiable, nats per example (eq. 7-9).
-
-        Arguments:
-            x: observed data (binarised or standardised by the likelihood), (b, f)
-            noise: normal (b, d) and Gumbel (b, k) noise
-            temperature: of the Gumbel-Softmax sample; ``exact`` has no use for it
-            estimator: how the expectation over c is taken. ``relaxed`` decodes a continuous
-                relaxation (eq. 11): the paper's value, and not a bound. ``straight_through``
-                decodes a one-hot sample with the relaxed gradient: a one-sample estimate of the
-                bound. ``exact`` decodes all K categories: the bound with no noise from c.
-        """
-        features, log_qc = self.infer(x)
-        b, k = log_qc.shape
-        kl_c = categorical_kl(log_qc)
-        if estimator == "exact":
-            row = torch.arange(b, device=x.device).repeat_interleave(k)
-            c = torch.eye(k, dtype=x.dtype, device=x.device).repeat(b, 1)
-            log_px, kl_z = self._given(x, features, log_qc, noise.normal, row, c)
-            qc = log_qc.exp()
-            log_px, kl_z = ((qc * t.view(b, k)).sum(-1) for t in (log_px, kl_z))
-            return Terms(log_px, kl_z, kl_c, log_qc)
-        perturbed = log_qc + noise.gumbel
-        c = F.softmax(perturbed / temperature, dim=-1)
-        if estimator == "straight_through":
-            c = F.one_hot(perturbed.argmax(-1), k).to(c.dtype) + c - c.detach()
-        return Terms(*self._given(x, features, log_qc, noise.normal, slice(None), c), kl_c, log_qc)
-
-    def _given(
-        self,
-        x: Tensor,
-        features: Tensor,
-        log_qc: Tensor,
-        normal: Tensor,
-        row: Tensor | slice,
-        c: Float[Tensor, "r k"],
-    ) -> tuple[Float[Tensor, " r"], Float[Tensor, " r"]]:
-        """Log p(x|z,c) and KL(z) of the examples ``row``, each with its own category ``c``."""
-        gate = self._gate(log_qc[row], c)
-        q = self.encode(features[row], gate)
-        kl_z = (gate * component_kl(q, self.prior())).sum(-1)
-        params = self.decode(q.sample(normal[row]), c)
-        return self.likelihood.log_prob(x[row], params), kl_z
-
-    @torch.no_grad()
-    def exact_terms(self, x: Float[Tensor, "b f"], normal: Float[Tensor, "b d"]) -> Terms:
-        """The same as ``terms(..., estimator="exact")``, for evaluation at any K.
-
-        Only pairs of example and category with q(c|x) above 1e-9 are decoded. Most examples have
-        one or two, so this costs about one pass instead of K, and what is left out is worth less
-        than 1e-6 nats a category.
-        """
-        features, log_qc = self.infer(x)
-        qc = log_qc.exp()
-        pairs = (qc > NEGLIGIBLE).nonzero()
-        log_px, kl_z = torch.zeros_like(x[:, 0]), torch.zeros_like(x[:, 0])
-        for row, component in (part.T for part in pairs.split(ROWS)):
-            c = F.one_hot(component, self.n_components).to(x.dtype)
-            given = self._given(x, features, log_qc, normal, row, c)
-            weight = qc[row, component]
-            log_px.index_add_(0, row, weight * given[0])
-            kl_z.index_add_(0, row, weight * given[1])
-        return Terms(log_px, kl_z, categorical_kl(log_qc), log_qc)
-
-    @torch.no_grad()
-    def log_weights(
-        self, x: Float[Tensor, "b f"], n_samples: int, generator: torch.Generator
-    ) -> Float[Tensor, "s b"]:
-        """Log p(x,z,c) - log q(z,c|x) in nats for one-hot c and z drawn from q(z,c|x), (s, b).
-
-        The mean over s estimates the bound; `functional.log_mean_exp` over s estimates log p(x)
-        from below (importance weighting, Burda et al. 2016).
-        """
-        features, log_qc = self.infer(x)
-        b = x.shape[0]
-        draw = torch.multinomial(log_qc.exp(), n_samples, replacement=True, generator=generator)
-        component = draw.T.flatten()
-        row = torch.arange(b, device=x.device).repeat(n_samples)
-        c = F.one_hot(component, self.n_components).to(x.dtype)
-        q = self.encode(features[row], self._gate(log_qc[row], c))
-        z = q.sample(torch.randn(q.mean.shape, generator=generator, device=x.device))
-        log_px = self.likelihood.log_prob(x[row], self.decode(z, c))
-        pick = component.unsqueeze(-1)
-        log_pz = component_log_prob(z, self.prior()).gather(1, pick).squeeze(-1)
-        log_pc = -math.log(self.n_components)
-        log_q = q.log_prob(z) + log_qc[row].gather(1, pick).squeeze(-1)
-        return (log_px + log_pz + log_pc - log_q).view(n_samples, b)
-
-    @torch.no_grad()
-    def posterior_given(self, x: Float[Tensor, "b f"], component: int) -> Gaussian:
-        """q(z | x, c=component) of observed data: mean and log-variance, (b, d) each."""
-        features, log_qc = self.infer(x)
-        c = torch.zeros_like(log_qc)
-        c[:, component] = 1
-        return self.encode(features, self._gate(log_qc, c))
-
-    # --- what users ask for: data in their own units, shape (n, *shape) --------------------------
 
     @torch.no_grad()
     def cluster_probs(self, x: Tensor) -> Float[Tensor, "n k"]:
-        """q(c|x) of data (n, ...); grey values are read as they are, nothing is drawn."""
-        return self.infer(self.likelihood.observe(x.flatten(1)))[1].exp()
+        """q(c|x) of data (n, ...); grey values are read as they are, nothing is drawn.
+
+        For a model without a category: the responsibilities of its prior's components at the
+        posterior mean of z.
+        """
+        return self.code(self.likelihood.observe(x.flatten(1)))[1].exp()
 
     @torch.no_grad()
     def embed(self, x: Tensor) -> Float[Tensor, "n d"]:
         """Posterior mean of z of data (n, ...), given its most probable category."""
-        return self._code(x)[0]
+        return self.code(self.likelihood.observe(x.flatten(1)))[0][0]
 
     @torch.no_grad()
     def reconstruct(self, x: Tensor) -> Tensor:
         """Mean of p(x | z, c) at the posterior mean of z and the most probable category."""
-        params = self.decode(*self._code(x))
-        return self.likelihood.mean(params).unflatten(-1, self.shape)
-
-    def _code(self, x: Tensor) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n k"]]:
-        features, log_qc = self.infer(self.likelihood.observe(x.flatten(1)))
-        c = F.one_hot(log_qc.argmax(-1), self.n_components).to(log_qc.dtype)
-        return self.encode(features, self._gate(log_qc, c)).mean, c
+        latent, _ = self.code(self.likelihood.observe(x.flatten(1)))
+        return self.likelihood.mean(self.decode(*latent)).unflatten(-1, self.shape)
 
     @torch.no_grad()
     def sample(
@@ -288,15 +140,487 @@ class ConditionalPriorVAE(nn.Module):
             uniform = torch.full_like(self.aggregated, 1 / self.n_components)
             weights = self.aggregated if from_ == "aggregated" else uniform
             drawn = torch.multinomial(weights, n, replacement=True, generator=generator)
-        normal = torch.randn(n, self.latent_dim, generator=generator, device=device)
-        z = self.prior().sample(drawn, normal)
-        params = self.decode(z, F.one_hot(drawn, self.n_components).to(z.dtype))
+        params = self.decode(*self.draw(drawn, generator))
         x = self.likelihood.mean(params) if mean else self.likelihood.sample(params, generator)
         return x.unflatten(-1, self.shape), drawn
 
+    def rows_at_once(self) -> int:
+        """Rows to decode at once in evaluation: 128 MB on a CPU, 1 GB on a GPU, roughly."""
+        limit = 2**30 if self.aggregated.is_cuda else 2**27
+        floats = 8 * math.prod(self.shape) + 4 * self.n_components
+        return max(1, limit // (4 * floats))
 
-MODELS = {"cpvae": ConditionalPriorVAE}
-Model = ConditionalPriorVAE
+
+def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator, device=like.device)
+
+
+class ConditionalPriorVAE(Generative):
+    r"""CP-VAE (section 3): c ~ Cat(1/K), z | c=k ~ N(mu_k, Sigma_k) learned, x | z, c.
+
+    Arguments:
+        shape: shape of one example, (f,) or (channels, height, width)
+        likelihood: p(x | decoder output), see `likelihoods`
+        n_components: number of categories K
+        latent_dim: dimensions of z
+        hidden: widths of the hidden layers of trunk and decoder
+        network: ``mlp``, or ``conv`` for images
+        covariance: ``diag`` or ``full`` covariance of p(z | c)
+        prior_scale: spread of the prior's starting means
+        gate: what q(z | x, .) reads: ``probabilities`` is the vector q(c|x), one Gaussian shared by
+            all categories; ``category`` is the category itself, one Gaussian for each (eq. 6)
+
+    Raises:
+        ValueError: an unknown name, or ``conv`` for examples that are not images.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        likelihood: Likelihood,
+        n_components: int = 10,
+        latent_dim: int = 40,
+        hidden: Sequence[int] = (300, 300),
+        network: str = "mlp",
+        covariance: str = "diag",
+        prior_scale: float = 0.05,
+        gate: str = "probabilities",
+    ):
+        super().__init__(shape, likelihood, n_components)
+        _choose("gate", gate, GATES)
+        trunk, decoder = _networks(network, shape)
+        self.latent_dim, self.gate = latent_dim, gate
+        self.normal_dim, self.gumbel_dim = latent_dim, n_components
+        self.trunk = trunk(shape, hidden)
+        self.classifier = glorot(nn.Linear(hidden[-1], n_components))
+        self.posterior_gate = glorot(nn.Linear(n_components, hidden[-1]))
+        self.posterior = glorot(nn.Linear(hidden[-1] + n_components, 2 * latent_dim), halves=2)
+        self.prior = GaussianMixture(n_components, latent_dim, covariance, prior_scale)
+        self.decoder = decoder(latent_dim + n_components, shape, hidden)
+
+    # --- inference -------------------------------------------------------------------------------
+
+    def infer(self, x: Float[Tensor, "b f"]) -> tuple[Tensor, Float[Tensor, "b k"]]:
+        """Features (b, h) and log q(c|x) (b, k) of observed data (eq. 6)."""
+        features = self.trunk(x)
+        return features, F.log_softmax(self.classifier(features), dim=-1)
+
+    def encode(self, features: Float[Tensor, "b h"], gate: Float[Tensor, "b k"]) -> Gaussian:
+        """q(z | x, .) of features, each gated by the category or its probabilities (fig. 2)."""
+        opened = features * (2 * torch.sigmoid(self.posterior_gate(gate)))
+        mean, logvar = self.posterior(torch.cat([opened, gate], dim=-1)).chunk(2, dim=-1)
+        return Gaussian(mean, logvar)
+
+    def _gate(self, log_qc: Float[Tensor, "b k"], c: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
+        return log_qc.exp() if self.gate == "probabilities" else c
+
+    def decode(self, z: Float[Tensor, "b d"], c: Float[Tensor, "b k"]) -> Float[Tensor, "b f"]:
+        """Parameters of p(x | z, c), as the likelihood reads them."""
+        return self.decoder(torch.cat([z, c], dim=-1))
+
+    # --- the bound -------------------------------------------------------------------------------
+
+    def terms(
+        self,
+        x: Float[Tensor, "b f"],
+        noise: Noise,
+        temperature: float | Tensor = 0.5,
+        estimator: str = "straight_through",
+    ) -> Terms:
+        """The terms of the bound for observed data, differentiable, nats per example (eq. 7-9).
+
+        Arguments:
+            x: observed data (binarised or standardised by the likelihood), (b, f)
+            noise: normal (b, d) and Gumbel (b, k) noise
+            temperature: of the Gumbel-Softmax sample; ``exact`` has no use for it
+            estimator: how the expectation over c is taken. ``relaxed`` decodes a continuous
+                relaxation (eq. 11): the paper's value, and not a bound. ``straight_through``
+                decodes a one-hot sample with the relaxed gradient: a one-sample estimate of the
+                bound. ``exact`` decodes all K categories: the bound with no noise from c.
+        """
+        features, log_qc = self.infer(x)
+        b, k = log_qc.shape
+        kl_c = categorical_kl(log_qc)
+        if estimator == "exact":
+            every = torch.eye(k, dtype=x.dtype, device=x.device).repeat(b, 1)
+            x, features, log_q, normal = (
+                t.repeat_interleave(k, 0) for t in (x, features, log_qc, noise.normal)
+            )
+            log_px, kl_z = self._given(x, features, log_q, normal, every)
+            qc = log_qc.exp()
+            log_px, kl_z = ((qc * t.view(b, k)).sum(-1) for t in (log_px, kl_z))
+            return Terms(log_px, kl_z, kl_c, log_qc)
+        perturbed = (log_qc + noise.gumbel) / temperature
+        relaxed = estimator == "relaxed"
+        c = F.softmax(perturbed, dim=-1) if relaxed else straight_through(perturbed)
+        return Terms(*self._given(x, features, log_qc, noise.normal, c), kl_c, log_qc)
+
+    def _given(
+        self,
+        x: Float[Tensor, "r f"],
+        features: Float[Tensor, "r h"],
+        log_qc: Float[Tensor, "r k"],
+        normal: Float[Tensor, "r d"],
+        c: Float[Tensor, "r k"],
+    ) -> tuple[Float[Tensor, " r"], Float[Tensor, " r"]]:
+        """Log p(x|z,c) and KL(z) of examples, each with its own category ``c``."""
+        gate = self._gate(log_qc, c)
+        q = self.encode(features, gate)
+        kl_z = torch.linalg.vecdot(gate, component_kl(q, self.prior()))
+        return self.likelihood.log_prob(x, self.decode(q.sample(normal), c)), kl_z
+
+    @torch.no_grad()
+    def exact_terms(self, x: Float[Tensor, "b f"], normal: Float[Tensor, "b d"]) -> Terms:
+        """The same as ``terms(..., estimator="exact")``, for evaluation at any K.
+
+        Only pairs of example and category with q(c|x) above 1e-9 are decoded. Most examples have
+        one or two, so this costs about one pass instead of K, and what is left out is worth less
+        than 1e-6 nats a category.
+        """
+        features, log_qc = self.infer(x)
+        qc = log_qc.exp()
+        pairs = (qc > NEGLIGIBLE).nonzero()
+        log_px, kl_z = torch.zeros_like(x[:, 0]), torch.zeros_like(x[:, 0])
+        for row, component in (part.T for part in pairs.split(self.rows_at_once())):
+            c = F.one_hot(component, self.n_components).to(x.dtype)
+            given = self._given(x[row], features[row], log_qc[row], normal[row], c)
+            weight = qc[row, component]
+            log_px.index_add_(0, row, weight * given[0])
+            kl_z.index_add_(0, row, weight * given[1])
+        return Terms(log_px, kl_z, categorical_kl(log_qc), log_qc)
+
+    @torch.no_grad()
+    def log_weights(
+        self, x: Float[Tensor, "b f"], n_samples: int, generator: torch.Generator
+    ) -> Float[Tensor, "s b"]:
+        """Log p(x,z,c) - log q(z,c|x) in nats for one-hot c and z drawn from q(z,c|x), (s, b).
+
+        The mean over s estimates the bound; `functional.log_mean_exp` over s estimates log p(x)
+        from below (importance weighting, Burda et al. 2016).
+        """
+        features, log_qc = self.infer(x)
+        b = x.shape[0]
+        draw = torch.multinomial(log_qc.exp(), n_samples, replacement=True, generator=generator)
+        component = draw.T.flatten()
+        row = torch.arange(b, device=x.device).repeat(n_samples)
+        c = F.one_hot(component, self.n_components).to(x.dtype)
+        q = self.encode(features[row], self._gate(log_qc[row], c))
+        z = q.sample(_normal(q.mean, generator))
+        log_px = self.likelihood.log_prob(x[row], self.decode(z, c))
+        pick = component.unsqueeze(-1)
+        log_pz = component_log_prob(z, self.prior()).gather(1, pick).squeeze(-1)
+        log_pc = -math.log(self.n_components)
+        log_q = q.log_prob(z) + log_qc[row].gather(1, pick).squeeze(-1)
+        return (log_px + log_pz + log_pc - log_q).view(n_samples, b)
+
+    @torch.no_grad()
+    def posterior_given(self, x: Float[Tensor, "b f"], component: int) -> Gaussian:
+        """q(z | x, c=component) of observed data: mean and log-variance, (b, d) each."""
+        features, log_qc = self.infer(x)
+        c = torch.zeros_like(log_qc)
+        c[:, component] = 1
+        return self.encode(features, self._gate(log_qc, c))
+
+    def code(
+        self, observed: Float[Tensor, "n f"]
+    ) -> tuple[tuple[Tensor, Tensor], Float[Tensor, "n k"]]:
+        """Posterior mean of z and one-hot c at the most probable category, and log q(c|x)."""
+        features, log_qc = self.infer(observed)
+        c = F.one_hot(log_qc.argmax(-1), self.n_components).to(log_qc.dtype)
+        return (self.encode(features, self._gate(log_qc, c)).mean, c), log_qc
+
+    def draw(
+        self, component: Int[Tensor, " n"], generator: torch.Generator
+    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n k"]]:
+        """A z from p(z | c) for each of the components given, and c one-hot."""
+        c = F.one_hot(component, self.n_components).to(self.aggregated.dtype)
+        normal = torch.randn(
+            len(component), self.latent_dim, generator=generator, device=component.device
+        )
+        return self.prior().sample(component, normal), c
+
+
+class VAE(Generative):
+    """x | z with z from a mixture of Gaussians: N(0, I), a learned one, or a VampPrior.
+
+    Arguments:
+        shape: shape of one example, (f,) or (channels, height, width)
+        likelihood: p(x | decoder output), see `likelihoods`
+        prior: ``standard``, ``mixture`` or ``vamp``
+        n_components: components of the prior; 1 for ``standard``
+        latent_dim: dimensions of z
+        hidden: widths of the hidden layers of trunk and decoder
+        network: ``mlp``, or ``conv`` for images
+        covariance: of ``mixture``, ``diag`` or ``full``
+        prior_scale: spread of the starting means of ``mixture``
+
+    Raises:
+        ValueError: an unknown name, ``conv`` for examples that are not images, or more than one
+            component of a standard prior.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        likelihood: Likelihood,
+        prior: str = "standard",
+        n_components: int = 1,
+        latent_dim: int = 40,
+        hidden: Sequence[int] = (300, 300),
+        network: str = "mlp",
+        covariance: str = "diag",
+        prior_scale: float = 1.0,
+    ):
+        super().__init__(shape, likelihood, n_components)
+        trunk, decoder = _networks(network, shape)
+        self.latent_dim = latent_dim
+        self.normal_dim, self.gumbel_dim = latent_dim, 0
+        self.trunk = trunk(shape, hidden)
+        self.posterior = glorot(nn.Linear(hidden[-1], 2 * latent_dim), halves=2)
+        self.prior = _prior(
+            prior, n_components, latent_dim, shape, likelihood, covariance, prior_scale
+        )
+        self.decoder = decoder(latent_dim, shape, hidden)
+
+    def encode(self, x: Float[Tensor, "b f"]) -> Gaussian:
+        """q(z | x) of observed data, (b, d)."""
+        return Gaussian(*self.posterior(self.trunk(x)).chunk(2, dim=-1))
+
+    def decode(self, z: Float[Tensor, "b d"]) -> Float[Tensor, "b f"]:
+        """Parameters of p(x | z), as the likelihood reads them."""
+        return self.decoder(z)
+
+    def terms(
+        self,
+        x: Float[Tensor, "b f"],
+        noise: Noise,
+        temperature: float | Tensor = 0.5,
+        estimator: str = "straight_through",
+    ) -> Terms:
+        """The terms of the bound, nats per example, one sample of z each.
+
+        Temperature and estimator are there because every model has them: there is no c to draw.
+        KL(z) is closed form under a standard prior and log q(z|x) - log p(z) at the sample of z
+        under a mixture.
+        """
+        q = self.encode(x)
+        z = q.sample(noise.normal)
+        kl_z, log_qc = _kl_of_mixture(q, z, self.prior(self.encode))
+        log_px = self.likelihood.log_prob(x, self.decode(z))
+        return Terms(log_px, kl_z, torch.zeros_like(kl_z), log_qc)
+
+    @torch.no_grad()
+    def exact_terms(self, x: Float[Tensor, "b f"], normal: Float[Tensor, "b d"]) -> Terms:
+        """The same as `terms`, which has nothing to enumerate."""
+        return self.terms(x, Noise(normal, normal[:, :0]))
+
+    @torch.no_grad()
+    def log_weights(
+        self, x: Float[Tensor, "b f"], n_samples: int, generator: torch.Generator
+    ) -> Float[Tensor, "s b"]:
+        """Log p(x,z) - log q(z|x) in nats for z drawn from q(z|x), (s, b)."""
+        q = Gaussian(*(t.repeat(n_samples, 1) for t in self.encode(x)))
+        z = q.sample(_normal(q.mean, generator))
+        log_pz, _ = mixture_log_prob(z, self.prior(self.encode))
+        log_px = self.likelihood.log_prob(x.repeat(n_samples, 1), self.decode(z))
+        return (log_px + log_pz - q.log_prob(z)).view(n_samples, len(x))
+
+    def code(self, observed: Float[Tensor, "n f"]) -> tuple[tuple[Tensor], Float[Tensor, "n k"]]:
+        """Posterior mean of z, and the log-responsibilities of the components there."""
+        z = self.encode(observed).mean
+        return (z,), mixture_log_prob(z, self.prior(self.encode))[1]
+
+    def draw(
+        self, component: Int[Tensor, " n"], generator: torch.Generator
+    ) -> tuple[Float[Tensor, "n d"]]:
+        """A z from each of the components given."""
+        mixture = self.prior(self.encode)
+        return (mixture.sample(component, _normal(mixture.mean[component], generator)),)
+
+
+class HierarchicalVAE(Generative):
+    """Two layers of latents, x | z1, z2 and z1 | z2, as in the VampPrior paper (section 4).
+
+    q(z1, z2 | x) = q(z2 | x) q(z1 | x, z2), and the prior over z2 is N(0, I) or a VampPrior.
+
+    Arguments:
+        shape: shape of one example, (f,) or (channels, height, width)
+        likelihood: p(x | decoder output), see `likelihoods`
+        prior: over z2, ``standard``, ``mixture`` or ``vamp``
+        n_components: components of the prior; 1 for ``standard``
+        latent_dim: dimensions of each of z1 and z2
+        hidden: widths of the hidden layers
+        network: ``mlp``, or ``conv`` for images
+        covariance: of ``mixture``, ``diag`` or ``full``
+        prior_scale: spread of the starting means of ``mixture``
+
+    Raises:
+        ValueError: as for `VAE`.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        likelihood: Likelihood,
+        prior: str = "standard",
+        n_components: int = 1,
+        latent_dim: int = 40,
+        hidden: Sequence[int] = (300, 300),
+        network: str = "mlp",
+        covariance: str = "diag",
+        prior_scale: float = 1.0,
+    ):
+        super().__init__(shape, likelihood, n_components)
+        trunk, decoder = _networks(network, shape)
+        self.latent_dim = latent_dim
+        self.normal_dim, self.gumbel_dim = 2 * latent_dim, 0
+        width = hidden[-1]
+        self.trunk2 = trunk(shape, hidden)
+        self.posterior2 = glorot(nn.Linear(width, 2 * latent_dim), halves=2)
+        self.trunk1 = trunk(shape, hidden[-1:])
+        self.from_z2 = gated_mlp([latent_dim, width])
+        self.joint1 = gated_mlp([2 * width, width])
+        self.posterior1 = glorot(nn.Linear(width, 2 * latent_dim), halves=2)
+        self.prior = _prior(
+            prior, n_components, latent_dim, shape, likelihood, covariance, prior_scale
+        )
+        self.prior1 = nn.Sequential(
+            gated_mlp([latent_dim, *hidden]), glorot(nn.Linear(width, 2 * latent_dim), halves=2)
+        )
+        self.decode1 = gated_mlp([latent_dim, width])
+        self.decode2 = gated_mlp([latent_dim, width])
+        self.decoder = decoder(2 * width, shape, hidden[-1:])
+
+    def encode(self, x: Float[Tensor, "b f"]) -> Gaussian:
+        """q(z2 | x) of observed data, (b, d)."""
+        return Gaussian(*self.posterior2(self.trunk2(x)).chunk(2, dim=-1))
+
+    def encode_lower(self, features: Float[Tensor, "b h"], z2: Float[Tensor, "b d"]) -> Gaussian:
+        """q(z1 | x, z2) of the features ``trunk1`` finds in x, (b, d)."""
+        joint = self.joint1(torch.cat([features, self.from_z2(z2)], dim=-1))
+        return Gaussian(*self.posterior1(joint).chunk(2, dim=-1))
+
+    def lower_prior(self, z2: Float[Tensor, "b d"]) -> Gaussian:
+        """p(z1 | z2), (b, d)."""
+        return Gaussian(*self.prior1(z2).chunk(2, dim=-1))
+
+    def decode(self, z1: Float[Tensor, "b d"], z2: Float[Tensor, "b d"]) -> Float[Tensor, "b f"]:
+        """Parameters of p(x | z1, z2), as the likelihood reads them."""
+        return self.decoder(torch.cat([self.decode1(z1), self.decode2(z2)], dim=-1))
+
+    def terms(
+        self,
+        x: Float[Tensor, "b f"],
+        noise: Noise,
+        temperature: float | Tensor = 0.5,
+        estimator: str = "straight_through",
+    ) -> Terms:
+        """The terms of the bound, nats per example, one sample of (z1, z2) each; see `VAE.terms`.
+
+        ``kl_z`` is KL(z2) + KL(z1 given z2), the second in closed form at the sample of z2.
+        """
+        normal2, normal1 = noise.normal.chunk(2, dim=-1)
+        q2 = self.encode(x)
+        z2 = q2.sample(normal2)
+        q1 = self.encode_lower(self.trunk1(x), z2)
+        kl_2, log_qc = _kl_of_mixture(q2, z2, self.prior(self.encode))
+        kl_z = kl_2 + gaussian_kl(q1, self.lower_prior(z2))
+        log_px = self.likelihood.log_prob(x, self.decode(q1.sample(normal1), z2))
+        return Terms(log_px, kl_z, torch.zeros_like(kl_z), log_qc)
+
+    @torch.no_grad()
+    def exact_terms(self, x: Float[Tensor, "b f"], normal: Float[Tensor, "b e"]) -> Terms:
+        """The same as `terms`, which has nothing to enumerate."""
+        return self.terms(x, Noise(normal, normal[:, :0]))
+
+    @torch.no_grad()
+    def log_weights(
+        self, x: Float[Tensor, "b f"], n_samples: int, generator: torch.Generator
+    ) -> Float[Tensor, "s b"]:
+        """Log p(x,z1,z2) - log q(z1,z2|x) in nats for both drawn from q, (s, b)."""
+        features = self.trunk1(x).repeat(n_samples, 1)
+        q2 = Gaussian(*(t.repeat(n_samples, 1) for t in self.encode(x)))
+        z2 = q2.sample(_normal(q2.mean, generator))
+        q1 = self.encode_lower(features, z2)
+        z1 = q1.sample(_normal(q1.mean, generator))
+        log_pz = mixture_log_prob(z2, self.prior(self.encode))[0] + self.lower_prior(z2).log_prob(
+            z1
+        )
+        log_px = self.likelihood.log_prob(x.repeat(n_samples, 1), self.decode(z1, z2))
+        return (log_px + log_pz - q2.log_prob(z2) - q1.log_prob(z1)).view(n_samples, len(x))
+
+    def code(
+        self, observed: Float[Tensor, "n f"]
+    ) -> tuple[tuple[Tensor, Tensor], Float[Tensor, "n k"]]:
+        """Posterior means of z1 and z2, and the log-responsibilities of the components of z2."""
+        z2 = self.encode(observed).mean
+        z1 = self.encode_lower(self.trunk1(observed), z2).mean
+        return (z1, z2), mixture_log_prob(z2, self.prior(self.encode))[1]
+
+    def draw(
+        self, component: Int[Tensor, " n"], generator: torch.Generator
+    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
+        """z2 from the components given, and z1 from p(z1 | z2)."""
+        mixture = self.prior(self.encode)
+        z2 = mixture.sample(component, _normal(mixture.mean[component], generator))
+        lower = self.lower_prior(z2)
+        return lower.sample(_normal(lower.mean, generator)), z2
+
+
+def _kl_of_mixture(
+    q: Gaussian, z: Float[Tensor, "b d"], mixture: Mixture
+) -> tuple[Float[Tensor, " b"], Float[Tensor, "b k"]]:
+    """KL(q || mixture), closed form for one component, and log-responsibilities at ``z``."""
+    if len(mixture.mean) == 1:
+        kl = component_kl(q, mixture)
+        return kl.squeeze(-1), torch.zeros_like(kl)
+    log_pz, log_qc = mixture_log_prob(z, mixture)
+    return q.log_prob(z) - log_pz, log_qc
+
+
+def _choose(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} is unknown: choose from {', '.join(allowed)}.")
+
+
+def _networks(network: str, shape: Sequence[int]) -> tuple[Any, Any]:
+    _choose("network", network, tuple(NETWORKS))
+    if network == "conv" and len(shape) != 3:
+        raise ValueError(f"network='conv' needs images, and examples have shape {tuple(shape)}.")
+    return NETWORKS[network]
+
+
+def _prior(
+    prior: str,
+    n_components: int,
+    latent_dim: int,
+    shape: Sequence[int],
+    likelihood: Likelihood,
+    covariance: str,
+    scale: float,
+) -> StandardNormal | GaussianMixture | VampPrior:
+    _choose("prior", prior, ("standard", "mixture", "vamp"))
+    if prior == "standard":
+        if n_components != 1:
+            raise ValueError(
+                f"n_components={n_components}: a standard normal prior has one component; ask "
+                f"for 1, or for a model with a mixture."
+            )
+        return StandardNormal(latent_dim)
+    if prior == "mixture":
+        return GaussianMixture(n_components, latent_dim, covariance, scale)
+    return VampPrior(n_components, math.prod(shape), isinstance(likelihood, BernoulliLikelihood))
+
+
+Model = ConditionalPriorVAE | VAE | HierarchicalVAE
+MODELS: dict[str, tuple[type[Model], dict[str, Any]]] = {
+    "vae": (VAE, {"prior": "standard"}),
+    "mog": (VAE, {"prior": "mixture"}),
+    "vamp": (VAE, {"prior": "vamp"}),
+    "hvae": (HierarchicalVAE, {"prior": "standard"}),
+    "hvamp": (HierarchicalVAE, {"prior": "vamp"}),
+    "cpvae": (ConditionalPriorVAE, {}),
+}
 
 
 def build(
@@ -325,10 +649,8 @@ def build(
     Raises:
         ValueError: an unknown name.
     """
-    if model not in MODELS:
-        raise ValueError(f"model={model!r} is unknown: choose from {', '.join(MODELS)}.")
-    if likelihood not in ("bernoulli", "gaussian"):
-        raise ValueError(f"likelihood={likelihood!r} is unknown: use 'bernoulli' or 'gaussian'.")
+    _choose("model", model, tuple(MODELS))
+    _choose("likelihood", likelihood, ("bernoulli", "gaussian"))
     n_features = math.prod(shape)
     if likelihood == "bernoulli":
         p_x: Likelihood = BernoulliLikelihood()
@@ -340,4 +662,5 @@ def build(
         p_x = GaussianLikelihood(loc_, scale_, noise_scale)
     with torch.random.fork_rng(devices=[]):  # layers start from torch's global generator
         torch.manual_seed(seed)
-        return MODELS[model](shape, p_x, **settings)
+        model_class, prior = MODELS[model]
+        return model_class(shape, p_x, **prior, **settings)

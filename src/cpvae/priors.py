@@ -1,9 +1,28 @@
-"""Priors over z. Each is a module whose forward returns a `Mixture`."""
+"""Priors over z. Each is a module whose forward takes the encoder and returns a `Mixture`."""
+
+from collections.abc import Callable
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from cpvae.functional import Mixture
+from cpvae.functional import Gaussian, Mixture
+
+Encoder = Callable[[Tensor], Gaussian]  # observed data (b, f) -> q(z | x)
+
+
+class StandardNormal(nn.Module):
+    """N(0, I), the prior of the plain VAE: a mixture of one component, with nothing to learn."""
+
+    mean: Tensor
+
+    def __init__(self, latent_dim: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(1, latent_dim))
+
+    def forward(self, encoder: Encoder | None = None) -> Mixture:
+        """One component with zero mean and unit variance; the encoder is not used."""
+        return Mixture(self.mean[:, 0], self.mean, self.mean)
 
 
 class GaussianMixture(nn.Module):
@@ -18,6 +37,9 @@ class GaussianMixture(nn.Module):
         covariance: ``diag``, or ``full`` for a learned Cholesky factor per component
         scale: standard deviation of the starting means around zero. Small values keep every
             component in reach of every example, so that none starts out dead.
+
+    Raises:
+        ValueError: an unknown ``covariance``.
     """
 
     logits: Tensor
@@ -30,6 +52,8 @@ class GaussianMixture(nn.Module):
         scale: float = 0.05,
     ):
         super().__init__()
+        if covariance not in ("diag", "full"):
+            raise ValueError(f"covariance={covariance!r} is unknown: choose from diag, full.")
         self.mean = nn.Parameter(scale * torch.randn(n_components, latent_dim))
         self.logvar = nn.Parameter(torch.zeros(n_components, latent_dim))
         self.register_buffer("logits", torch.zeros(n_components))
@@ -37,10 +61,45 @@ class GaussianMixture(nn.Module):
         if covariance == "full":
             self.below_diagonal = nn.Parameter(torch.zeros(n_components, latent_dim, latent_dim))
 
-    def forward(self) -> Mixture:
-        """The mixture as it stands: equal weights 1/K, (k, d) means and log-variances."""
+    def forward(self, encoder: Encoder | None = None) -> Mixture:
+        """The mixture as it stands: equal weights 1/K, (k, d) means and log-variances.
+
+        The encoder is not used.
+        """
         unit_tril = None
         if self.below_diagonal is not None:
             identity = torch.eye(self.mean.shape[1], device=self.mean.device)
             unit_tril = torch.tril(self.below_diagonal, -1) + identity
         return Mixture(self.logits, self.mean, self.logvar, unit_tril)
+
+
+class VampPrior(nn.Module):
+    """The mixture of the posteriors of K learned pseudo-inputs (Tomczak and Welling 2018).
+
+    Arguments:
+        n_components: K
+        n_features: f, as the encoder takes them
+        bounded: keep pseudo-inputs in [0, 1], for data that lies there
+    """
+
+    logits: Tensor
+
+    def __init__(self, n_components: int, n_features: int, bounded: bool):
+        super().__init__()
+        self.bounded = bounded
+        start = torch.rand if bounded else torch.randn
+        self.pseudo_inputs = nn.Parameter(start(n_components, n_features))
+        self.register_buffer("logits", torch.zeros(n_components))
+
+    @torch.no_grad()
+    def start_from(self, observed: Float[Tensor, "n f"], generator: torch.Generator) -> None:
+        """Starts the pseudo-inputs at examples drawn at random, plus a little noise."""
+        shape = self.pseudo_inputs.shape
+        row = torch.randint(len(observed), shape[:1], generator=generator, device=observed.device)
+        noise = torch.randn(shape, generator=generator, device=observed.device)
+        self.pseudo_inputs.copy_(observed[row] + 0.01 * noise)
+
+    def forward(self, encoder: Encoder) -> Mixture:
+        """Equal weights 1/K, and the means and log-variances (k, d) of q(z | pseudo-input)."""
+        inputs = self.pseudo_inputs.clamp(0, 1) if self.bounded else self.pseudo_inputs
+        return Mixture(self.logits, *encoder(inputs))
