@@ -9,6 +9,7 @@ import cpvae
 
 SOURCE = Path(cpvae.__file__).parent
 ORDER = [
+    "fused",
     "functional",
     "likelihoods",
     "nets",
@@ -16,6 +17,7 @@ ORDER = [
     "models",
     "objective",
     "augment",
+    "engine",
     "checkpoint",
     "evaluate",
     "data",

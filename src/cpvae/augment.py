@@ -1,13 +1,23 @@
 """Small random changes that leave the category of an example as it is, for the invariance term."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+class Augment(NamedTuple):
+    """A random change of examples, as a pure function of the examples and of uniform noise.
+
+    ``change`` takes examples as the networks see them (b, f) and noise in [0, 1) of shape
+    (b, n_random), and gives the changed examples (b, f).
+    """
+
+    n_random: int
+    change: Callable[[Float[Tensor, "b f"], Float[Tensor, "b m"]], Float[Tensor, "b f"]]
 
 
 def affine(
@@ -30,9 +40,9 @@ def affine(
             f"have shape {tuple(shape)}: leave the invariance term off for tables."
         )
 
-    def move(x: Float[Tensor, "b f"], generator: torch.Generator) -> Float[Tensor, "b f"]:
+    def move(x: Float[Tensor, "b f"], uniform: Float[Tensor, "b 6"]) -> Float[Tensor, "b f"]:
         b = x.shape[0]
-        u = torch.rand(6, b, generator=generator, device=x.device) * 2 - 1
+        u = uniform.T * 2 - 1
         turn, shear = angle * u[0], angle * u[1]
         width, height = 1 + zoom * u[2], 1 + zoom * u[3]
         top = torch.stack([turn.cos() * width, shear - turn.sin() * height, shift * u[4]], -1)
@@ -41,7 +51,7 @@ def affine(
         images = x.view(b, *shape)
         return F.grid_sample(images, grid, padding_mode="border", align_corners=False).flatten(1)
 
-    return move
+    return Augment(6, move)
 
 
 AUGMENTS = {"affine": affine}
@@ -53,7 +63,7 @@ def named(augment: str | Augment | None, shape: Sequence[int]) -> Augment | None
     Raises:
         ValueError: an unknown name, or one that does not fit examples of this shape.
     """
-    if augment is None or callable(augment):
+    if augment is None or isinstance(augment, Augment):
         return augment
     if augment not in AUGMENTS:
         raise ValueError(f"invariance={augment!r} is unknown: choose from {', '.join(AUGMENTS)}.")

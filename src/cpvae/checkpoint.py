@@ -19,11 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy
 import safetensors
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from cpvae import __version__
 from cpvae.models import Model, build
 
 FORMAT = 1
@@ -171,12 +173,11 @@ def describe(config: dict[str, Any], recipe: Any) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Versions and hardware that a result depends on."""
-    from importlib.metadata import version
-
-    packages = ("cpvae", "torch", "lightning-fabric", "numpy")
     return {
         "python": platform.python_version(),
-        **{name: version(name) for name in packages},
+        "cpvae": __version__,
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
         "processor": _processor(),
         "threads": str(torch.get_num_threads()),
     }

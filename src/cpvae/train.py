@@ -8,31 +8,25 @@ for bit, and so are a run and the same run killed and resumed.
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from lightning_fabric import Fabric
 from torch import Tensor
 
 from cpvae.augment import Augment
 from cpvae.checkpoint import RunFolder
-from cpvae.evaluate import cluster_probs, components_used, draw_noise, exact_terms
-from cpvae.models import ESTIMATORS, Model
-from cpvae.objective import (
-    Weights,
-    conditional_entropy,
-    evenness,
-    invariance,
-    loss,
-    mutual_information,
-    ramp,
-)
+from cpvae.engine import Engine
+from cpvae.evaluate import cluster_probs, components_used, exact_terms
+from cpvae.models import ESTIMATORS, ConditionalPriorVAE, Model
+from cpvae.objective import Weights, mutual_information, ramp
+from cpvae.priors import VampPrior
 
 SAVE_EVERY = 5.0  # seconds between two saves of the training state, at least
+COMPILE = 50_000  # steps from which fusing a GPU's kernels is worth the wait for the compiler
 SMALL = 2e7  # parameters times batch size under which a second thread costs more than it brings
-MEMORY = 0.95  # what a step keeps of the running mean of q(c|x)
 Record = dict[str, Any]
 
 
@@ -118,7 +112,7 @@ def fit(
         augment: change of (b, f) data that should leave c as it is; needed by ``invariance``
         folder: where to save; a training state found there is gone on from
         on_epoch: called with each epoch's record
-        accelerator: ``auto``, ``cpu``, ``cuda``, ``mps``, as lightning-fabric names them
+        accelerator: ``auto`` (a CUDA device, or else the processor), ``cpu``, ``cuda`` or ``mps``
 
     Returns:
         One record an epoch: ``epoch`` (from 1), ``seconds``, means of the training terms, the
@@ -126,110 +120,181 @@ def fit(
 
     Raises:
         Diverged: the loss stopped being finite.
-        ValueError: ``invariance`` without ``augment``.
+        ValueError: ``invariance`` without ``augment`` or for a model without a category, or no
+            such accelerator.
     """
+    histories = fit_together(
+        [model],
+        x_train,
+        x_valid,
+        [recipe],
+        augment,
+        [folder] if folder else None,
+        folder,
+        (lambda _, record: on_epoch(record)) if on_epoch else None,
+        accelerator,
+    )
+    return histories[0]
+
+
+def fit_together(
+    models: Sequence[Model],
+    x_train: Tensor,
+    x_valid: Tensor,
+    recipes: Sequence[Recipe],
+    augment: Augment | None = None,
+    folders: Sequence[RunFolder] | None = None,
+    home: RunFolder | None = None,
+    on_epoch: Callable[[int, Record], None] | None = None,
+    accelerator: str = "auto",
+) -> list[list[Record]]:
+    """Trains several models as one, each as `fit` would have trained it alone.
+
+    Each stops by its own patience. One that diverges stops there with its best weights, and the
+    others go on.
+
+    Arguments:
+        models: built from one configuration, but for the seed
+        x_train: as for `fit`
+        x_valid: as for `fit`
+        recipes: one a model, the same but for the seed
+        augment: as for `fit`
+        folders: where each keeps its history and its best weights
+        home: where the training state of all is kept
+        on_epoch: called with the place of a model and its epoch's record
+        accelerator: as for `fit`
+
+    Returns:
+        The records of each model.
+
+    Raises:
+        Diverged: the loss of every model stopped being finite.
+        ValueError: as for `fit`, or recipes that differ in more than the seed.
+    """
+    recipe = recipes[0]
+    if any(dataclasses.replace(other, seed=recipe.seed) != recipe for other in recipes):
+        raise ValueError("Models are trained together by one recipe: only the seeds may differ.")
     if recipe.invariance and augment is None:
         raise ValueError("The invariance term needs an augment function: see cpvae.augment.")
-    fabric = Fabric(accelerator=accelerator, devices=1)
-    wrapped, optimizer = set_up(fabric, model, recipe)
-    run = _Run(model, optimizer, torch.Generator(fabric.device).manual_seed(recipe.seed), folder)
-    run.restore()
-    threads = torch.get_num_threads()
-    if sum(p.numel() for p in model.parameters()) * recipe.batch_size < SMALL:
+    if recipe.invariance and not isinstance(models[0], ConditionalPriorVAE):
+        raise ValueError("The invariance term is about q(c|x): only the model 'cpvae' has one.")
+    device = choose_device(accelerator)
+    for model in models:
+        model.to(device)
+    observe = models[0].likelihood.observe
+    train = observe(x_train.flatten(1).to(device))
+    generators = [torch.Generator(device).manual_seed(r.seed) for r in recipes]
+    for model, generator in zip(models, generators, strict=True):
+        if isinstance(model.prior, VampPrior):
+            model.prior.start_from(train, generator)
+    engine = Engine(
+        models,
+        generators,
+        train,
+        recipe.batch_size,
+        recipe.learning_rate,
+        recipe.estimator,
+        augment if recipe.invariance else None,
+        compiled=device.type == "cuda"
+        and find_spec("triton") is not None
+        and recipe.max_epochs * len(x_train) >= COMPILE * recipe.batch_size,
+    )
+    del train
+    runs = [
+        _Run(model, seeded.seed, folders[i] if folders else None)
+        for i, (model, seeded) in enumerate(zip(models, recipes, strict=True))
+    ]
+    group = _Group(runs, engine, home)
+    group.restore()
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    if sum(p.numel() for m in models for p in m.parameters()) * recipe.batch_size < SMALL:
         torch.set_num_threads(1)
+    if device.type == "cuda":  # TensorFloat-32: three times the speed, the same bounds
+        torch.set_float32_matmul_precision("high")
     try:
-        _loop(fabric, wrapped, optimizer, run, x_train, x_valid, recipe, augment, on_epoch)
+        _loop(group, x_valid.flatten(1).to(device), recipe, on_epoch)
     finally:
         torch.set_num_threads(threads)
-    return run.history
+        torch.set_float32_matmul_precision(precision)
+    for run in runs:
+        run.finish(x_train.flatten(1), device)
+    return [run.history for run in runs]
+
+
+def choose_device(accelerator: str) -> torch.device:
+    """The device of that name; ``auto`` is a CUDA device where there is one, or else the processor.
+
+    Raises:
+        ValueError: an unknown name, or a device that this machine does not have.
+    """
+    here = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if accelerator == "auto":
+        return torch.device("cuda" if here["cuda"] else "cpu")
+    if accelerator not in here:
+        raise ValueError(f"accelerator={accelerator!r} is unknown: use auto, {', '.join(here)}.")
+    if not here[accelerator]:
+        raise ValueError(f"accelerator={accelerator!r}: torch finds none here; use auto or cpu.")
+    return torch.device(accelerator)
 
 
 def _loop(
-    fabric: Fabric,
-    wrapped: Any,
-    optimizer: Any,
-    run: "_Run",
-    x_train: Tensor,
-    x_valid: Tensor,
+    group: "_Group",
+    x_valid: Float[Tensor, "m f"],
     recipe: Recipe,
-    augment: Augment | None,
-    on_epoch: Callable[[Record], None] | None,
+    on_epoch: Callable[[int, Record], None] | None,
 ) -> None:
-    """Epochs until the last one or until patience ends."""
-    model = run.model
-    train = fabric.to_device(x_train.flatten(1))
-    valid = _validation(model, fabric.to_device(x_valid.flatten(1)), recipe.seed)
-    started = time.monotonic() - run.seconds
-    while run.epoch < recipe.max_epochs and not _stale(run, recipe):
-        epoch = run.epoch
-        model.train()
-        sums = train_epoch(fabric, wrapped, optimizer, train, recipe, epoch, augment, run.generator)
-        record = {"epoch": epoch + 1, "seconds": time.monotonic() - started, **sums}
-        record |= _validate(model, valid, recipe.seed)
-        if not math.isfinite(record["train_loss_nats"] + record["valid_elbo_exact_nats"]):
-            run.keep_best()
-            raise Diverged(_divergence(epoch + 1, recipe))
-        run.add(record)
-        if on_epoch:
-            on_epoch(record)
-    run.finish(train)
+    """Epochs until the last one or until every run's patience has ended."""
+    runs, engine = group.runs, group.engine
+    valid = [_validation(run.model, x_valid, run.seed) for run in runs]
+    started = time.monotonic() - max(run.seconds for run in runs)
+    epoch = max(run.epoch for run in runs)
+    for run in runs:
+        run.stopped = run.diverged or run.epoch < epoch or _stale(run, recipe)
+    while epoch < recipe.max_epochs and not all(run.stopped for run in runs):
+        weights, temperature = _schedule(recipe, epoch)
+        means = engine.epoch(weights, temperature)
+        trained = torch.stack(means).T.tolist()
+        epoch += 1
+        for place, run in enumerate(runs):
+            if run.stopped:
+                continue
+            record = {
+                "epoch": epoch,
+                "seconds": time.monotonic() - started,
+                **_trained(trained[place], recipe.estimator),
+                "weight_kl_z": weights.kl_z,
+                "weight_kl_c": weights.kl_c,
+                "temperature": temperature,
+                **_validate(run.model, valid[place], run.seed),
+            }
+            if math.isfinite(record["train_loss_nats"] + record["valid_elbo_exact_nats"]):
+                run.add(record)
+                run.stopped = _stale(run, recipe)
+                if on_epoch:
+                    on_epoch(place, record)
+            else:
+                run.stopped = run.diverged = True
+        if all(run.diverged for run in runs):
+            for run in runs:
+                run.keep_best()
+            raise Diverged(_divergence(epoch, recipe))
+        group.save_sometimes()
+    group.save()
 
 
-def set_up(fabric: Fabric, model: Model, recipe: Recipe) -> tuple[Any, Any]:
-    """The model on its device, and its optimizer, both wrapped by fabric."""
-    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, fused=True)
-    wrapped, optimizer = fabric.setup(model, optimizer)
-    for method in ("terms", "infer"):
-        wrapped.mark_forward_method(method)
-    return wrapped, optimizer
-
-
-def train_epoch(
-    fabric: Fabric,
-    model: Any,
-    optimizer: Any,
-    x: Float[Tensor, "n f"],
-    recipe: Recipe,
-    epoch: int,
-    augment: Augment | None,
-    generator: torch.Generator,
-) -> Record:
-    """One pass over the data in random order; means of the terms, read once at the end."""
-    weights, temperature = _schedule(recipe, epoch)
-    likelihood = model.module.likelihood
-    usage = model.module.aggregated.clone()  # of the last epoch, even before the first
-    sums = torch.zeros(6, device=x.device)
-    order = torch.randperm(len(x), generator=generator, device=x.device)
-    for index in order.split(recipe.batch_size):
-        batch = x[index]
-        noise = draw_noise(model.module, len(batch), generator)
-        observed = likelihood.observe(batch, generator)
-        terms = model.terms(observed, noise, temperature, recipe.estimator)
-        objective = loss(terms, weights)
-        moved = torch.zeros((), device=x.device)
-        if weights.invariance and augment:
-            _, log_qc_moved = model.infer(likelihood.observe(augment(batch, generator), generator))
-            moved = invariance(terms.log_qc, log_qc_moved)
-            objective = objective + weights.invariance * moved
-            usage = MEMORY * usage + (1 - MEMORY) * terms.log_qc.detach().exp().mean(0)
-            objective = objective - weights.balance * evenness(terms.log_qc, usage)
-            objective = objective + weights.certainty * conditional_entropy(terms.log_qc)
-        optimizer.zero_grad()
-        fabric.backward(objective)
-        optimizer.step()
-        means = (objective, terms.elbo().mean(), *(t.mean() for t in terms[:3]), moved)
-        sums += torch.stack([m.detach() for m in means]) * len(batch)
-    loss_, elbo, log_px, kl_z, kl_c, moved_ = (sums / len(x)).tolist()
+def _trained(means: Sequence[float], estimator: str) -> Record:
+    loss, log_px, kl_z, kl_c, moved = means  # as in `engine.Means`
     return {
-        "train_loss_nats": loss_,
-        f"train_elbo_{recipe.estimator}_nats": elbo,
+        "train_loss_nats": loss,
+        f"train_elbo_{estimator}_nats": log_px - kl_z - kl_c,
         "train_reconstruction_nats": log_px,
         "train_kl_z_nats": kl_z,
         "train_kl_c_nats": kl_c,
-        "train_invariance_nats": moved_,
-        "weight_kl_z": weights.kl_z,
-        "weight_kl_c": weights.kl_c,
-        "temperature": temperature,
+        "train_invariance_nats": moved,
     }
 
 
@@ -284,21 +349,14 @@ def _divergence(epoch: int, recipe: Recipe) -> str:
 
 
 class _Run:
-    """What changes during a run, and its way to the run folder and back."""
+    """What changes of one model during its training."""
 
-    def __init__(
-        self,
-        model: Model,
-        optimizer: Any,
-        generator: torch.Generator,
-        folder: RunFolder | None,
-    ):
-        self.model, self.optimizer, self.generator = model, optimizer, generator
-        self.folder = folder
+    def __init__(self, model: Model, seed: int, folder: RunFolder | None):
+        self.model, self.seed, self.folder = model, seed, folder
         self.history: list[Record] = []
         self.best_epoch, self.best_elbo = 0, -math.inf
-        self.best = self._weights()
-        self.saved_at = -math.inf
+        self.best = self.weights()
+        self.stopped = self.diverged = False
 
     @property
     def epoch(self) -> int:
@@ -308,61 +366,18 @@ class _Run:
     def seconds(self) -> float:
         return self.history[-1]["seconds"] if self.history else 0.0
 
-    def _weights(self) -> dict[str, Tensor]:
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of all parameters and buffers."""
         return {key: value.detach().clone() for key, value in self.model.state_dict().items()}
 
     def add(self, record: Record) -> None:
-        """Takes an epoch's record; saves when the last save is some seconds old."""
+        """Takes an epoch's record, and the weights if they are the best so far."""
         self.history.append(record)
         if record["valid_elbo_exact_nats"] > self.best_elbo:
             self.best_epoch, self.best_elbo = record["epoch"], record["valid_elbo_exact_nats"]
-            self.best = self._weights()
+            self.best = self.weights()
         if self.folder:
             self.folder.append_history(record)
-            if time.monotonic() - self.saved_at > SAVE_EVERY:
-                self.save()
-
-    def save(self) -> None:
-        """Writes the training state, then the best weights."""
-        if not self.folder:
-            return
-        optimizer = self.optimizer.state_dict()["state"]
-        tensors = {f"last.{key}": value for key, value in self.model.state_dict().items()}
-        tensors |= {f"best.{key}": value for key, value in self.best.items()}
-        for index, state in optimizer.items():
-            tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
-        tensors["generator"] = self.generator.get_state()
-        progress = {key: getattr(self, key) for key in ("epoch", "best_epoch", "best_elbo")}
-        self.folder.write_training(tensors, progress)
-        self.folder.write_model(self.best)
-        self.saved_at = time.monotonic()
-
-    def restore(self) -> None:
-        """Goes back to the training state in the folder, if there is one."""
-        if not self.folder:
-            return
-        stored = self.folder.read_training()
-        if not stored:
-            self.folder.write_history([])
-            return
-        tensors, progress = stored
-        self.history = self.folder.read_history()[: progress["epoch"]]
-        if len(self.history) < progress["epoch"]:
-            raise ValueError(
-                f"{self.folder.path} is damaged: its history ends before epoch "
-                f"{progress['epoch']}, which was saved. Fit again into another folder."
-            )
-        self.folder.write_history(self.history)
-        self.best_epoch, self.best_elbo = progress["best_epoch"], progress["best_elbo"]
-        self.model.load_state_dict(_under("last.", tensors))
-        self.best = _under("best.", tensors)
-        states: dict[int, dict[str, Tensor]] = {}
-        for name, value in _under("optimizer.", tensors).items():
-            index, key = name.split(".")
-            states.setdefault(int(index), {})[key] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": states, "param_groups": groups})
-        self.generator.set_state(tensors["generator"])
 
     def keep_best(self) -> None:
         """Puts the best weights into the model and into the folder."""
@@ -371,14 +386,84 @@ class _Run:
         if self.folder:
             self.folder.write_model(self.best)
 
-    def finish(self, x_train: Float[Tensor, "n f"]) -> None:
-        """Saves, takes the best weights, and stores the aggregated posterior with them (eq. 14)."""
-        self.save()
+    def finish(self, x_train: Float[Tensor, "n f"], device: torch.device) -> None:
+        """Takes the best weights, and stores the aggregated posterior with them (eq. 14)."""
         self.model.load_state_dict(self.best)
         self.model.eval()
-        self.model.aggregated.copy_(cluster_probs(self.model, x_train).mean(0))
-        self.best = self._weights()
+        self.model.aggregated.copy_(cluster_probs(self.model, x_train.to(device)).mean(0))
+        self.best = self.weights()
         self.keep_best()
+
+
+class _Group:
+    """The runs that are trained together, and their way to the run folder and back.
+
+    The state of all is one file, so that a kill at any moment leaves all at the same epoch.
+    """
+
+    def __init__(self, runs: Sequence[_Run], engine: Engine, home: RunFolder | None):
+        self.runs, self.engine, self.home = list(runs), engine, home
+        self.saved_at = -math.inf
+        self.took = 0.0
+
+    def save_sometimes(self) -> None:
+        """Saves when the last save is some seconds old, and ten times what it took."""
+        if time.monotonic() - self.saved_at > max(SAVE_EVERY, 10 * self.took):
+            self.save()
+
+    def save(self) -> None:
+        """Writes the training state, then the best weights."""
+        if not self.home:
+            return
+        started = time.monotonic()
+        tensors: dict[str, Tensor] = {}
+        progress = []
+        for place, run in enumerate(self.runs):
+            state = {f"last.{key}": value for key, value in run.model.state_dict().items()}
+            state |= {f"best.{key}": value for key, value in run.best.items()}
+            state |= {f"engine.{key}": value for key, value in self.engine.state(place).items()}
+            tensors |= {f"{place}.{key}": value for key, value in state.items()}
+            fields = ("epoch", "best_epoch", "best_elbo", "diverged")
+            progress.append({key: getattr(run, key) for key in fields})
+        self.home.write_training(tensors, {"runs": progress})
+        for run in self.runs:
+            if run.folder:
+                run.folder.write_model(run.best)
+        self.saved_at = time.monotonic()
+        self.took = self.saved_at - started
+
+    def restore(self) -> None:
+        """Goes back to the training state in the folder, if there is one."""
+        stored = self.home.read_training() if self.home else None
+        if not stored:
+            for run in self.runs:
+                if run.folder:
+                    run.folder.write_history([])
+            return
+        tensors, progress = stored
+        if len(progress.get("runs", [])) != len(self.runs):
+            raise ValueError(
+                "The run folder holds the training of another number of models: fit again into "
+                "another folder."
+            )
+        for place, (run, kept) in enumerate(zip(self.runs, progress["runs"], strict=True)):
+            self._restore_run(run, kept)
+            mine = _under(f"{place}.", tensors)
+            run.model.load_state_dict(_under("last.", mine))
+            run.best = {k: v.to(self.engine.device) for k, v in _under("best.", mine).items()}
+            self.engine.load_state(place, _under("engine.", mine))
+
+    def _restore_run(self, run: _Run, kept: dict[str, Any]) -> None:
+        if run.folder:
+            run.history = run.folder.read_history()[: kept["epoch"]]
+            if len(run.history) < kept["epoch"]:
+                raise ValueError(
+                    f"{run.folder.path} is damaged: its history ends before epoch "
+                    f"{kept['epoch']}, which was saved. Fit again into another folder."
+                )
+            run.folder.write_history(run.history)
+        for key in ("best_epoch", "best_elbo", "diverged"):
+            setattr(run, key, kept[key])
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

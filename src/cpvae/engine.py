@@ -1,0 +1,306 @@
+"""The training engine: many steps at a time, for one model or for several of a kind at once.
+
+What a step needs beside the model is prepared for a block of steps in one go: examples are gathered
+from data that stays on the device in two bytes a feature, moved, binarised, and all noise is drawn.
+A step itself is then the model, its gradient and Adam, and nothing is read back before the end of
+an epoch. On a GPU a block of steps is captured once as a CUDA graph and replayed.
+
+Several models are trained as one: their parameters are stacked, each model's own parameters become
+views of its row, and the step is mapped over rows (`torch.func.vmap`). Rows share the data, and
+nothing else: each has its own order, noise and binarisation from its own generator.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from cpvae.augment import Augment
+from cpvae.functional import gumbel
+from cpvae.models import ConditionalPriorVAE, Model, Noise
+from cpvae.objective import Weights, conditional_entropy, evenness, invariance, loss
+
+MEMORY = 0.95  # what a step keeps of the running mean of q(c|x)
+BLOCK = 50  # steps prepared at once, at most
+BLOCK_BYTES = {"cpu": 2**25, "cuda": 2**30}  # memory that a block may take, about
+
+
+class Batch(NamedTuple):
+    """What one step consumes, (b, ...) each, or a block of steps, (steps, r, b, ...).
+
+    ``moved`` is None without an augmentation.
+    """
+
+    observed: Tensor
+    moved: Tensor | None
+    normal: Tensor
+    gumbel: Tensor
+
+
+class Means(NamedTuple):
+    """Means over the examples of an epoch, in nats: a float a model, (r) each."""
+
+    loss: Tensor
+    log_px: Tensor
+    kl_z: Tensor
+    kl_c: Tensor
+    moved: Tensor
+
+
+class Objective(nn.Module):
+    """What a step minimises, as a module, so that its parameters can be handed in as a stack."""
+
+    def __init__(self, model: Model, estimator: str):
+        super().__init__()
+        self.model, self.estimator = model, estimator
+
+    def forward(
+        self,
+        batch: Batch,
+        usage: Float[Tensor, " k"],
+        weights: Weights,
+        temperature: float | Tensor,
+    ) -> tuple[Tensor, tuple[Tensor, ...], Float[Tensor, " k"]]:
+        """The loss, what to keep of it for the record, and the running mean of q(c|x)."""
+        noise = Noise(batch.normal, batch.gumbel)
+        terms = self.model.terms(batch.observed, noise, temperature, self.estimator)
+        objective = loss(terms, weights)
+        kept = (terms.log_px.detach(), terms.kl_z.detach(), terms.kl_c.detach())
+        if batch.moved is None:
+            return objective, (objective.detach(), *kept), usage
+        assert isinstance(self.model, ConditionalPriorVAE)  # no other model has an invariance term
+        _, log_qc_moved = self.model.infer(batch.moved)
+        moved = invariance(terms.log_qc, log_qc_moved)
+        usage = MEMORY * usage + (1 - MEMORY) * terms.log_qc.detach().exp().mean(0)
+        objective = objective + weights.invariance * moved
+        objective = objective - weights.balance * evenness(terms.log_qc, usage)
+        objective = objective + weights.certainty * conditional_entropy(terms.log_qc)
+        return objective, (objective.detach(), *kept, moved.detach()), usage
+
+
+class Adam:
+    """Adam (Kingma and Ba 2015): torch's fused kernel with one step counter for all parameters.
+
+    `torch.optim.Adam` adds a fifth of a millisecond of bookkeeping a step to the same kernel.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], learning_rate: float):
+        self.parameters, self.learning_rate = list(parameters), learning_rate
+        self.mean = [torch.zeros_like(p) for p in self.parameters]
+        self.square = [torch.zeros_like(p) for p in self.parameters]
+        self.steps = torch.zeros((), device=self.parameters[0].device)
+
+    def step(self, gradients: Sequence[Tensor]) -> None:
+        """Moves the parameters along their gradients."""
+        self.steps += 1
+        torch._fused_adam_(
+            self.parameters,
+            [g.contiguous() for g in gradients],  # the kernel reads memory, not strides
+            self.mean,
+            self.square,
+            [],
+            [self.steps] * len(self.parameters),
+            lr=self.learning_rate,
+            beta1=0.9,
+            beta2=0.999,
+            weight_decay=0.0,
+            eps=1e-8,
+            amsgrad=False,
+            maximize=False,
+        )
+
+
+class Engine:
+    """Trains models of one kind together, an epoch at a time.
+
+    Arguments:
+        models: one model, or several that were built from the same configuration but the seed
+        generators: of order, noise and binarisation, one a model
+        observed: training data as the models see it (n, f), on their device
+        batch_size: examples a step
+        learning_rate: of Adam
+        estimator: of the expectation over c
+        augment: change of the data for the invariance term, or None to leave the term out
+        compiled: fuse the step's kernels with `torch.compile`, which takes some tens of seconds:
+            worth it for long runs on a GPU
+    """
+
+    def __init__(
+        self,
+        models: Sequence[Model],
+        generators: Sequence[torch.Generator],
+        observed: Float[Tensor, "n f"],
+        batch_size: int,
+        learning_rate: float,
+        estimator: str,
+        augment: Augment | None = None,
+        compiled: bool = False,
+    ):
+        self.models, self.generators, self.augment = list(models), list(generators), augment
+        self.batch_size, self.device = batch_size, observed.device
+        self.likelihood = models[0].likelihood
+        self.data = self.likelihood.store(observed)
+        objective = Objective(models[0], estimator)
+        if len(self.models) == 1:
+            parameters: list[Tensor] = list(models[0].parameters())
+            self._call: Callable[..., Any] = objective
+        else:
+            names = [f"model.{name}" for name, _ in models[0].named_parameters()]
+            parameters = _stack(self.models)
+
+            def one(stack, *arguments):
+                return functional_call(objective, dict(zip(names, stack, strict=True)), arguments)
+
+            batch = Batch(0, 0 if augment else None, 0, 0)  # type: ignore[arg-type]
+            mapped = torch.func.vmap(one, in_dims=(0, batch, 0, None, None))
+            self._call = lambda *arguments: mapped(tuple(parameters), *arguments)
+        self._full = torch.compile(self._call, dynamic=False) if compiled else self._call
+        self.adam = Adam(parameters, learning_rate)
+        self._dials = torch.zeros(len(Weights._fields) + 1, device=self.device)
+        self._usage = torch.zeros(len(models), models[0].n_components, device=self.device)
+        self._sums = torch.zeros(len(models), len(Means._fields), device=self.device)
+        self._graphs: dict[tuple[int, ...], _Graph | None] = {}
+
+    def epoch(self, weights: Weights, temperature: float) -> Means:
+        """One pass over the data, each model in its own random order."""
+        dials: Sequence[Any] = [*weights, temperature]
+        if self.device.type == "cuda":  # a graph reads them where they lay when it was captured
+            self._dials.copy_(torch.tensor(dials))
+            dials = self._dials.unbind()
+        self._usage.copy_(torch.stack([m.aggregated for m in self.models]))  # of the last epoch
+        self._sums.zero_()
+        for model in self.models:
+            model.train()
+        n = len(self.data)
+        order = torch.stack(
+            [torch.randperm(n, generator=g, device=g.device) for g in self.generators]
+        )
+        for index in self._blocks(order):
+            self._take(self._prepare(index), Weights(*dials[:-1]), dials[-1])
+        return Means(*(self._sums / n).unbind(1))
+
+    def state(self, place: int) -> dict[str, Tensor]:
+        """What goes on with a model beside its weights: Adam's moments, the generator."""
+        state = {"steps": self.adam.steps, "generator": self.generators[place].get_state()}
+        for name in ("mean", "square"):
+            moments = getattr(self.adam, name)
+            state |= {f"{name}.{i}": self._row(m, place) for i, m in enumerate(moments)}
+        return state
+
+    def load_state(self, place: int, state: dict[str, Tensor]) -> None:
+        """Takes what `state` gave."""
+        self.adam.steps.copy_(state["steps"])
+        self.generators[place].set_state(state["generator"])
+        for name in ("mean", "square"):
+            for i, moment in enumerate(getattr(self.adam, name)):
+                self._row(moment, place).copy_(state[f"{name}.{i}"])
+
+    def _row(self, tensor: Tensor, place: int) -> Tensor:
+        return tensor[place] if len(self.models) > 1 else tensor
+
+    def _blocks(self, order: Int[Tensor, "r n"]) -> list[Int[Tensor, "s r b"]]:
+        """The order cut into blocks of full batches, and the batch that is left over."""
+        r, n = order.shape
+        b = min(self.batch_size, n)
+        full = n // b
+        a_step = 4 * r * b * (2 * self.data.shape[1] + self.models[0].gumbel_dim)
+        limit = min(BLOCK, max(1, BLOCK_BYTES[self.device.type] // a_step))
+        steps = math.ceil(full / math.ceil(full / limit))
+        batches = order[:, : full * b].view(r, full, b).transpose(0, 1)
+        rest = order[:, full * b :].unsqueeze(0)
+        return [*batches.split(steps), *([rest] if n % b else [])]
+
+    def _prepare(self, index: Int[Tensor, "s r b"]) -> Batch:
+        """Examples and noise of a block; each model's from its own generator."""
+        parts = []
+        for r, generator in enumerate(self.generators):
+            mine = index[:, r]
+            n, model = mine.numel(), self.models[r]
+            stored = self.data[mine.flatten()]
+            noise = self.likelihood.noise(stored.shape, generator)
+            observed = self.likelihood.draw(stored, noise)
+            normal = torch.randn(n, model.normal_dim, generator=generator, device=self.device)
+            uniform = torch.rand(n, model.gumbel_dim, generator=generator, device=self.device)
+            part = [observed, normal, gumbel(uniform)]
+            if self.augment:
+                u = torch.rand(n, self.augment.n_random, generator=generator, device=self.device)
+                changed = self.augment.change(self.likelihood.restore(stored), u)
+                noise = self.likelihood.noise(stored.shape, generator)
+                part.append(self.likelihood.draw(self.likelihood.store(changed), noise))
+            parts.append([t.unflatten(0, mine.shape) for t in part])
+        if len(parts) == 1:
+            stacked = parts[0]
+        else:
+            stacked = [torch.stack(tensors, 1) for tensors in zip(*parts, strict=True)]
+        observed, normal, gumbels, *moved = stacked
+        return Batch(observed, moved[0] if moved else None, normal, gumbels)
+
+    def _take(self, block: Batch, weights: Weights, temperature: float | Tensor) -> None:
+        """All steps of a block; on a GPU the first of a size as they are, then as a graph."""
+        if self.device.type != "cuda":
+            self._steps(block, weights, temperature)
+            return
+        size = tuple(block.normal.shape)
+        if size not in self._graphs:  # capturing needs a first run that is not captured
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                self._steps(block, weights, temperature)
+            torch.cuda.current_stream().wait_stream(side)
+            self._graphs[size] = None
+            return
+        graph = self._graphs[size]
+        if graph is None:
+            graph = _Graph(block)
+            with torch.cuda.graph(graph.graph):
+                self._steps(graph.block, weights, temperature)
+            self._graphs[size] = graph
+        graph.replay(block)
+
+    def _steps(self, block: Batch, weights: Weights, temperature: float | Tensor) -> None:
+        """The hot path."""
+        usage = self._usage if len(self.models) > 1 else self._usage[0]
+        kept = []
+        steps = len(block.normal)
+        moved = block.moved.unbind() if block.moved is not None else [None] * steps
+        rows = block.normal.shape[-2]
+        call = self._full if rows == self.batch_size else self._call
+        for i in range(steps):
+            batch = Batch(block.observed[i], moved[i], block.normal[i], block.gumbel[i])
+            objective, parts, usage = call(batch, usage, weights, temperature)
+            self.adam.step(torch.autograd.grad(objective.sum(), self.adam.parameters))
+            kept.append(parts)
+        self._usage.copy_(usage.view_as(self._usage))
+        for i, part in enumerate(zip(*kept, strict=True)):
+            values = torch.stack(part).view(steps, len(self.models), -1)
+            self._sums[:, i] += values.mean(2).sum(0) * rows
+
+
+class _Graph:
+    """A captured block of steps, and the memory that it reads."""
+
+    def __init__(self, block: Batch):
+        self.graph = torch.cuda.CUDAGraph()
+        self.block = Batch(*(t if t is None else t.clone() for t in block))  # type: ignore[arg-type]
+
+    def replay(self, block: Batch) -> None:
+        """The captured steps on the contents of ``block``."""
+        for mine, given in zip(self.block, block, strict=True):
+            if mine is not None and given is not None:
+                mine.copy_(given)
+        self.graph.replay()
+
+
+def _stack(models: Sequence[Model]) -> list[Tensor]:
+    """Parameters of all models, (r, ...) each; the models' own become views of their row."""
+    stacks = []
+    for together in zip(*(m.parameters() for m in models), strict=True):
+        stack = torch.stack([p.detach() for p in together])
+        for row, parameter in enumerate(together):
+            parameter.data = stack[row]
+        stacks.append(stack.requires_grad_())
+    return stacks

@@ -1,0 +1,117 @@
+"""The engine against plain torch: the same steps, one model or many."""
+
+import pytest
+import torch
+
+from cpvae.augment import Augment
+from cpvae.engine import Adam, Engine
+from cpvae.models import build
+from cpvae.objective import Weights
+
+SYSTEMS = [("cpvae", 3), ("vae", 1), ("mog", 3), ("vamp", 3), ("hvae", 1), ("hvamp", 3)]
+WEIGHTS = Weights(kl_z=0.7, kl_c=0.9, invariance=2.0, balance=1.0, certainty=0.5)
+JITTER = Augment(12, lambda x, u: (x + 0.2 * u - 0.1).clamp(0, 1))
+
+
+def models(name, n_components, seeds):
+    config = {"shape": [12], "n_components": n_components, "latent_dim": 2, "hidden": [8, 8]}
+    return [build(name, **config, seed=seed) for seed in seeds]
+
+
+def engine(built, seeds, estimator="straight_through", augment=None, batch_size=20):
+    x = torch.rand(90, 12, generator=torch.Generator().manual_seed(5))
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return Engine(built, generators, x, batch_size, 1e-2, estimator, augment)
+
+
+def test_adam_is_torch_adam():
+    start = [torch.randn(3, 4), torch.randn(5)]
+    ours, theirs = ([t.clone().requires_grad_() for t in start] for _ in range(2))
+    adam, reference = Adam(ours, 0.01), torch.optim.Adam(theirs, lr=0.01)
+    for _ in range(5):
+        adam.step(torch.autograd.grad(sum((p**3).sum() for p in ours), ours))
+        reference.zero_grad()
+        sum((p**3).sum() for p in theirs).backward()
+        reference.step()
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize(("name", "n_components"), SYSTEMS)
+def test_models_trained_together_are_those_trained_alone(name, n_components):
+    augment = JITTER if name == "cpvae" else None
+    seeds = [0, 1, 2]
+    together = models(name, n_components, seeds)
+    stack = engine(together, seeds, augment=augment)
+    joint = [stack.epoch(WEIGHTS, 0.8) for _ in range(2)][-1]
+    for place, seed in enumerate(seeds):
+        (alone,) = models(name, n_components, [seed])
+        single = engine([alone], [seed], augment=augment)
+        means = [single.epoch(WEIGHTS, 0.8) for _ in range(2)][-1]
+        torch.testing.assert_close(alone.state_dict(), together[place].state_dict())
+        for mine, ours in zip(means, joint, strict=True):
+            torch.testing.assert_close(mine[0], ours[place], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("estimator", ["relaxed", "exact"])
+def test_every_estimator_can_be_mapped(estimator):
+    together = models("cpvae", 3, [0, 1])
+    engine(together, [0, 1], estimator).epoch(WEIGHTS, 0.8)
+    (alone,) = models("cpvae", 3, [1])
+    engine([alone], [1], estimator).epoch(WEIGHTS, 0.8)
+    torch.testing.assert_close(alone.state_dict(), together[1].state_dict())
+
+
+def test_an_epoch_is_one_pass_over_all_examples_in_batches_of_the_size_asked_for():
+    (model,) = models("cpvae", 3, [0])
+    one = engine([model], [0], batch_size=20)
+    blocks = one._blocks(torch.randperm(90).unsqueeze(0))
+    assert [b.shape[-1] for b in blocks] == [20, 10]
+    assert sum(b.shape[0] for b in blocks) == 5
+    assert sorted(torch.cat([b.flatten() for b in blocks]).tolist()) == list(range(90))
+
+
+def test_the_record_is_the_mean_of_the_terms_over_all_examples():
+    """With a learning rate of next to nothing an epoch's means are those of the model as it is."""
+    (model,) = models("cpvae", 3, [0])
+    still = engine([model], [0])
+    still.adam.learning_rate = 0.0
+    means = still.epoch(Weights(kl_z=2.0), 0.5)
+    expected = -(means.log_px - 2.0 * means.kl_z - means.kl_c)
+    torch.testing.assert_close(means.loss, expected, atol=1e-4, rtol=1e-5)
+    log_qc = model.infer(model.likelihood.restore(still.data))[1]
+    assert 0 <= means.kl_c.item() <= -log_qc.min().item()
+
+
+def test_state_is_all_that_is_needed_to_go_on():
+    (whole,) = models("cpvae", 3, [0])
+    first = engine([whole], [0])
+    first.epoch(WEIGHTS, 0.8)
+    state = {k: v.clone() for k, v in first.state(0).items()}
+    weights = {k: v.clone() for k, v in whole.state_dict().items()}
+    first.epoch(WEIGHTS, 0.8)
+    (resumed,) = models("cpvae", 3, [7])
+    resumed.load_state_dict(weights)
+    second = engine([resumed], [7])
+    second.load_state(0, state)
+    second.epoch(WEIGHTS, 0.8)
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("name", "n_components"), SYSTEMS)
+def test_captured_steps_are_the_steps(name, n_components):
+    device = torch.device("cuda")
+    x = torch.rand(440, 12, device=device)
+    trained = []
+    for captured in (True, False):
+        built = [m.to(device) for m in models(name, n_components, [0, 1])]
+        generators = [torch.Generator(device).manual_seed(s) for s in (0, 1)]
+        one = Engine(built, generators, x, 4, 1e-3, "straight_through")
+        if not captured:
+            one._take = one._steps
+        for _ in range(3):
+            one.epoch(WEIGHTS, 0.8)
+        trained.append(built)
+    for one, other in zip(*trained, strict=True):
+        torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=1e-3, atol=1e-4)
