@@ -1,0 +1,51 @@
+"""How well categories agree with classes, as a distribution over seeds; nothing is chosen by label.
+
+Each objective is a name and a recipe; `run` trains seeds that have no file yet.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cpvae import augment, defaults
+from cpvae.data import Splits
+from cpvae.paper.cells import run_cell
+from cpvae.train import Record
+
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "affine": {"invariance": 2.0},
+    "plain": {},
+}
+
+
+def run(
+    dataset: str,
+    objective: str,
+    n_components: int,
+    seeds: Sequence[int],
+    splits: Splits,
+    results: Path,
+    accelerator: str = "auto",
+    on_epoch: Callable[[int, Record], None] | None = None,
+    on_models: Callable[[Sequence[Any], Sequence[int]], None] | None = None,
+    **given: Any,
+) -> list[Path]:
+    """Trains and measures the seeds of an objective; ``given`` overrides its recipe."""
+    x = splits.train.x
+    config = defaults.model_config(x, splits.columns, n_components=n_components)
+    recipe = defaults.recipe(len(x), **{**OBJECTIVES[objective], **given})
+    stem = f"{dataset}-{objective}-k{n_components}"
+    facts = {"dataset": dataset, "objective": objective, "components": n_components}
+    return run_cell(
+        lambda seed: results / f"{stem}-s{seed}.json",
+        facts,
+        config,
+        recipe,
+        seeds,
+        splits,
+        500,
+        augment=augment.named("affine", config["shape"]) if recipe.invariance else None,
+        accelerator=accelerator,
+        on_epoch=on_epoch,
+        on_models=on_models,
+    )
