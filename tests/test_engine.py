@@ -18,10 +18,10 @@ def models(name, n_components, seeds):
     return [build(name, **config, seed=seed) for seed in seeds]
 
 
-def engine(built, seeds, estimator="straight_through", augment=None, batch_size=20):
+def engine(built, seeds, estimator="straight_through", augment=None, batch_size=20, compiled=False):
     x = torch.rand(90, 12, generator=torch.Generator().manual_seed(5))
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return Engine(built, generators, x, batch_size, 1e-2, estimator, augment)
+    return Engine(built, generators, x, batch_size, 1e-2, estimator, augment, compiled)
 
 
 def test_adam_is_torch_adam():
@@ -59,6 +59,33 @@ def test_every_estimator_can_be_mapped(estimator):
     (alone,) = models("cpvae", 3, [1])
     engine([alone], [1], estimator).epoch(WEIGHTS, 0.8)
     torch.testing.assert_close(alone.state_dict(), together[1].state_dict())
+
+
+@pytest.mark.parametrize(("name", "n_components"), SYSTEMS)
+@pytest.mark.parametrize("seeds", [[0], [0, 1]])
+def test_recorded_steps_are_the_steps(name, n_components, seeds):
+    """Also when weights and temperature change after the recording, and for the last batch."""
+    augment = JITTER if name == "cpvae" else None
+    trained, means = [], []
+    for compiled in (True, False):
+        built = models(name, n_components, seeds)
+        one = engine(built, seeds, augment=augment, compiled=compiled)
+        one.epoch(WEIGHTS, 0.8)
+        means.append(one.epoch(WEIGHTS._replace(kl_z=0.1, certainty=2.0), 0.3))
+        assert bool(one._fast) == compiled
+        trained.append([m.state_dict() for m in built])
+    torch.testing.assert_close(*trained)
+    torch.testing.assert_close(*means)
+
+
+@pytest.mark.parametrize("estimator", ["relaxed", "exact"])
+def test_every_estimator_can_be_recorded(estimator):
+    trained = []
+    for compiled in (True, False):
+        (model,) = models("cpvae", 3, [0])
+        engine([model], [0], estimator, compiled=compiled).epoch(WEIGHTS, 0.8)
+        trained.append(model.state_dict())
+    torch.testing.assert_close(*trained)
 
 
 def test_an_epoch_is_one_pass_over_all_examples_in_batches_of_the_size_asked_for():

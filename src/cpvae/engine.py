@@ -3,7 +3,8 @@
 What a step needs beside the model is prepared for a block of steps in one go: examples are gathered
 from data that stays on the device in two bytes a feature, moved, binarised, and all noise is drawn.
 A step itself is then the model, its gradient and Adam, and nothing is read back before the end of
-an epoch. On a GPU a block of steps is captured once as a CUDA graph and replayed.
+an epoch. On a GPU a block of steps is captured once as a CUDA graph and replayed; on a CPU the
+kernels of one step are recorded once and replayed without Python between them.
 
 Several models are trained as one: their parameters are stacked, each model's own parameters become
 views of its row, and the step is mapped over rows (`torch.func.vmap`). Rows share the data, and
@@ -11,7 +12,9 @@ nothing else: each has its own order, noise and binarisation from its own genera
 """
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -36,9 +39,9 @@ class Batch(NamedTuple):
     """
 
     observed: Tensor
-    moved: Tensor | None
     normal: Tensor
     gumbel: Tensor
+    moved: Tensor | None = None
 
 
 class Means(NamedTuple):
@@ -125,8 +128,8 @@ class Engine:
         learning_rate: of Adam
         estimator: of the expectation over c
         augment: change of the data for the invariance term, or None to leave the term out
-        compiled: fuse the step's kernels with `torch.compile`, which takes some tens of seconds:
-            worth it for long runs on a GPU
+        compiled: on a GPU fuse the step's kernels with `torch.compile`, which takes some tens of
+            seconds; on a CPU record them, which takes two
     """
 
     def __init__(
@@ -145,20 +148,20 @@ class Engine:
         self.likelihood = models[0].likelihood
         self.data = self.likelihood.store(observed)
         objective = Objective(models[0], estimator)
+        names = [f"model.{name}" for name, _ in models[0].named_parameters()]
+
+        def call(parameters: Sequence[Tensor], *arguments: Any) -> Any:
+            return functional_call(objective, dict(zip(names, parameters, strict=True)), arguments)
+
         if len(self.models) == 1:
             parameters: list[Tensor] = list(models[0].parameters())
-            self._call: Callable[..., Any] = objective
         else:
-            names = [f"model.{name}" for name, _ in models[0].named_parameters()]
             parameters = _stack(self.models)
-
-            def one(stack, *arguments):
-                return functional_call(objective, dict(zip(names, stack, strict=True)), arguments)
-
-            batch = Batch(0, 0 if augment else None, 0, 0)  # type: ignore[arg-type]
-            mapped = torch.func.vmap(one, in_dims=(0, batch, 0, None, None))
-            self._call = lambda *arguments: mapped(tuple(parameters), *arguments)
-        self._full = torch.compile(self._call, dynamic=False) if compiled else self._call
+            batch = Batch(0, 0, 0, 0 if augment else None)  # type: ignore[arg-type]
+            call = torch.func.vmap(call, in_dims=(0, batch, 0, None, None))
+        self._call: Callable[..., Any] = call
+        self._compiled = compiled
+        self._fast: Callable[..., Sequence[Tensor]] | None = None
         self.adam = Adam(parameters, learning_rate)
         self._dials = torch.zeros(len(Weights._fields) + 1, device=self.device)
         self._usage = torch.zeros(len(models), models[0].n_components, device=self.device)
@@ -167,10 +170,7 @@ class Engine:
 
     def epoch(self, weights: Weights, temperature: float) -> Means:
         """One pass over the data, each model in its own random order."""
-        dials: Sequence[Any] = [*weights, temperature]
-        if self.device.type == "cuda":  # a graph reads them where they lay when it was captured
-            self._dials.copy_(torch.tensor(dials))
-            dials = self._dials.unbind()
+        self._dials.copy_(torch.tensor([*weights, temperature]))  # a graph reads them there
         self._usage.copy_(torch.stack([m.aggregated for m in self.models]))  # of the last epoch
         self._sums.zero_()
         for model in self.models:
@@ -180,7 +180,7 @@ class Engine:
             [torch.randperm(n, generator=g, device=g.device) for g in self.generators]
         )
         for index in self._blocks(order):
-            self._take(self._prepare(index), Weights(*dials[:-1]), dials[-1])
+            self._take(self._prepare(index))
         return Means(*(self._sums / n).unbind(1))
 
     def state(self, place: int) -> dict[str, Tensor]:
@@ -236,20 +236,19 @@ class Engine:
             stacked = parts[0]
         else:
             stacked = [torch.stack(tensors, 1) for tensors in zip(*parts, strict=True)]
-        observed, normal, gumbels, *moved = stacked
-        return Batch(observed, moved[0] if moved else None, normal, gumbels)
+        return Batch(*stacked)
 
-    def _take(self, block: Batch, weights: Weights, temperature: float | Tensor) -> None:
+    def _take(self, block: Batch) -> None:
         """All steps of a block; on a GPU the first of a size as they are, then as a graph."""
         if self.device.type != "cuda":
-            self._steps(block, weights, temperature)
+            self._steps(block)
             return
         size = tuple(block.normal.shape)
         if size not in self._graphs:  # capturing needs a first run that is not captured
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
-                self._steps(block, weights, temperature)
+                self._steps(block)
             torch.cuda.current_stream().wait_stream(side)
             self._graphs[size] = None
             return
@@ -257,27 +256,58 @@ class Engine:
         if graph is None:
             graph = _Graph(block)
             with torch.cuda.graph(graph.graph):
-                self._steps(graph.block, weights, temperature)
+                self._steps(graph.block)
             self._graphs[size] = graph
         graph.replay(block)
 
-    def _steps(self, block: Batch, weights: Weights, temperature: float | Tensor) -> None:
+    def _steps(self, block: Batch) -> None:
         """The hot path."""
         usage = self._usage if len(self.models) > 1 else self._usage[0]
+        fixed = [*self.adam.parameters, *self._dials.unbind()]
+        steps, rows = len(block.normal), block.normal.shape[-2]
+        step: Callable[..., Sequence[Tensor]] = partial(self._step, self._call)
         kept = []
-        steps = len(block.normal)
-        moved = block.moved.unbind() if block.moved is not None else [None] * steps
-        rows = block.normal.shape[-2]
-        call = self._full if rows == self.batch_size else self._call
-        for i in range(steps):
-            batch = Batch(block.observed[i], moved[i], block.normal[i], block.gumbel[i])
-            objective, parts, usage = call(batch, usage, weights, temperature)
-            self.adam.step(torch.autograd.grad(objective.sum(), self.adam.parameters))
-            kept.append(parts)
+        for batch in zip(*(t for t in block if t is not None), strict=True):
+            if self._compiled and rows == self.batch_size:
+                if not self._fast:
+                    self._fast = self._compile([*fixed, usage, *batch])
+                step = self._fast
+            usage, *results = step(*fixed, usage, *batch)
+            self.adam.step(results[-len(self.adam.parameters) :])
+            kept.append(results[: -len(self.adam.parameters)])
         self._usage.copy_(usage.view_as(self._usage))
         for i, part in enumerate(zip(*kept, strict=True)):
             values = torch.stack(part).view(steps, len(self.models), -1)
             self._sums[:, i] += values.mean(2).sum(0) * rows
+
+    def _step(self, call: Callable[..., Any], *inputs: Any) -> tuple[Tensor, ...]:
+        """Of parameters, dials, the running mean of q(c|x) and a batch: that mean as it goes on,
+        what is kept for the record, and the gradients.
+        """
+        count = len(self.adam.parameters)
+        parameters, rest = inputs[:count], inputs[count:]
+        weights, (temperature, usage), batch = rest[:5], rest[5:7], rest[7:]
+        arguments = (Batch(*batch), usage, Weights(*weights), temperature)
+        objective, kept, usage = call(parameters, *arguments)
+        return usage, *kept, *torch.autograd.grad(objective.sum(), parameters)
+
+    def _compile(self, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
+        """`_step` without Python between its kernels."""
+        if self.device.type == "cuda":
+            return partial(self._step, torch.compile(self._call, dynamic=False))
+        from torch.fx.experimental.proxy_tensor import make_fx  # takes a second or two
+
+        graph = make_fx(partial(self._step, self._call))(*inputs)
+        with torch.no_grad(), warnings.catch_warnings():
+            # Its successor, torch.compile, needs a C++ compiler and half a minute for the same
+            warnings.simplefilter("ignore", DeprecationWarning)
+            recorded = torch.jit.trace(graph, tuple(inputs), check_trace=False)
+
+        def step(*inputs: Tensor) -> Sequence[Tensor]:
+            with torch.no_grad():
+                return recorded(*inputs)
+
+        return step
 
 
 class _Graph:

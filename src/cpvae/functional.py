@@ -129,7 +129,7 @@ def component_kl(q: Gaussian, mixture: Mixture) -> Float[Tensor, "b k"]:
 
 def categorical_kl(log_q: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
     """KL(q(c|x) || uniform) = log K - H(q(c|x)) in nats, from log-probabilities (eq. 9)."""
-    return torch.linalg.vecdot(log_q.exp(), log_q) + math.log(log_q.shape[1])
+    return (log_q.exp() * log_q).sum(-1) + math.log(log_q.shape[1])
 
 
 def gumbel(uniform: Tensor) -> Tensor:

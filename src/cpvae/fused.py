@@ -2,7 +2,8 @@
 
 Each gives the values of its plain form and takes fewer passes over memory and fewer calls; a step
 is made of some hundred small operations, and on a small network they cost as much as the matrix
-products. All work under `torch.func.vmap`, which trains restarts together.
+products. All work under `torch.func.vmap`, which trains restarts together, and a compiler is given
+the plain forms, which it fuses by itself.
 """
 
 from typing import Any
@@ -21,7 +22,7 @@ def bernoulli_log_prob(
 
     The plain form is ``(x * logits - softplus(logits)).sum(-1)``. There is no gradient to ``x``.
     """
-    if torch.compiler.is_compiling():  # a compiler fuses the plain form by itself
+    if torch.compiler.is_compiling():
         return (x * logits - F.softplus(logits)).sum(-1)
     return _BernoulliLogProb.apply(x, logits)
 
@@ -31,7 +32,7 @@ class _BernoulliLogProb(Function):
 
     @staticmethod
     def forward(x: Tensor, logits: Tensor) -> Tensor:
-        return torch.linalg.vecdot(x, logits) - F.softplus(logits).sum(-1)
+        return torch.addcmul(F.softplus(logits), x, logits, value=-1).sum(-1).neg_()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
@@ -85,42 +86,44 @@ def diagonal_kl(
     ``mu`` first, because in single precision the terms cancel badly when they lie far from zero.
     """
     if torch.compiler.is_compiling():
-        return _DiagonalKL.forward(mean, logvar, mu, prior_logvar)
-    return _DiagonalKL.apply(mean, logvar, mu, prior_logvar)
+        return _DiagonalKL.forward(mean, logvar, mu, prior_logvar)[0]
+    return _DiagonalKL.apply(mean, logvar, mu, prior_logvar)[0]
 
 
 class _DiagonalKL(Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(mean: Tensor, logvar: Tensor, mu: Tensor, prior_logvar: Tensor) -> Tensor:
-        centre = mu.mean(0)
-        mean, mu = mean - centre, mu - centre
-        precision = torch.exp(-prior_logvar)
-        weighted = mu * precision
-        second = torch.addcmul(torch.exp(logvar), mean, mean)
-        constant = torch.addcmul(prior_logvar, mu, weighted).sum(-1) - mean.shape[1]
-        square = torch.addmm(constant, second, precision.T)
-        square = torch.addmm(square, mean, weighted.T, alpha=-2)
-        return 0.5 * (square - logvar.sum(-1, keepdim=True))
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        mean, logvar, mu, prior_logvar = ctx.saved_tensors
+    def forward(
+        mean: Tensor, logvar: Tensor, mu: Tensor, prior_logvar: Tensor
+    ) -> tuple[Tensor, ...]:
         centre = mu.mean(0)
         mean, mu = mean - centre, mu - centre
         precision, var = torch.exp(-prior_logvar), torch.exp(logvar)
+        weighted = mu * precision
+        second = torch.addcmul(var, mean, mean)
+        constant = torch.addcmul(prior_logvar - 1, mu, weighted).sum(-1)
+        square = torch.addmm(constant, second, precision.T)
+        square = torch.addmm(square, mean, weighted.T, alpha=-2)
+        kl = (square - logvar.sum(-1, keepdim=True)) * 0.5
+        return kl, mean, var, second, mu, precision, weighted
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        mean, var, second, mu, precision, weighted = ctx.saved_tensors
         total = grad.sum(0).unsqueeze(-1)  # (k, 1)
         pulled = grad @ precision
         first = grad.T @ mean
-        second = grad.T @ torch.addcmul(var, mean, mean)
-        to_mean = mean * pulled - grad @ (mu * precision)
-        to_logvar = 0.5 * (var * pulled - grad.sum(-1, keepdim=True))
-        to_mu = precision * (mu * total - first)
-        spread = second - 2 * mu * first + mu * mu * total
-        to_prior_logvar = 0.5 * (total - precision * spread)
+        to_mean = torch.addmm(mean * pulled, grad, weighted, alpha=-1)
+        to_logvar = torch.sub(var * pulled, grad.sum(-1, keepdim=True)) * 0.5
+        apart = mu * total - first
+        to_mu = precision * apart
+        spread = torch.addcmul(grad.T @ second, mu, apart - first)
+        to_prior_logvar = torch.addcmul(total, precision, spread, value=-1) * 0.5
         return to_mean, to_logvar, to_mu, to_prior_logvar

@@ -266,7 +266,7 @@ class ConditionalPriorVAE(Generative):
         """Log p(x|z,c) and KL(z) of examples, each with its own category ``c``."""
         gate = self._gate(log_qc, c)
         q = self.encode(features, gate)
-        kl_z = torch.linalg.vecdot(gate, component_kl(q, self.prior()))
+        kl_z = (gate * component_kl(q, self.prior())).sum(-1)
         return self.likelihood.log_prob(x, self.decode(q.sample(normal), c)), kl_z
 
     @torch.no_grad()

@@ -20,11 +20,11 @@ class Weights(NamedTuple):
     rewarded, and ``certainty`` the mean entropy of q(c|x), which is charged.
     """
 
-    kl_z: float = 1.0
-    kl_c: float = 1.0
-    invariance: float = 0.0
-    balance: float = 0.0
-    certainty: float = 0.0
+    kl_z: float | Tensor = 1.0
+    kl_c: float | Tensor = 1.0
+    invariance: float | Tensor = 0.0
+    balance: float | Tensor = 0.0
+    certainty: float | Tensor = 0.0
 
 
 def ramp(epoch: int, start: float, end: float, epochs: int) -> float:

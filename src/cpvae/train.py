@@ -25,7 +25,7 @@ from cpvae.objective import Weights, mutual_information, ramp
 from cpvae.priors import VampPrior
 
 SAVE_EVERY = 5.0  # seconds between two saves of the training state, at least
-COMPILE = 50_000  # steps from which fusing a GPU's kernels is worth the wait for the compiler
+COMPILE = {"cpu": 3_000, "cuda": 50_000}  # steps from which compiling them is worth the wait
 SMALL = 2e7  # parameters times batch size under which a second thread costs more than it brings
 Record = dict[str, Any]
 
@@ -195,9 +195,7 @@ def fit_together(
         recipe.learning_rate,
         recipe.estimator,
         augment if recipe.invariance else None,
-        compiled=device.type == "cuda"
-        and find_spec("triton") is not None
-        and recipe.max_epochs * len(x_train) >= COMPILE * recipe.batch_size,
+        compiled=_worth_compiling(device, recipe, len(x_train)),
     )
     del train
     runs = [
@@ -239,6 +237,13 @@ def choose_device(accelerator: str) -> torch.device:
     if not here[accelerator]:
         raise ValueError(f"accelerator={accelerator!r}: torch finds none here; use auto or cpu.")
     return torch.device(accelerator)
+
+
+def _worth_compiling(device: torch.device, recipe: Recipe, n: int) -> bool:
+    if device.type == "cuda" and find_spec("triton") is None:
+        return False
+    steps = recipe.max_epochs * n / recipe.batch_size
+    return steps >= COMPILE.get(device.type, math.inf)
 
 
 def _loop(
