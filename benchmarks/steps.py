@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from cpvae import train
 from cpvae.checkpoint import versions
+from cpvae.engine import Engine
+from cpvae.evaluate import draw_noise
 from cpvae.models import Model, build
-from cpvae.train import Recipe
+from cpvae.objective import Weights
 
 RESULTS = Path(__file__).parent / "results"
 STEPS = 40  # steps a measurement
@@ -43,7 +43,7 @@ def products(model: Model, batch: int, estimator: str) -> list[tuple[int, int, i
         seen.append((x.numel() // x.shape[-1], x.shape[-1], output.shape[-1], x.requires_grad))
 
     hooks = [m.register_forward_hook(record) for m in model.modules() if isinstance(m, nn.Linear)]
-    noise = train.draw_noise(model, batch, torch.Generator().manual_seed(0))
+    noise = draw_noise(model, batch, torch.Generator().manual_seed(0))
     model.terms(torch.rand(batch, 784).round(), noise, estimator=estimator)
     for hook in hooks:
         hook.remove()
@@ -74,18 +74,13 @@ class Step:
     """Training steps of the real loop."""
 
     def __init__(self, model: Model, batch: int, estimator: str):
-        self.recipe = Recipe(batch_size=batch, estimator=estimator)
-        self.fabric = Fabric(accelerator="cpu", devices=1)
-        self.model, self.optimizer = train.set_up(self.fabric, model, self.recipe)
-        self.x = torch.rand(STEPS * batch, 784)
-        self.generator = torch.Generator().manual_seed(0)
+        x = torch.rand(STEPS * batch, 784)
+        generator = torch.Generator().manual_seed(0)
+        self.engine = Engine([model], [generator], x, batch, 1e-3, estimator, compiled=True)
 
     def run(self) -> None:
         """`STEPS` steps."""
-        recipe, generator = self.recipe, self.generator
-        train.train_epoch(
-            self.fabric, self.model, self.optimizer, self.x, recipe, 50, None, generator
-        )
+        self.engine.epoch(Weights(), 0.5)
 
 
 def milliseconds(function: Any, times: int) -> float:

@@ -129,7 +129,7 @@ class Engine:
         estimator: of the expectation over c
         augment: change of the data for the invariance term, or None to leave the term out
         compiled: on a GPU fuse the step's kernels with `torch.compile`, which takes some tens of
-            seconds; on a CPU record them, which takes two
+            seconds; on a CPU record them after the first epoch, which takes two
     """
 
     def __init__(
@@ -161,6 +161,7 @@ class Engine:
             call = torch.func.vmap(call, in_dims=(0, batch, 0, None, None))
         self._call: Callable[..., Any] = call
         self._compiled = compiled
+        self._ready = self.device.type == "cuda"  # a CPU takes its first epoch as it is
         self._fast: Callable[..., Sequence[Tensor]] | None = None
         self.adam = Adam(parameters, learning_rate)
         self._dials = torch.zeros(len(Weights._fields) + 1, device=self.device)
@@ -181,6 +182,7 @@ class Engine:
         )
         for index in self._blocks(order):
             self._take(self._prepare(index))
+        self._ready = True
         return Means(*(self._sums / n).unbind(1))
 
     def state(self, place: int) -> dict[str, Tensor]:
@@ -268,7 +270,7 @@ class Engine:
         step: Callable[..., Sequence[Tensor]] = partial(self._step, self._call)
         kept = []
         for batch in zip(*(t for t in block if t is not None), strict=True):
-            if self._compiled and rows == self.batch_size:
+            if self._compiled and self._ready and rows == self.batch_size:
                 if not self._fast:
                     self._fast = self._compile([*fixed, usage, *batch])
                 step = self._fast
@@ -304,7 +306,8 @@ class Engine:
             recorded = torch.jit.trace(graph, tuple(inputs), check_trace=False)
 
         def step(*inputs: Tensor) -> Sequence[Tensor]:
-            with torch.no_grad():
+            # Without its optimiser the recording gives the same floats as the steps themselves
+            with torch.no_grad(), torch.jit.optimized_execution(False):
                 return recorded(*inputs)
 
         return step
