@@ -131,6 +131,27 @@ def test_the_main_job_on_a_table(cpvae, table, tmp_path):
     assert page.count("data:image/png;base64") == 6
 
 
+def test_restarts_keep_the_best_and_go_on(cpvae, table, tmp_path):
+    run = tmp_path / "run"
+    fit = ("fit", table, "-k", 2, "--label", "kind", "--max-epochs", 5, "--out", run, "--restarts")
+    code, _, err = cpvae(*fit, 2)
+    assert code == 0
+    assert "validation bound" in err
+    info = json.loads((run / "run.json").read_text())
+    bounds = [restart["best_valid_elbo_exact_nats"] for restart in info["restarts"]]
+    assert len(bounds) == 2
+    assert info["best_valid_elbo_exact_nats"] == max(bounds)
+    assert cpvae(*fit, 3, "--resume")[0] == 0
+    more = json.loads((run / "run.json").read_text())["restarts"]
+    assert [r["best_valid_elbo_exact_nats"] for r in more[:2]] == bounds
+    code, _, err = cpvae(*fit, 1, "--resume")
+    assert code == 2
+    assert "was started with --restarts 3" in err
+    assert json.loads(cpvae("evaluate", run, "--json", "--samples", 2)[1])["n_components"] == 2
+    assert cpvae(*fit, 1, "--overwrite")[0] == 0
+    assert not list(run.glob("restarts/*"))
+
+
 def test_assign_names_the_files_of_a_folder(cpvae, digits_run, tmp_path):
     pictures = tmp_path / "pictures"
     pictures.mkdir()
@@ -219,6 +240,8 @@ def bad_inputs(tmp_path):
         (["good.csv", "--batch-size", "0"], "batch_size=0"),
         (["good.csv", "--invariance", "affine"], "invariance term off"),
         (["good.csv", "--seed", "-1"], "--seed"),
+        (["good.csv", "--network", "conv"], "needs images"),
+        (["good.csv", "--restarts", "0"], "--restarts"),
         ([], "DATA"),
     ],
 )

@@ -80,6 +80,17 @@ def test_equal_seeds_give_equal_models_and_labels_have_no_way_in(fitted):
     assert not np.array_equal(other.predict_proba(x), model.predict_proba(x))
 
 
+def test_the_best_of_several_starts_is_kept(fitted):
+    _, x = fitted
+    model = CPVAE(**QUICK, n_init=2).fit(x)
+    starts = [CPVAE(**QUICK, random_state=seed).fit(x) for seed in (0, 1)]
+    ours = [r["best_valid_elbo_exact_nats"] for r in model.restarts_]
+    assert [r["seed"] for r in model.restarts_] == [0, 1]
+    best = max(r["valid_elbo_exact_nats"] for r in model.history_)
+    assert best == max(ours)
+    assert ours[0] == starts[0].restarts_[0]["best_valid_elbo_exact_nats"]
+
+
 def test_refusals(fitted, tmp_path):
     model, x = fitted
     with pytest.raises(NotFittedError, match="call fit first"):
@@ -92,6 +103,7 @@ def test_refusals(fitted, tmp_path):
         model.predict(np.full((2, 5), np.nan))
     for wrong, message in [
         ({"n_components": 0}, "n_components=0"),
+        ({"n_init": 0}, "n_init=0"),
         ({"n_components": 181}, "from 1 to 180"),
         ({"likelihood": "bernoulli"}, r"needs data in \[0, 1\]"),
         ({"likelihood": "poisson"}, "'poisson' is unknown"),

@@ -23,6 +23,7 @@ ORDER = [
     "data",
     "figures",
     "train",
+    "restarts",
     "report",
     "defaults",
     "estimator",

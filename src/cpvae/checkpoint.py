@@ -55,6 +55,10 @@ class RunFolder:
         """Removes the files of an earlier run, and nothing else that lies in the folder."""
         for name in (RUN, MODEL, HISTORY, TRAINING, "evaluation.json", "report.html"):
             (self.path / name).unlink(missing_ok=True)
+        for restart in self.path.glob("restarts/seed-*"):
+            RunFolder(restart).clear()
+            restart.rmdir()
+        (self.path / "restarts" / TRAINING).unlink(missing_ok=True)
 
     def write_info(self, info: dict[str, Any]) -> None:
         """Writes ``run.json``; makes the folder."""
@@ -105,13 +109,17 @@ class RunFolder:
             )
         try:
             model = build(**config)  # type: ignore[arg-type]
-            model.load_state_dict(_read_tensors(file)[0])
+            model.load_state_dict(self.read_weights())
         except (safetensors.SafetensorError, OSError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{self.path} is damaged: {MODEL} cannot be read as the model that {RUN} describes "
                 f"({_first_line(error)}). Restore the folder or fit again."
             ) from error
         return model.eval()
+
+    def read_weights(self) -> dict[str, Tensor]:
+        """The weights alone; errors are those of the file's library."""
+        return _read_tensors(self.path / MODEL)[0]
 
     def append_history(self, record: dict[str, Any]) -> None:
         """Adds one epoch."""
@@ -157,6 +165,7 @@ class RunFolder:
             ) from error
 
     def _write_tensors(self, name: str, tensors: dict[str, Tensor], head: dict[str, str]) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
         contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
         head = {**head, "sha256": _digest(contiguous)}
         _replace(self.path / name, lambda aside: save_file(contiguous, aside, metadata=head))

@@ -200,6 +200,12 @@ def fit(
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of everything.", show_default="0")
     ] = None,
+    restarts: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Fit from that many seeds; keep the best bound.", show_default="1"
+        ),
+    ] = None,
     accelerator: Annotated[
         str, typer.Option(rich_help_panel="Training", help="auto, cpu, cuda or mps.")
     ] = "auto",
@@ -240,7 +246,7 @@ def fit(
         "drop": drop or [],
         "invariance": invariance.value if invariance else None,
     }
-    _fit(source, given, out, resume, overwrite, accelerator)
+    _fit(source, given, restarts, out, resume, overwrite, accelerator)
 
 
 @app.command()
@@ -418,6 +424,7 @@ def _fail(message: str, code: int) -> None:
 def _fit(
     source: dict[str, Any],
     given: dict[str, Any],
+    restarts: int | None,
     out: Path | None,
     resume: bool,
     overwrite: bool,
@@ -443,8 +450,15 @@ def _fit(
     if stored and resume:
         _check_same(stored, source, given, folder.path)
         seed = stored["recipe"]["seed"]
+        begun = stored.get("n_restarts", 1)
+        restarts = restarts or begun
+        if restarts != begun and 1 in (restarts, begun):
+            raise ValueError(
+                f"{folder.path} was started with --restarts {begun}, and this asks for {restarts}: "
+                f"fit into another folder."
+            )
     splits = data.load(source["source"], source["label"], source["drop"], seed)
-    _train(folder, stored if resume else None, source, given, splits, accelerator)
+    _train(folder, stored if resume else None, source, given, restarts or 1, splits, accelerator)
 
 
 def _train(
@@ -452,6 +466,7 @@ def _train(
     stored: dict[str, Any] | None,
     source: dict[str, Any],
     given: dict[str, Any],
+    restarts: int,
     splits: "Splits",
     accelerator: str,
 ) -> None:
@@ -459,23 +474,25 @@ def _train(
 
     from rich.console import Console
 
-    from cpvae import augment, defaults, train
+    from cpvae import augment, defaults
     from cpvae.checkpoint import describe
     from cpvae.models import build
+    from cpvae.restarts import fit_best
+    from cpvae.train import Recipe
 
     x = splits.train.x
     model_given = {k: v for k, v in given.items() if k in MODEL_KEYS}
     recipe_given = {k: v for k, v in given.items() if k not in MODEL_KEYS or k == "seed"}
     if stored:
         config = defaults.model_config(x, splits.columns, **stored["model"])
-        recipe = train.Recipe(**{**stored["recipe"], **recipe_given})
+        recipe = Recipe(**{**stored["recipe"], **recipe_given})
     else:
         config = defaults.model_config(x, splits.columns, **model_given)
         if source["invariance"]:
             recipe_given["invariance"] = INVARIANCE
         recipe = defaults.recipe(len(x), **recipe_given)
     move = augment.named(source["invariance"], config["shape"])
-    model = build(**config)
+    build(**config)  # what it refuses must be refused before anything is written
     digest = hashlib.sha256(x.tobytes()).hexdigest()
     if stored and stored["data"]["sha256"] != digest:
         raise ValueError(
@@ -490,7 +507,7 @@ def _train(
         "n_test": len(splits.test.x),
         "sha256": digest,
     }
-    info = {**describe(config, recipe), "data": described}
+    info = {**describe(config, recipe), "n_restarts": restarts, "data": described}
     if not stored:
         folder.clear()
     folder.write_info({**info, "status": "running"})
@@ -504,18 +521,19 @@ def _train(
     )
     status = "diverged"
     try:
-        with _Epochs(recipe.max_epochs, console) as bar:
-            history = train.fit(
-                model,
+        with _Epochs(recipe.max_epochs, restarts, console) as bar:
+            _, history, outcomes = fit_best(
+                config,
+                recipe,
+                restarts,
                 splits.train.tensor(),
                 splits.valid.tensor(),
-                recipe,
                 augment=move,
                 folder=folder,
                 on_epoch=bar.update,
                 accelerator=accelerator,
             )
-        status = "finished"
+        status, info["restarts"] = "finished", outcomes
     except KeyboardInterrupt:
         status = "interrupted"
         raise
@@ -527,6 +545,8 @@ def _train(
             ended["best_epoch"] = best["epoch"]
             ended["best_valid_elbo_exact_nats"] = best["valid_elbo_exact_nats"]
         folder.write_info({**info, **ended})
+    if restarts > 1:
+        _print_restarts(outcomes, console)
     _summary(folder, splits, history, ended, config["n_components"], console)
 
 
@@ -540,6 +560,19 @@ MODEL_KEYS = (
     "gate",
     "seed",
 )
+
+
+def _print_restarts(outcomes: list[dict[str, Any]], console: Any) -> None:
+    from rich.table import Table
+
+    table = Table("seed", "epochs", "best epoch", "validation bound (nats)")
+    best = max(o["best_valid_elbo_exact_nats"] for o in outcomes)
+    for outcome in outcomes:
+        bound = outcome["best_valid_elbo_exact_nats"]
+        style = "bold" if bound == best else None
+        cells = (outcome["seed"], outcome["epochs"], outcome["best_epoch"], f"{bound:.2f}")
+        table.add_row(*map(str, cells), style=style)
+    console.print(table)
 
 
 def _summary(
@@ -692,9 +725,9 @@ def _save_table(columns: dict[str, Any], out: Path) -> None:
 
 
 class _Epochs:
-    """A bar that shows epoch, bound and components in use."""
+    """A bar that shows epochs, the bound and components in use; of restarts those of the best."""
 
-    def __init__(self, epochs: int, console: Any):
+    def __init__(self, epochs: int, restarts: int, console: Any):
         from rich.progress import (
             BarColumn,
             Progress,
@@ -712,7 +745,9 @@ class _Epochs:
             TimeRemainingColumn(),
             console=console,
         )
-        self.task = self.progress.add_task("fit", total=epochs, bound="")
+        self.last: dict[int, dict[str, Any]] = {}
+        what = f"{restarts} restarts" if restarts > 1 else ""
+        self.task = self.progress.add_task("fit", total=epochs * restarts, bound=what)
 
     def __enter__(self) -> "_Epochs":
         self.progress.start()
@@ -721,11 +756,14 @@ class _Epochs:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def update(self, record: dict[str, Any]) -> None:
-        """Shows an epoch's record."""
-        bound = f"bound {record['valid_elbo_exact_nats']:.2f} nats"
-        used = f"{record['components_used']} components"
-        self.progress.update(self.task, completed=record["epoch"], bound=f"{bound}  {used}")
+    def update(self, place: int, record: dict[str, Any]) -> None:
+        """Shows an epoch's record of the run at that place."""
+        self.last[place] = record
+        best = max(self.last.values(), key=lambda r: r["valid_elbo_exact_nats"])
+        bound = f"bound {best['valid_elbo_exact_nats']:.2f} nats"
+        used = f"{best['components_used']} components"
+        done = sum(r["epoch"] for r in self.last.values())
+        self.progress.update(self.task, completed=done, bound=f"{bound}  {used}")
 
 
 class _Bar:

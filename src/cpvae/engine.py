@@ -187,7 +187,7 @@ class Engine:
 
     def state(self, place: int) -> dict[str, Tensor]:
         """What goes on with a model beside its weights: Adam's moments, the generator."""
-        state = {"steps": self.adam.steps, "generator": self.generators[place].get_state()}
+        state = {"steps": self.adam.steps.clone(), "generator": self.generators[place].get_state()}
         for name in ("mean", "square"):
             moments = getattr(self.adam, name)
             state |= {f"{name}.{i}": self._row(m, place) for i, m in enumerate(moments)}

@@ -16,9 +16,9 @@ from cpvae.checkpoint import RunFolder, describe
 from cpvae.data.checks import check, check_like
 from cpvae.data.files import as_examples
 from cpvae.evaluate import evaluate, exact_terms
-from cpvae.models import Model, build
+from cpvae.models import Model
+from cpvae.restarts import fit_best
 from cpvae.train import Recipe, Record
-from cpvae.train import fit as train_model
 
 
 class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
@@ -43,12 +43,15 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
             `cpvae.augment.Augment`; None leaves the term out
         invariance_weight: weight of that term, see `Recipe`
         validation_fraction: share of the data held out for early stopping
+        n_init: fits from that many seeds, ``random_state`` and those after it, and keeps the best
+            by the validation bound; a process a core, or all at once on a CUDA device
         random_state: seed of everything
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``
         verbose: whether to print a line an epoch
 
     Attributes:
         model_: the fitted `torch.nn.Module`
+        restarts_: for each seed its epochs and its best validation bound
         history_: one record an epoch, see `train.fit`
         recipe_: the `Recipe` that was used
         aggregated_: share of each component in the training data, (k) (eq. 14)
@@ -82,6 +85,7 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
         invariance: str | Augment | None = None,
         invariance_weight: float = 2.0,
         validation_fraction: float = 0.1,
+        n_init: int = 1,
         random_state: int = 0,
         accelerator: str = "auto",
         verbose: bool = False,
@@ -101,6 +105,7 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
         self.invariance = invariance
         self.invariance_weight = invariance_weight
         self.validation_fraction = validation_fraction
+        self.n_init = n_init
         self.random_state = random_state
         self.accelerator = accelerator
         self.verbose = verbose
@@ -116,6 +121,8 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
         array = np.asarray(X)
         x = as_examples(array, "X")
         check(x)
+        if self.n_init < 1:
+            raise ValueError(f"n_init={self.n_init}: use a whole number from 1 up.")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(
                 f"validation_fraction={self.validation_fraction}: use a number between 0 and 1."
@@ -144,12 +151,12 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
             invariance=self.invariance_weight if self.invariance else 0.0,
             seed=self.random_state,
         )
-        model = build(**config)
-        self.history_ = train_model(
-            model,
+        model, self.history_, self.restarts_ = fit_best(
+            config,
+            recipe,
+            self.n_init,
             torch.from_numpy(train),
             torch.from_numpy(valid),
-            recipe,
             augment=named(self.invariance, config["shape"]),
             on_epoch=_print_epoch if self.verbose else None,
             accelerator=self.accelerator,
@@ -282,9 +289,9 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
         return torch.cat(parts).cpu().numpy()
 
 
-def _print_epoch(record: Record) -> None:
+def _print_epoch(place: int, record: Record) -> None:
     print(
-        f"epoch {record['epoch']:4d}  {record['seconds']:7.1f} s  "
+        f"restart {place}  epoch {record['epoch']:4d}  {record['seconds']:7.1f} s  "
         f"exact bound {record['valid_elbo_exact_nats']:.2f} nats  "
         f"components used {record['components_used']}"
     )
