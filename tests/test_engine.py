@@ -1,5 +1,7 @@
 """The engine against plain torch: the same steps, one model or many."""
 
+import shutil
+
 import pytest
 import torch
 
@@ -18,10 +20,12 @@ def models(name, n_components, seeds):
     return [build(name, **config, seed=seed) for seed in seeds]
 
 
-def engine(built, seeds, estimator="straight_through", augment=None, batch_size=20, compiled=False):
+def engine(
+    built, seeds, estimator="straight_through", augment=None, batch_size=20, kernels="plain"
+):
     x = torch.rand(90, 12, generator=torch.Generator().manual_seed(5))
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return Engine(built, generators, x, batch_size, 1e-2, estimator, augment, compiled)
+    return Engine(built, generators, x, batch_size, 1e-2, estimator, augment, kernels)
 
 
 def test_adam_is_torch_adam():
@@ -67,13 +71,13 @@ def test_recorded_steps_are_the_steps(name, n_components, seeds):
     """To the last bit; also for other weights than were recorded, and for the last batch."""
     augment = JITTER if name == "cpvae" else None
     trained, means = [], []
-    for compiled in (True, False):
+    for kernels in ("recorded", "plain"):
         built = models(name, n_components, seeds)
-        one = engine(built, seeds, augment=augment, compiled=compiled)
+        one = engine(built, seeds, augment=augment, kernels=kernels)
         one.epoch(WEIGHTS, 0.8)
         one.epoch(WEIGHTS, 0.8)
         means.append(one.epoch(WEIGHTS._replace(kl_z=0.1, certainty=2.0), 0.3))
-        assert bool(one._fast) == compiled
+        assert bool(one._fast) == (kernels == "recorded")
         trained.append([m.state_dict() for m in built])
     torch.testing.assert_close(*trained, rtol=0, atol=0)
     torch.testing.assert_close(*means, rtol=0, atol=0)
@@ -82,14 +86,40 @@ def test_recorded_steps_are_the_steps(name, n_components, seeds):
 @pytest.mark.parametrize("estimator", ["relaxed", "exact"])
 def test_every_estimator_can_be_recorded(estimator):
     trained = []
-    for compiled in (True, False):
+    for kernels in ("recorded", "plain"):
         (model,) = models("cpvae", 3, [0])
-        one = engine([model], [0], estimator, compiled=compiled)
+        one = engine([model], [0], estimator, kernels=kernels)
         for _ in range(2):
             one.epoch(WEIGHTS, 0.8)
-        assert bool(one._fast) == compiled
+        assert bool(one._fast) == (kernels == "recorded")
         trained.append(model.state_dict())
     torch.testing.assert_close(*trained, rtol=0, atol=0)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")
+@pytest.mark.parametrize("seeds", [[0], [0, 1]])
+def test_compiled_steps_are_the_steps_but_for_rounding(seeds):
+    trained = []
+    for kernels in ("compiled", "plain"):
+        built = models("cpvae", 3, seeds)
+        one = engine(built, seeds, augment=JITTER, kernels=kernels)
+        one.epoch(WEIGHTS, 0.8)
+        one.epoch(WEIGHTS._replace(kl_z=0.1, certainty=2.0), 0.3)
+        assert bool(one._fast) == (kernels == "compiled")
+        trained.append([m.state_dict() for m in built])
+    torch.testing.assert_close(*trained, rtol=1e-3, atol=1e-4)
+
+
+def test_where_compiling_fails_steps_are_recorded(monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no headers")
+
+    monkeypatch.setattr(torch._inductor, "compile", fail)
+    (model,) = models("cpvae", 3, [0])
+    one = engine([model], [0], kernels="compiled")
+    with pytest.warns(UserWarning, match="recorded: no headers"):
+        one.epoch(WEIGHTS, 0.8)
+    assert one._fast
 
 
 def test_an_epoch_is_one_pass_over_all_examples_in_batches_of_the_size_asked_for():

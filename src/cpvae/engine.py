@@ -128,8 +128,9 @@ class Engine:
         learning_rate: of Adam
         estimator: of the expectation over c
         augment: change of the data for the invariance term, or None to leave the term out
-        compiled: on a GPU fuse the step's kernels with `torch.compile`, which takes some tens of
-            seconds; on a CPU record them after the first epoch, which takes two
+        kernels: ``plain``; ``recorded``, on a CPU, takes two seconds after the first epoch and
+            gives the same floats; ``compiled`` fuses them, takes some tens of seconds and may
+            round otherwise. Where compiling fails it says so and records them.
     """
 
     def __init__(
@@ -141,7 +142,7 @@ class Engine:
         learning_rate: float,
         estimator: str,
         augment: Augment | None = None,
-        compiled: bool = False,
+        kernels: str = "plain",
     ):
         self.models, self.generators, self.augment = list(models), list(generators), augment
         self.batch_size, self.device = batch_size, observed.device
@@ -160,8 +161,8 @@ class Engine:
             batch = Batch(0, 0, 0, 0 if augment else None)  # type: ignore[arg-type]
             call = torch.func.vmap(call, in_dims=(0, batch, 0, None, None))
         self._call: Callable[..., Any] = call
-        self._compiled = compiled
-        self._ready = self.device.type == "cuda"  # a CPU takes its first epoch as it is
+        self._kernels = kernels
+        self._ready = kernels == "compiled"  # a recording can wait, since it changes nothing
         self._fast: Callable[..., Sequence[Tensor]] | None = None
         self.adam = Adam(parameters, learning_rate)
         self._dials = torch.zeros(len(Weights._fields) + 1, device=self.device)
@@ -270,9 +271,9 @@ class Engine:
         step: Callable[..., Sequence[Tensor]] = partial(self._step, self._call)
         kept = []
         for batch in zip(*(t for t in block if t is not None), strict=True):
-            if self._compiled and self._ready and rows == self.batch_size:
+            if self._kernels != "plain" and self._ready and rows == self.batch_size:
                 if not self._fast:
-                    self._fast = self._compile([*fixed, usage, *batch])
+                    self._fast = self._without_python([*fixed, usage, *batch])
                 step = self._fast
             usage, *results = step(*fixed, usage, *batch)
             self.adam.step(results[-len(self.adam.parameters) :])
@@ -293,17 +294,20 @@ class Engine:
         objective, kept, usage = call(parameters, *arguments)
         return usage, *kept, *torch.autograd.grad(objective.sum(), parameters)
 
-    def _compile(self, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
-        """`_step` without Python between its kernels."""
+    def _without_python(self, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
+        """`_step` with no Python between its kernels."""
         if self.device.type == "cuda":
             return partial(self._step, torch.compile(self._call, dynamic=False))
         from torch.fx.experimental.proxy_tensor import make_fx  # takes a second or two
 
         graph = make_fx(partial(self._step, self._call))(*inputs)
-        with torch.no_grad(), warnings.catch_warnings():
-            # Its successor, torch.compile, needs a C++ compiler and half a minute for the same
-            warnings.simplefilter("ignore", DeprecationWarning)
-            recorded = torch.jit.trace(graph, tuple(inputs), check_trace=False)
+        detached = tuple(t.detach() for t in inputs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript, used by both
+            compiled = _compiled(graph, detached) if self._kernels == "compiled" else None
+            if compiled:
+                return compiled
+            recorded = torch.jit.trace(graph, detached, check_trace=False)
 
         def step(*inputs: Tensor) -> Sequence[Tensor]:
             # Without its optimiser the recording gives the same floats as the steps themselves
@@ -311,6 +315,18 @@ class Engine:
                 return recorded(*inputs)
 
         return step
+
+
+def _compiled(graph: Any, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]] | None:
+    """The graph as one C++ program, or None, with a warning, where that cannot be had."""
+    try:
+        with torch.no_grad():
+            program = torch._inductor.compile(graph, list(inputs))
+            program(*inputs)  # compiles what is left to compile
+    except Exception as error:  # whatever compiler, linker and their files may raise
+        warnings.warn(f"The step could not be compiled and is recorded: {error}", stacklevel=2)
+        return None
+    return torch.no_grad()(program)
 
 
 class _Graph:

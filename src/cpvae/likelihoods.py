@@ -12,6 +12,7 @@ for many steps at once by `noise`; `observe` is the same in one go.
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int16
 from torch import Tensor, nn
@@ -47,11 +48,17 @@ class BernoulliLikelihood(nn.Module):
     def noise(self, shape: Sequence[int], generator: torch.Generator) -> Int16[Tensor, "n f"]:
         """Uniform noise (n, f) in two bytes each: four numbers in one of the generator's.
 
-        The greatest level does not occur, so that a white pixel is always 1 and a black one 0.
+        The greatest level does not occur, so that a white pixel is always 1 and a black one 0. On a
+        CPU numpy draws, seeded by the generator: torch takes five times as long.
         """
         n = math.prod(shape)
-        words = torch.empty(-(-n // 4), dtype=torch.int64, device=generator.device)
-        words.random_(-(2**63), None, generator=generator)
+        if generator.device.type == "cpu":
+            seed = int(torch.randint(2**63 - 1, (), generator=generator))
+            bits = np.random.Generator(np.random.SFC64(seed))
+            words = torch.from_numpy(bits.integers(-(2**63), 2**63, -(-n // 4), dtype=np.int64))
+        else:
+            words = torch.empty(-(-n // 4), dtype=torch.int64, device=generator.device)
+            words.random_(-(2**63), None, generator=generator)
         return words.view(torch.int16)[:n].view(shape).clamp_(max=LEVELS // 2 - 2)
 
     def draw(self, stored: Int16[Tensor, "*n f"], noise: Int16[Tensor, "*n f"]) -> Tensor:

@@ -7,6 +7,8 @@ for bit, and so are a run and the same run killed and resumed.
 
 import dataclasses
 import math
+import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -25,7 +27,8 @@ from cpvae.objective import Weights, mutual_information, ramp
 from cpvae.priors import VampPrior
 
 SAVE_EVERY = 5.0  # seconds between two saves of the training state, at least
-COMPILE = {"cpu": 3_000, "cuda": 50_000}  # steps from which compiling them is worth the wait
+RECORD = 3_000  # steps of a run from which recording one pays on a CPU, see `engine.Engine`
+COMPILE = 50_000  # and from which compiling one pays, where there is a compiler
 SMALL = 2e7  # parameters times batch size under which a second thread costs more than it brings
 Record = dict[str, Any]
 
@@ -195,7 +198,7 @@ def fit_together(
         recipe.learning_rate,
         recipe.estimator,
         augment if recipe.invariance else None,
-        compiled=_worth_compiling(device, recipe, len(x_train)),
+        kernels=_kernels(device, recipe, len(x_train)),
     )
     del train
     runs = [
@@ -239,11 +242,16 @@ def choose_device(accelerator: str) -> torch.device:
     return torch.device(accelerator)
 
 
-def _worth_compiling(device: torch.device, recipe: Recipe, n: int) -> bool:
-    if device.type == "cuda" and find_spec("triton") is None:
-        return False
+def _kernels(device: torch.device, recipe: Recipe, n: int) -> str:
+    """How the engine runs a step: by what the run is long enough for and the machine can do."""
     steps = recipe.max_epochs * n / recipe.batch_size
-    return steps >= COMPILE.get(device.type, math.inf)
+    compiler = {
+        "cpu": os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++"),
+        "cuda": find_spec("triton"),
+    }
+    if steps >= COMPILE and compiler.get(device.type):
+        return "compiled"
+    return "recorded" if steps >= RECORD and device.type == "cpu" else "plain"
 
 
 def _loop(
