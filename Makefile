@@ -2,13 +2,14 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
+PEERS := benchmarks/peers/.venv
 
 .PHONY: help install demo test bench lint clean
 
 help:
 	@echo "make demo     fit, evaluate and report on handwritten digits (runs/demo)"
 	@echo "make test     run the tests"
-	@echo "make bench    measure the speed of a training step"
+	@echo "make bench    measure speed and memory, beside other implementations (15 minutes)"
 	@echo "make lint     check style and types"
 	@echo "make install  build .venv from constraints.txt"
 	@echo "make clean    remove .venv and caches (runs/ stays)"
@@ -38,9 +39,16 @@ test: install
 	@echo "== tests"
 	$(BIN)/python -m pytest -ra
 
-bench: install
-	@echo "== milliseconds a step, beside the matrix products alone (leave the machine alone meanwhile)"
-	$(BIN)/python benchmarks/steps.py
+bench: install $(PEERS)/.installed
+	@echo "== speed beside the matrix products alone and beside peers (leave the machine alone)"
+	$(BIN)/python benchmarks/run.py --peers $(PEERS)/bin/python
+
+$(PEERS)/.installed: benchmarks/peers/constraints.txt
+	@echo "== building the peers' own environment"
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check -c $< torch
+	$(PEERS)/bin/pip install --quiet --disable-pip-version-check -c $< pythae jax optax scikit-learn jaxtyping
+	@touch $@
 
 lint: install
 	@echo "== style and types"

@@ -1,41 +1,33 @@
-"""Milliseconds a training step, and the floor under it: run as `make bench`.
+"""A training step and the floor under it: the pieces that ``run.py`` measures.
 
-A step is measured through the training loop itself, on data of the paper's size (784 features, two
-gated layers of 300, 40 latent dimensions). The floor is the same matrix products, forward and
-backward, and nothing else: the sizes are read off the model while it takes a step, so that they
-cannot drift from what it does. Both are measured in turn, many times, and medians are compared;
-milliseconds depend on the machine and its mood, the ratio hardly does.
+A step is measured through the training engine itself, on data of the paper's size (784 features,
+two gated layers of 300, 40 latent dimensions). The floor is the same matrix products, forward and
+backward, and nothing else: their sizes are read off the model while it takes a step, so that they
+cannot drift from what it does.
 """
 
-import argparse
-import json
-import os
-import platform
-import statistics
 import time
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from cpvae.checkpoint import versions
 from cpvae.engine import Engine
 from cpvae.evaluate import draw_noise
-from cpvae.models import Model, build
+from cpvae.models import ConditionalPriorVAE, Model, build
 from cpvae.objective import Weights
 
-RESULTS = Path(__file__).parent / "results"
-STEPS = 40  # steps a measurement
+STEPS = 40  # steps a measurement on a CPU; ten times as many on a GPU
 
 
-def paper_model(n_components: int) -> Model:
-    """The network of the paper's section 5."""
-    return build(shape=(784,), n_components=n_components, latent_dim=40, hidden=(300, 300))
+def paper_model(name: str, n_components: int, seed: int = 0) -> Model:
+    """A system with the network of the paper's section 5."""
+    return build(name, shape=[784], n_components=n_components, seed=seed)
 
 
 def products(model: Model, batch: int, estimator: str) -> list[tuple[int, int, int, bool]]:
-    """(rows, n_in, n_out, whether the input needs a gradient) of each linear layer in one step."""
+    """(rows, n_in, n_out, whether the input needs a gradient) of each matrix product in a step."""
     seen: list[tuple[int, int, int, bool]] = []
 
     def record(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -48,20 +40,30 @@ def products(model: Model, batch: int, estimator: str) -> list[tuple[int, int, i
     for hook in hooks:
         hook.remove()
     k, d = model.n_components, model.latent_dim
-    return [*seen, (batch, d, k, True), (batch, d, k, True)]  # the KL to all components
+    to_components = 2 if isinstance(model, ConditionalPriorVAE) or k > 1 else 0
+    return seen + [(batch, d, k, True)] * to_components
 
 
 class Floor:
-    """The matrix products of a step into memory that is already there."""
+    """The matrix products of a step into memory that is already there; on a GPU as one graph."""
 
-    def __init__(self, model: Model, batch: int, estimator: str):
+    def __init__(self, name: str, n_components: int, batch: int, estimator: str, device: str):
+        model = paper_model(name, n_components)
         self.work = []
         for rows, n_in, n_out, needs_gradient in products(model, batch, estimator):
-            x, w, dy = torch.randn(rows, n_in), torch.randn(n_out, n_in), torch.randn(rows, n_out)
-            y, dw, dx = torch.empty_like(dy), torch.empty_like(w), torch.empty_like(x)
-            self.work.append((x, w, dy, y, dw, dx, needs_gradient))
+            sizes = (rows, n_in), (n_out, n_in), (rows, n_out)
+            x, w, dy = (torch.randn(size, device=device) for size in sizes)
+            memory = (torch.empty_like(t) for t in (dy, w, x))
+            self.work.append((x, w, dy, *memory, needs_gradient))
+        self.run = self._products
+        if device == "cuda":
+            self._products()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self._products()
+            self.run = graph.replay
 
-    def run(self) -> None:
+    def _products(self) -> None:
         """One step's worth."""
         for x, w, dy, y, dw, dx, needs_gradient in self.work:
             torch.mm(x, w.T, out=y)
@@ -69,63 +71,48 @@ class Floor:
             if needs_gradient:
                 torch.mm(dy, w, out=dx)
 
+    def milliseconds(self) -> float:
+        """A step's worth."""
+        return milliseconds(self.run, STEPS)
+
 
 class Step:
-    """Training steps of the real loop."""
+    """Training steps of one system by the engine."""
 
-    def __init__(self, model: Model, batch: int, estimator: str):
-        x = torch.rand(STEPS * batch, 784)
-        generator = torch.Generator().manual_seed(0)
-        self.engine = Engine([model], [generator], x, batch, 1e-3, estimator, compiled=True)
+    def __init__(
+        self,
+        name: str,
+        n_components: int,
+        batch: int,
+        estimator: str = "relaxed",
+        kernels: str = "compiled",
+        restarts: int = 1,
+        device: str = "cpu",
+        data: Tensor | None = None,
+    ):
+        self.steps = STEPS if device == "cpu" else 10 * STEPS
+        x = torch.rand(self.steps * batch, 784) if data is None else data
+        self.steps = len(x) // batch
+        models = [paper_model(name, n_components, seed).to(device) for seed in range(restarts)]
+        generators = [torch.Generator(device).manual_seed(seed) for seed in range(restarts)]
+        settings = (batch, 1e-3, estimator, None, kernels)
+        self.engine = Engine(models, generators, x.to(device), *settings)
+        self.parameters = sum(p.numel() for p in models[0].parameters())
+        self.loss = 0.0
 
-    def run(self) -> None:
-        """`STEPS` steps."""
-        self.engine.epoch(Weights(), 0.5)
+    def _epoch(self) -> None:
+        self.loss = self.engine.epoch(Weights(), 0.5).loss.mean().item()
+
+    def milliseconds(self) -> float:
+        """A step, all restarts of it."""
+        return milliseconds(self._epoch, 1) / self.steps
 
 
-def milliseconds(function: Any, times: int) -> float:
+def milliseconds(function: Callable[[], Any], times: int) -> float:
     """Time of one call, of ``times`` in a row."""
     start = time.perf_counter()
     for _ in range(times):
         function()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
     return 1000 * (time.perf_counter() - start) / times
-
-
-def compare(n_components: int, batch: int, estimator: str, repeats: int) -> list[dict[str, Any]]:
-    """Medians of step, floor, and their ratio, measured in turn."""
-    model = paper_model(n_components)
-    step, floor = Step(model, batch, estimator), Floor(model, batch, estimator)
-    step.run()
-    milliseconds(floor.run, STEPS)
-    pairs = [
-        (milliseconds(step.run, 1) / STEPS, milliseconds(floor.run, STEPS)) for _ in range(repeats)
-    ]
-    name = f"cpvae {estimator} K={n_components} batch={batch}"
-    return [
-        {"name": f"{name} step", "value": statistics.median(s for s, _ in pairs), "unit": "ms"},
-        {"name": f"{name} floor", "value": statistics.median(f for _, f in pairs), "unit": "ms"},
-        {"name": f"{name} ratio", "value": statistics.median(s / f for s, f in pairs), "unit": "1"},
-    ]
-
-
-def main() -> None:
-    """Measures all cases and writes them into ``benchmarks/results``."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=9, help="measurements of each, in turn")
-    repeats = parser.parse_args().repeats
-    cases = [(10, 100, "relaxed"), (10, 100, "straight_through"), (10, 100, "exact")]
-    cases += [(k, 100, "straight_through") for k in (1, 50, 150, 500)]
-    cases += [(10, batch, "straight_through") for batch in (500, 2000)]
-    records = []
-    for case in cases:
-        records += compare(*case, repeats)
-        step, floor, ratio = (record["value"] for record in records[-3:])
-        print(f"{records[-3]['name']:45s} {step:7.2f} ms  floor {floor:6.2f} ms  ratio {ratio:.2f}")
-    RESULTS.mkdir(exist_ok=True)
-    out = RESULTS / f"steps-{platform.machine()}-{os.cpu_count()}-cores.json"
-    out.write_text(json.dumps({"versions": versions(), "records": records}, indent=2) + "\n")
-    print(f"-> {out}")
-
-
-if __name__ == "__main__":
-    main()

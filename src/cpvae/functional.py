@@ -134,8 +134,8 @@ def categorical_kl(log_q: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
 
 def gumbel(uniform: Tensor) -> Tensor:
     """Gumbel(0, 1) noise from uniform noise in [0, 1), kept finite at both ends in float32."""
-    uniform = uniform.clamp(torch.finfo(torch.float32).tiny, 1 - torch.finfo(torch.float32).eps)
-    return -torch.log(-torch.log(uniform))
+    noise = uniform.clamp(torch.finfo(torch.float32).tiny, 1 - torch.finfo(torch.float32).eps)
+    return noise.log_().neg_().log_().neg_()
 
 
 def log_mean_exp(x: Tensor, dim: int) -> Tensor:

@@ -28,7 +28,7 @@ from cpvae.priors import VampPrior
 
 SAVE_EVERY = 5.0  # seconds between two saves of the training state, at least
 RECORD = 3_000  # steps of a run from which recording one pays on a CPU, see `engine.Engine`
-COMPILE = 50_000  # and from which compiling one pays, where there is a compiler
+COMPILE = {"cpu": 20_000, "cuda": 50_000}  # and compiling one, where there is a compiler
 SMALL = 2e7  # parameters times batch size under which a second thread costs more than it brings
 Record = dict[str, Any]
 
@@ -249,7 +249,7 @@ def _kernels(device: torch.device, recipe: Recipe, n: int) -> str:
         "cpu": os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++"),
         "cuda": find_spec("triton"),
     }
-    if steps >= COMPILE and compiler.get(device.type):
+    if compiler.get(device.type) and steps >= COMPILE[device.type]:
         return "compiled"
     return "recorded" if steps >= RECORD and device.type == "cpu" else "plain"
 

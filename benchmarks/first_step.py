@@ -1,0 +1,22 @@
+"""Seconds from the shell to the end of the first training step of a ``cpvae`` command."""
+
+import os
+import sys
+import time
+
+from cpvae import engine
+from cpvae.cli import main
+
+take_step = engine.Adam.step
+
+
+def stop(self, gradients) -> None:
+    """The step, and then the time since the process that asked looked at the clock."""
+    take_step(self, gradients)
+    print(time.time() - float(os.environ["STARTED"]), flush=True)
+    os._exit(0)
+
+
+engine.Adam.step = stop
+sys.argv[0] = "cpvae"
+main()

@@ -1,0 +1,243 @@
+"""Measures speed and memory, beside the floor and beside peers, in one run: ``make bench``.
+
+Whatever is compared is measured in turn, several times, and medians are compared: milliseconds
+depend on the machine and its mood, ratios within one run hardly do. Writes a list of records
+(``name``, ``value``, ``unit``) and a table into ``benchmarks/results``. Leave the machine alone
+meanwhile. What needs a CUDA device is measured where there is one.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from steps import Floor, Step, paper_model
+
+from cpvae.checkpoint import versions
+from cpvae.restarts import fit_best
+from cpvae.train import Recipe
+
+HERE = Path(__file__).parent
+COMPILED = "compiled"
+
+
+class Records(list):
+    """What was measured, told as it comes."""
+
+    def note(self, name: str, value: float, unit: str) -> None:
+        """Adds a record."""
+        self.append({"name": name, "value": round(value, 4), "unit": unit})
+        print(f"{name:62s} {value:10.3f} {unit}", flush=True)
+
+
+def in_turn(measures: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[float]]:
+    """Each measured once to warm up and then in turn."""
+    for measure in measures.values():
+        measure()
+    rounds = [{name: measure() for name, measure in measures.items()} for _ in range(repeats)]
+    return {name: [r[name] for r in rounds] for name in measures}
+
+
+def ratio(one: list[float], other: list[float]) -> float:
+    """Median of the ratios of what was measured in the same round."""
+    return statistics.median(a / b for a, b in zip(one, other, strict=True))
+
+
+def cases() -> dict[str, dict[str, Any]]:
+    """What is measured beside its own floor: a name and the keywords of `Step`."""
+    base = {"name": "cpvae", "n_components": 10, "batch": 100, "estimator": "relaxed"}
+    made = {}
+    for kernels in ("plain", "recorded", COMPILED):
+        made[f"cpvae relaxed K=10 batch=100 {kernels}"] = {**base, "kernels": kernels}
+    for estimator in ("straight_through", "exact"):
+        made[f"cpvae {estimator} K=10 batch=100"] = {**base, "estimator": estimator}
+    for k in (1, 50, 150, 500):
+        made[f"cpvae relaxed K={k} batch=100"] = {**base, "n_components": k}
+    for batch in (500, 2000):
+        made[f"cpvae relaxed K=10 batch={batch}"] = {**base, "batch": batch}
+    for name, k in [("vae", 1), ("mog", 10), ("vamp", 500), ("hvae", 1), ("hvamp", 500)]:
+        made[f"{name} K={k} batch=100"] = {**base, "name": name, "n_components": k}
+    return made
+
+
+def measure_steps(records: Records, repeats: int, device: str) -> None:
+    """Steps of every system, estimator, K and batch size, each beside its own floor."""
+    prefix = "" if device == "cpu" else f"{device} "
+    for name, case in cases().items():
+        if device == "cuda" and case.get("kernels") == "recorded":
+            continue
+        step = Step(**{"kernels": COMPILED, **case}, device=device)
+        shape = (case[key] for key in ("name", "n_components", "batch", "estimator"))
+        floor = Floor(*shape, device=device)
+        taken = in_turn({"step": step.milliseconds, "floor": floor.milliseconds}, repeats)
+        for what, values in taken.items():
+            records.note(f"{prefix}{name} {what}", statistics.median(values), "ms")
+        records.note(f"{prefix}{name} ratio", ratio(taken["step"], taken["floor"]), "1")
+
+
+def measure_stacks(records: Records, repeats: int, device: str) -> None:
+    """Steps of 1, 8 and 64 restarts as one stack of models."""
+    prefix = "" if device == "cpu" else f"{device} "
+    for count in (1, 8, 64):
+        step = Step("cpvae", 10, 100, restarts=count, kernels=COMPILED, device=device)
+        (taken,) = in_turn({"step": step.milliseconds}, min(repeats, 3)).values()
+        name = f"{prefix}stack of {count} restarts, a step of one of them"
+        records.note(name, statistics.median(taken) / count, "ms")
+
+
+def measure_restarts(records: Records) -> None:
+    """Eight restarts by `fit_best`, on the processor, against eight times one."""
+    x = torch.rand(20_000, 784, generator=torch.Generator().manual_seed(0))
+    recipe = Recipe(max_epochs=16, estimator="relaxed", anneal_epochs=0)
+    seconds = {}
+    for count in (1, 8):
+        started = time.perf_counter()
+        fit_best({"shape": [784]}, recipe, count, x, x[:500], accelerator="cpu")
+        seconds[count] = time.perf_counter() - started
+        records.note(f"{count} restarts of 3200 steps, with process start", seconds[count], "s")
+    records.note("8 restarts over eight times 1", seconds[8] / (8 * seconds[1]), "1")
+
+
+def measure_processes(records: Records, repeats: int) -> None:
+    """Peak memory, the help text, and the time from the shell to the first step."""
+    for name, k in [("cpvae", 10), ("cpvae", 150), ("cpvae", 500), ("vamp", 500)]:
+        script = [sys.executable, "-W", "ignore", str(HERE / "memory.py"), name, str(k), "plain"]
+        told = subprocess.run(script, capture_output=True, text=True, check=True).stdout.split()
+        records.note(f"{name} K={k} peak memory above a vae's process", float(told[0]), "MB")
+        megabytes = 16 * int(told[1]) / 2**20  # weight, gradient and two moments of four bytes
+        records.note(f"{name} K={k} parameters, gradients and Adam", megabytes, "MB")
+    cpvae = str(Path(sys.executable).with_name("cpvae"))
+    helps, firsts = [], []
+    for _ in range(repeats):
+        started = time.time()
+        subprocess.run([cpvae, "--help"], capture_output=True, check=True)
+        helps.append(time.time() - started)
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, str(HERE / "first_step.py"), "fit", "digits"]
+            env = {**os.environ, "STARTED": str(time.time())}
+            told = subprocess.run(
+                [*command, "--out", f"{folder}/run"], capture_output=True, text=True, env=env
+            )
+            firsts.append(float(told.stdout))
+    records.note("cpvae --help", statistics.median(helps), "s")
+    records.note("cpvae fit digits, shell to first step", statistics.median(firsts), "s")
+
+
+class Peers:
+    """Public implementations in a process and an environment of their own."""
+
+    def __init__(self, python: Path, data: np.ndarray, folder: str):
+        np.save(f"{folder}/x.npy", data)
+        self.process = subprocess.Popen(
+            [python, HERE / "peers" / "serve.py", f"{folder}/x.npy"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(HERE.parent / "src")},
+        )
+
+    def ask(self, name: str) -> dict[str, Any]:
+        """One measurement: ``ms`` a step, ``parameters`` and all ``losses`` so far."""
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write(f"{name}\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"The peer {name} ended without an answer: run serve.py by hand.")
+        return json.loads(answer)
+
+
+def measure_peers(records: Records, repeats: int, python: Path) -> None:
+    """Epochs of ours and of the peers in turn, on data with something to learn."""
+    rng = np.random.default_rng(0)
+    logits = rng.standard_normal((10_000, 10)) @ rng.standard_normal((10, 784))
+    x = (1 / (1 + np.exp(-logits))).astype(np.float32)
+    pairs = {
+        "pythae vae": ("vae", 1),
+        "pythae vamp K=500": ("vamp", 500),
+        "jax cpvae relaxed K=10": ("cpvae", 10),
+        "scikit-learn GaussianMixture K=10": None,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        peers = Peers(python, x, folder)
+        for peer, system in pairs.items():
+            answers: list[dict[str, Any]] = []
+
+            def theirs(peer: str = peer, answers: list[dict[str, Any]] = answers) -> float:
+                answers.append(peers.ask(peer))
+                return answers[-1]["ms"]
+
+            measures: dict[str, Callable[[], float]] = {peer: theirs}
+            if system:
+                data = torch.from_numpy(x)
+                for kernels in ("recorded", COMPILED):
+                    step = Step(*system, 100, kernels=kernels, data=data)
+                    measures[f"cpvae's {system[0]} K={system[1]} {kernels}"] = step.milliseconds
+            taken = in_turn(measures, repeats)
+            for name, values in taken.items():
+                records.note(f"{name}, a step of an epoch", statistics.median(values), "ms")
+                if name != peer:
+                    records.note(f"{peer} over {name}", ratio(taken[peer], values), "1")
+            losses, size = answers[-1]["losses"], answers[-1]["parameters"]
+            records.note(f"{peer} parameters", size, "1")
+            if system:
+                records.note(f"{system[0]} K={system[1]} parameters", step.parameters, "1")
+                assert losses[-1] < losses[0], f"{peer} does not learn: {losses}"
+                same = sum(p.numel() for p in paper_model(*system).parameters())
+                assert abs(size - same) <= 784, f"{peer} is another model: {size} and {same}"
+        peers.process.terminate()
+
+
+def write(records: Records) -> Path:
+    """The records as JSON and as a table, under the hardware's name."""
+    machine = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
+    stem = HERE / "results" / machine.lower().replace(" ", "-")
+    stem.parent.mkdir(exist_ok=True)
+    about = {"versions": versions(), "records": records}
+    stem.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n")
+    table = Table("what", "value", "unit", box=None)
+    for record in records:
+        table.add_row(record["name"], f"{record['value']:.3f}", record["unit"])
+    with open(stem.with_suffix(".txt"), "w") as file:
+        Console(file=file, width=110).print(table)
+    return stem
+
+
+def _processor() -> str:
+    name = versions()["processor"].replace(",", "")
+    return f"{platform.machine()} {name}"
+
+
+def main() -> None:
+    """Measures everything, or the parts that are named."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=9, help="measurements of each, in turn")
+    parser.add_argument("--peers", type=Path, help="Python of the environment that has the peers")
+    arguments = parser.parse_args()
+    records, repeats = Records(), arguments.repeats
+    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+        measure_steps(records, repeats, device)
+        measure_stacks(records, repeats, device)
+    measure_restarts(records)
+    measure_processes(records, min(repeats, 5))
+    if arguments.peers:
+        measure_peers(records, repeats, arguments.peers.absolute())
+    print(f"-> {write(records)}.json")
+
+
+if __name__ == "__main__":
+    main()
