@@ -211,7 +211,8 @@ class Engine:
         b = min(self.batch_size, n)
         full = n // b
         a_step = 4 * r * b * (2 * self.data.shape[1] + self.models[0].gumbel_dim)
-        limit = min(BLOCK, max(1, BLOCK_BYTES[self.device.type] // a_step))
+        memory = BLOCK_BYTES.get(self.device.type, BLOCK_BYTES["cpu"])
+        limit = min(BLOCK, max(1, memory // a_step))
         steps = math.ceil(full / math.ceil(full / limit))
         batches = order[:, : full * b].view(r, full, b).transpose(0, 1)
         rest = order[:, full * b :].unsqueeze(0)
