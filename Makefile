@@ -57,4 +57,4 @@ lint: install
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
+	rm -rf .venv $(PEERS) .pytest_cache .mypy_cache .ruff_cache src/*.egg-info

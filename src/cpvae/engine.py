@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from cpvae.augment import Augment
-from cpvae.functional import gumbel
-from cpvae.models import ConditionalPriorVAE, Model, Noise
+from cpvae.models import ConditionalPriorVAE, Model, Noise, draw_noise
 from cpvae.objective import Weights, conditional_entropy, evenness, invariance, loss
 
 MEMORY = 0.95  # what a step keeps of the running mean of q(c|x)
@@ -223,13 +222,11 @@ class Engine:
         parts = []
         for r, generator in enumerate(self.generators):
             mine = index[:, r]
-            n, model = mine.numel(), self.models[r]
+            n = mine.numel()
             stored = self.data[mine.flatten()]
             noise = self.likelihood.noise(stored.shape, generator)
             observed = self.likelihood.draw(stored, noise)
-            normal = torch.randn(n, model.normal_dim, generator=generator, device=self.device)
-            uniform = torch.rand(n, model.gumbel_dim, generator=generator, device=self.device)
-            part = [observed, normal, gumbel(uniform)]
+            part = [observed, *draw_noise(self.models[r], n, generator)]
             if self.augment:
                 u = torch.rand(n, self.augment.n_random, generator=generator, device=self.device)
                 changed = self.augment.change(self.likelihood.restore(stored), u)

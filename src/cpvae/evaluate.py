@@ -14,8 +14,8 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from cpvae.functional import gumbel, log_mean_exp
-from cpvae.models import ConditionalPriorVAE, Model, Noise, Terms
+from cpvae.functional import log_mean_exp
+from cpvae.models import ConditionalPriorVAE, Model, Terms, draw_noise
 from cpvae.objective import mutual_information
 
 Progress = Callable[[int, int], None]
@@ -103,14 +103,6 @@ def relaxed_elbo(
         noise = draw_noise(model, len(x), generator)
         total += model.terms(x, noise, temperature, "relaxed").elbo().sum().item()
     return total / len(observed)
-
-
-def draw_noise(model: Model, n: int, generator: torch.Generator) -> Noise:
-    """Fresh noise for ``n`` examples."""
-    device = generator.device
-    normal = torch.randn(n, model.normal_dim, generator=generator, device=device)
-    uniform = torch.rand(n, model.gumbel_dim, generator=generator, device=device)
-    return Noise(normal, gumbel(uniform))
 
 
 def log_likelihood(

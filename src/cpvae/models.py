@@ -23,6 +23,7 @@ from cpvae.functional import (
     component_kl,
     component_log_prob,
     gaussian_kl,
+    gumbel,
     mixture_log_prob,
 )
 from cpvae.fused import straight_through
@@ -334,10 +335,8 @@ class ConditionalPriorVAE(Generative):
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n k"]]:
         """A z from p(z | c) for each of the components given, and c one-hot."""
         c = F.one_hot(component, self.n_components).to(self.aggregated.dtype)
-        normal = torch.randn(
-            len(component), self.latent_dim, generator=generator, device=component.device
-        )
-        return self.prior().sample(component, normal), c
+        mixture = self.prior()
+        return mixture.sample(component, _normal(mixture.mean[component], generator)), c
 
 
 class VAE(Generative):
@@ -565,6 +564,14 @@ class HierarchicalVAE(Generative):
         z2 = mixture.sample(component, _normal(mixture.mean[component], generator))
         lower = self.lower_prior(z2)
         return lower.sample(_normal(lower.mean, generator)), z2
+
+
+def draw_noise(model: Generative, n: int, generator: torch.Generator) -> Noise:
+    """Fresh noise for ``n`` examples."""
+    device = generator.device
+    normal = torch.randn(n, model.normal_dim, generator=generator, device=device)
+    uniform = torch.rand(n, model.gumbel_dim, generator=generator, device=device)
+    return Noise(normal, gumbel(uniform))
 
 
 def _kl_of_mixture(

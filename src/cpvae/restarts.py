@@ -73,8 +73,11 @@ def fit_best(
         infos = [describe({**config, "seed": seeded.seed}, seeded) for seeded in recipes]
         for restart, info in zip(folders, infos, strict=True):
             restart.write_info({**info, "status": "running"})
-        train = _train_stack if together else _train_apart
-        train(config, recipes, folders, home, x_train, x_valid, augment, on_epoch, accelerator)
+        shared = (x_train, x_valid, augment, on_epoch, accelerator)
+        if together:
+            _train_stack(config, recipes, folders, home, *shared)
+        else:
+            _train_apart(config, recipes, folders, *shared)
         for restart, info in zip(folders, infos, strict=True):
             restart.write_info({**info, "status": "finished"})
         histories = [restart.read_history() for restart in folders]
@@ -131,7 +134,6 @@ def _train_apart(
     config: dict[str, Any],
     recipes: Sequence[Recipe],
     folders: Sequence[RunFolder],
-    home: Path,
     x_train: Tensor,
     x_valid: Tensor,
     augment: Augment | None,

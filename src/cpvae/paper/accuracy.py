@@ -27,7 +27,6 @@ def run(
     results: Path,
     accelerator: str = "auto",
     on_epoch: Callable[[int, Record], None] | None = None,
-    on_models: Callable[[Sequence[Any], Sequence[int]], None] | None = None,
     **given: Any,
 ) -> list[Path]:
     """Trains and measures the seeds of an objective; ``given`` overrides its recipe."""
@@ -47,5 +46,4 @@ def run(
         augment=augment.named("affine", config["shape"]) if recipe.invariance else None,
         accelerator=accelerator,
         on_epoch=on_epoch,
-        on_models=on_models,
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cpvae.augment import Augment
-from cpvae.checkpoint import versions
+from cpvae.checkpoint import describe
 from cpvae.data import Splits
 from cpvae.evaluate import evaluate
 from cpvae.models import build
@@ -32,7 +32,6 @@ def run_cell(
     augment: Augment | None = None,
     accelerator: str = "auto",
     on_epoch: Callable[[int, Record], None] | None = None,
-    on_models: Callable[[Sequence[Any], Sequence[int]], None] | None = None,
 ) -> list[Path]:
     """Trains the seeds that have no file yet as one, measures them on the test part, writes them.
 
@@ -47,7 +46,6 @@ def run_cell(
         augment: of the invariance term
         accelerator: as for `train.fit`
         on_epoch: called with the place of a seed and its epoch's record
-        on_models: called with the trained models and their seeds
 
     Returns:
         The files that were written.
@@ -71,12 +69,11 @@ def run_cell(
     minutes = (time.monotonic() - started) / 60
     device = choose_device(accelerator)
     x_test = splits.test.tensor().to(device)
-    if on_models:
-        on_models(models, missing)
     written = []
     for model, seeded, history in zip(models, recipes, histories, strict=True):
         figures = evaluate(model, x_test, splits.test.labels, importance_samples, seeded.seed)
         best = max(history, key=lambda record: record["valid_elbo_exact_nats"])
+        described = describe(config, seeded)
         result = {
             **facts,
             "seed": seeded.seed,
@@ -87,9 +84,9 @@ def run_cell(
             "epochs": len(history),
             "best_epoch": best["epoch"],
             "best": best,
-            "config": {key: value for key, value in config.items() if key not in ("loc", "scale")},
-            "recipe": dataclasses.asdict(seeded),
-            "versions": versions(),
+            "config": described["model"],
+            "recipe": described["recipe"],
+            "versions": described["versions"],
             "curve": {key: [round(r[key], 4) for r in history] for key in CURVE},
         }
         file = name(seeded.seed)

@@ -71,7 +71,6 @@ def run(
     results: Path,
     accelerator: str = "auto",
     on_epoch: Callable[[int, Record], None] | None = None,
-    on_models: Callable[[Sequence[Any], Sequence[int]], None] | None = None,
 ) -> list[Path]:
     """Trains and measures the seeds of a cell that have no file in ``results`` yet."""
     config: dict[str, Any] = {"model": cell.model, "shape": list(splits.shape)}
@@ -94,5 +93,4 @@ def run(
         IMPORTANCE_SAMPLES,
         accelerator=accelerator,
         on_epoch=on_epoch,
-        on_models=on_models,
     )
