@@ -219,7 +219,7 @@ def write(records: Records) -> Path:
 
 def _processor() -> str:
     name = versions()["processor"].replace(",", "")
-    return f"{platform.machine()} {name}"
+    return f"{platform.machine()} {name} {torch.backends.cpu.get_cpu_capability()}"
 
 
 def main() -> None:
