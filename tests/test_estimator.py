@@ -43,6 +43,23 @@ def test_samples_are_in_the_datas_units_and_say_where_they_come_from(fitted):
     assert model.sample(10, component=1, mean=True)[0].std() < made.std()
 
 
+@pytest.mark.parametrize("name", ["vae", "mog", "vamp", "hvae", "hvamp"])
+def test_the_systems_it_is_compared_with(blobs, tmp_path, name):
+    x, _ = blobs
+    k = None if name in ("vae", "hvae") else 3
+    model = CPVAE(k, model=name, max_epochs=2, accelerator="cpu").fit(x)
+    made, component = model.sample(30, component=model.model_.n_components - 1)
+    assert made.shape == (30, 4)
+    assert model.predict_proba(x).shape == (600, k or 1)
+    model.save(tmp_path / "run")
+    loaded = CPVAE.load(tmp_path / "run")
+    np.testing.assert_array_equal(loaded.transform(x), model.transform(x))
+    assert loaded.model == name
+    assert loaded.set_params(max_epochs=1).fit(x).model_.n_components == (k or 1)
+    with pytest.raises(ValueError, match="has none"):
+        CPVAE(model=name, estimator="exact").fit(x)
+
+
 def test_save_and_load(fitted, tmp_path):
     model, x = fitted
     model.save(tmp_path / "run")

@@ -20,6 +20,8 @@ ORDER = [
     "engine",
     "checkpoint",
     "evaluate",
+    "classifier",
+    "generation",
     "data",
     "figures",
     "train",
@@ -27,6 +29,7 @@ ORDER = [
     "report",
     "defaults",
     "estimator",
+    "progress",
     "cli",
 ]
 
@@ -49,7 +52,7 @@ def test_every_module_has_a_place_and_imports_only_what_comes_before_it():
 
 
 def test_evaluation_and_reports_do_not_import_training():
-    for name in ("evaluate", "report", "figures", "checkpoint"):
+    for name in ("evaluate", "generation", "report", "figures", "checkpoint"):
         assert "train" not in imported(SOURCE / f"{name}.py")
 
 

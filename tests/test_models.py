@@ -169,7 +169,7 @@ def test_hierarchical_bound_is_that_of_the_two_densities(generator):
         z1 = q1.sample()
         p1 = Normal(*_mean_std(model.lower_prior(z2)))
         log_p = Normal(0.0, 1.0).log_prob(z2).sum(1) + p1.log_prob(z1).sum(1)
-        log_p += model.likelihood.log_prob(x, model.decode(z1, z2))
+        log_p += model.likelihood.log_prob(x, model.decode(z2, z1))
         weights = log_p - q2.log_prob(z2).sum(1) - q1.log_prob(z1).sum(1)
     error = 5 * math.sqrt((weights.var() + terms.elbo().var()) / n)
     assert abs(weights.mean() - terms.elbo().mean()) < error
@@ -189,6 +189,28 @@ def test_pseudo_inputs_start_at_examples_and_all_components_are_drawn_at_random(
     _, drawn = model.sample(500, generator=generator)
     assert drawn[:20].tolist() != sorted(drawn[:20].tolist())
     assert torch.bincount(drawn, minlength=5).min() > 60
+
+
+def test_pseudo_inputs_may_start_at_random():
+    prior = build("vamp", shape=(6,), n_components=5, pseudo_inputs="random").prior
+    assert not prior.from_data
+    with pytest.raises(ValueError, match="choose from data, random"):
+        build("vamp", shape=(6,), pseudo_inputs="zeros")
+
+
+def test_components_are_drawn_with_the_weights_of_the_prior_unless_the_model_has_a_c(generator):
+    for name, expected in [("mog", 0.25), ("vamp", 0.25), ("cpvae", 0.0)]:
+        model = build(name, shape=(6,), n_components=4, latent_dim=2, hidden=(8, 8))
+        model.aggregated.copy_(torch.tensor([0.5, 0.5, 0.0, 0.0]))
+        _, drawn = model.sample(2000, generator=generator)
+        assert abs((drawn == 3).float().mean() - expected) < 0.04
+
+
+def test_a_setting_of_another_model_is_refused():
+    with pytest.raises(ValueError, match="one of cpvae"):
+        build("vae", shape=(6,), gate="category")
+    with pytest.raises(ValueError, match="no setting of the model 'cpvae'"):
+        build(shape=(6,), nonsense=1)
 
 
 def test_component_samples_come_from_that_component(any_model, generator):

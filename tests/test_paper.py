@@ -2,12 +2,16 @@
 
 import dataclasses
 import json
+import sys
 
+import joblib
+import numpy as np
 import pytest
+import torch
 
-from cpvae import data
-from cpvae.models import MODELS
-from cpvae.paper import accuracy, table1
+from cpvae import cli, data
+from cpvae.models import MODELS, build
+from cpvae.paper import accuracy, pictures, table1, toy
 
 SMALL = {"max_epochs": 2, "anneal_epochs": 1, "patience": 5}
 
@@ -37,6 +41,13 @@ def test_a_cell_lands_as_one_file_a_seed_and_is_not_run_again(
     assert {"elbo_nats", "elbo_relaxed_nats", "log_likelihood_nats", "minutes"} <= set(result)
     assert result["log_likelihood_nats"] > result["elbo_nats"] - 1
     assert result["n_components"] == components
+    if model != "cpvae":
+        assert result["elbo_relaxed_nats"] == result["elbo_nats"]
+    assert 0 <= result["generation"]["coverage"] <= 1
+    assert ("component_agreement" in result["generation"]) == (components > 1)
+    images = pictures.read(tmp_path, cell.stem)
+    assert images["generated"].shape == (64, 8, 8)
+    assert ("by_component" in images) == (components <= 10)
     before = written[0].stat().st_mtime_ns
     (again,) = table1.run(cell, [0, 1, 2], splits, tmp_path, accelerator="cpu")
     assert again.name.endswith("-s2.json")
@@ -51,3 +62,146 @@ def test_accuracy_is_measured_for_every_seed(tmp_path):
     assert result["objective"] == "affine"
     assert result["recipe"]["invariance"] == accuracy.OBJECTIVES["affine"]["invariance"]
     assert {"accuracy", "purity", "nmi", "ari", "elbo_nats"} <= set(result)
+
+
+def test_a_cell_that_was_stopped_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(table1, "RECIPE", dataclasses.replace(table1.RECIPE, **SMALL))
+    monkeypatch.setattr(table1, "IMPORTANCE_SAMPLES", 3)
+    cell, splits = table1.Cell("digits", "vae", 1, None), data.load("digits")
+
+    def stop(place, record):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        table1.run(cell, [0], splits, tmp_path / "a", "cpu", stop, tmp_path / "runs")
+    (stopped,) = table1.run(cell, [0], splits, tmp_path / "a", "cpu", runs=tmp_path / "runs")
+    (whole,) = table1.run(cell, [0], splits, tmp_path / "b", "cpu")
+    one, other = (json.loads(file.read_text()) for file in (stopped, whole))
+    assert one["elbo_nats"] == other["elbo_nats"]
+    assert one["curve"] == other["curve"]
+    info = json.loads((tmp_path / "runs" / "digits-vae-k1-s0" / "run.json").read_text())
+    assert info["status"] == "finished"
+
+
+def made_up(cell, seed, bound):
+    return {
+        "dataset": cell.dataset,
+        "model": cell.model,
+        "components": cell.components,
+        "seed": seed,
+        "elbo_relaxed_nats": bound + 1,
+        "elbo_nats": bound,
+        "log_likelihood_nats": bound + 4,
+        "minutes": 3.0,
+    }
+
+
+def test_the_table_shows_means_and_half_the_range():
+    results = [made_up(table1.CELLS[0], seed, -90.0 - seed) for seed in (0, 1, 2)]
+    lines = table1.table(results).splitlines()
+    assert lines[2] == (
+        "| mnist | cpvae | 10 | 84.76 | 90.00 ± 1.00 | 91.00 ± 1.00 | 87.00 ± 1.00 | 3 | 3 |"
+    )
+    assert sum("not run" in line for line in lines) == len(lines) - 3
+    assert len(lines) == 2 + len(table1.CELLS + table1.ONE_CATEGORY)
+    every = [made_up(cell, 0, -100.0) for cell in table1.CELLS]
+    assert len(table1.relaxed_figure(every).axes) == 2
+
+
+def test_figures_are_drawn_from_the_images_alone(tmp_path):
+    names = {name: (figure, needed) for name, figure, needed in pictures.all_figures(tmp_path)}
+    assert set(names) == {
+        "figures5-6-mnist",
+        "figures5-6-omniglot",
+        "figure7",
+        "figure8-mnist",
+        "figure9-omniglot",
+    }
+    assert all(figure is None for figure, _ in names.values())
+    wanted = {stem for _, needed in names.values() for stem in needed}
+    assert wanted == {cell.stem for cell in table1.CELLS + table1.ONE_CATEGORY}
+    x = torch.rand(30, 1, 8, 8)
+    for stem in wanted:
+        _, name, k = stem.rsplit("-", 2)
+        several = {} if name in ("vae", "hvae") else {"n_components": min(int(k[1:]), 12)}
+        model = build(name, shape=(1, 8, 8), latent_dim=2, hidden=(8, 8), **several).eval()
+        pictures.draw(model, x, tmp_path / f"{stem}-s0.npz")
+    drawn = list(pictures.all_figures(tmp_path))
+    assert all(figure is not None and not needed for _, figure, needed in drawn)
+
+
+def test_true_density_integrates_to_one_and_fits_what_is_drawn():
+    grid = np.linspace(-3, 4, 20_001)
+    for spread in toy.SPREADS:
+        assert np.trapezoid(np.exp(toy.log_density(grid, spread)), grid) == pytest.approx(1)
+        x = toy.draw(200_000, spread, np.random.default_rng(0))
+        mean, second = (
+            np.trapezoid(grid**p * np.exp(toy.log_density(grid, spread)), grid) for p in (1, 2)
+        )
+        assert x.mean() == pytest.approx(mean, abs=0.01)
+        assert (x**2).mean() == pytest.approx(second, abs=0.01)
+
+
+def run_command(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["cpvae", "reproduce", *map(str, arguments)])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    return exit_.value.code, *capsys.readouterr()
+
+
+def test_the_toy_by_its_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(toy, "SYSTEMS", [("cpvae", 150), ("vae", 1)])
+    monkeypatch.setattr(toy, "RECIPE", dataclasses.replace(toy.RECIPE, max_epochs=1))
+    for name, size in {"N_TRAIN": 500, "N_VALID": 100, "N_TEST": 50, "N_GENERATED": 2000}.items():
+        monkeypatch.setattr(toy, name, size)
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 1)
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+    code, out, _ = run_command(
+        monkeypatch, capsys, "toy", "--spread", "variance", "--out", tmp_path
+    )
+    assert code == 0
+    assert "CP, K=150" in out
+    results = [json.loads(file.read_text()) for file in sorted(tmp_path.glob("*.json"))]
+    assert [r["model"] for r in results] == ["cpvae", "vae"]
+    for result in results:
+        for origin in ("aggregated", "uniform"):
+            histogram = result["generated"][origin]["histogram"]
+            assert len(histogram) == len(toy.EDGES) - 1
+            assert 1000 < sum(histogram) <= 2000
+    assert {file.name for file in tmp_path.glob("*.png")} == {
+        "toy-variance-s0-figure3.png",
+        "toy-variance-s0-figure4.png",
+    }
+    before = (tmp_path / "toy-variance-vae-k1-s0.json").stat().st_mtime_ns
+    assert (
+        run_command(monkeypatch, capsys, "toy", "--spread", "variance", "--out", tmp_path)[0] == 0
+    )
+    assert (tmp_path / "toy-variance-vae-k1-s0.json").stat().st_mtime_ns == before
+
+
+def test_commands_of_the_table_and_the_figures(tmp_path, monkeypatch, capsys):
+    cell = table1.CELLS[1]
+    result = made_up(cell, 0, -90.0)
+    (tmp_path / f"{cell.stem}-s0.json").write_text(json.dumps(result))
+    code, out, _ = run_command(monkeypatch, capsys, "table1", "--no-train", "--out", tmp_path)
+    assert code == 0
+    assert "| mnist | vae | 1 | 88.75 | 89.00 | 90.00 | 86.00 | 3 | 1 |" in out
+    assert (tmp_path / "relaxed.png").is_file()
+    code, out, _ = run_command(monkeypatch, capsys, "figures", "--out", tmp_path)
+    assert code == 0
+    assert "figure7: run `cpvae reproduce table1 mnist-cpvae-k10` first" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["table1", "mnist-gmm-k10"], "is no cell"),
+        (["toy", "--spread", "wide"], "choose from sd, variance"),
+        (["accuracy", "--objective", "best"], "choose from affine, plain"),
+    ],
+)
+def test_commands_refuse_in_one_line(monkeypatch, capsys, arguments, message):
+    code, out, err = run_command(monkeypatch, capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert err.count("\n") == 1

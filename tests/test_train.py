@@ -14,7 +14,7 @@ from cpvae.models import build
 from cpvae.train import Diverged, Recipe, fit
 
 CONFIG = {"shape": [12], "n_components": 3, "latent_dim": 2, "hidden": [8, 8]}
-RECIPE = Recipe(max_epochs=6, batch_size=20, anneal_epochs=3, seed=3)
+RECIPE = Recipe(max_epochs=6, batch_size=20, anneal_epochs=3, seed=3, averaging=3)
 
 
 @pytest.fixture
@@ -132,9 +132,39 @@ def test_prior_moves_in_training(data):
         assert not torch.allclose(getattr(start.prior, name), getattr(model.prior, name), atol=1e-3)
 
 
+def test_weights_are_averaged_for_validation_and_training_does_not_see_it(data):
+    """Against the average taken by hand over the weights that training goes through."""
+    config = {**CONFIG, "seed": 1}
+    plain = dataclasses.replace(RECIPE, max_epochs=4, averaging=1, patience=9)
+    passed = []
+
+    def watch(model):
+        def on_epoch(record):
+            passed.append({k: p.detach().clone() for k, p in model.named_parameters()})
+
+        return on_epoch
+
+    model = build(**config)
+    fit(model, *data, plain, on_epoch=watch(model), accelerator="cpu")
+    alone, passed = passed, []
+    model = build(**config)
+    averaged = dataclasses.replace(plain, averaging=2)
+    history = fit(model, *data, averaged, on_epoch=watch(model), accelerator="cpu")
+    for one, other in zip(alone, passed, strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    average = dict(alone[0])
+    for epoch, weights in enumerate(alone, 1):
+        share = 1 / min(epoch, 2)
+        average = {k: (1 - share) * average[k] + share * weights[k] for k in weights}
+        if epoch == max(history, key=lambda r: r["valid_elbo_exact_nats"])["epoch"]:
+            best = average
+    for key, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.detach(), best[key])
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_weights(data, tmp_path):
-    folder = RunFolder(tmp_path / "run")
-    folder.write_info(describe(CONFIG, RECIPE))
+    folder, recipe = RunFolder(tmp_path / "run"), dataclasses.replace(RECIPE, averaging=1)
+    folder.write_info(describe(CONFIG, recipe))
     model = build(**CONFIG)
     good = []
 
@@ -145,7 +175,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_weights(data,
                 model.prior.mean.fill_(math.nan)
 
     with pytest.raises(Diverged, match="epoch 3.*learning rate"):
-        fit(model, *data, RECIPE, folder=folder, on_epoch=poison, accelerator="cpu")
+        fit(model, *data, recipe, folder=folder, on_epoch=poison, accelerator="cpu")
     for key, value in folder.read_model().state_dict().items():
         assert value.isfinite().all()
         assert torch.equal(value, model.state_dict()[key])

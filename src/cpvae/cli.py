@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
+from cpvae.paper.commands import app as reproduce
+
 if TYPE_CHECKING:
     from cpvae.checkpoint import RunFolder
     from cpvae.data import Splits
@@ -29,6 +31,17 @@ INVARIANCE = 2.0  # weight of the term, when it is asked for
 FILES = "a .npz, .npy, .csv or .parquet file, or a folder of images"
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder that `fit` wrote.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn at random.")]
+
+
+class System(StrEnum):
+    """The model, and what it is compared with."""
+
+    cpvae = "cpvae"
+    vae = "vae"
+    mog = "mog"
+    vamp = "vamp"
+    hvae = "hvae"
+    hvamp = "hvamp"
 
 
 class Likelihood(StrEnum):
@@ -57,6 +70,13 @@ class Gate(StrEnum):
 
     probabilities = "probabilities"
     category = "category"
+
+
+class PseudoInputs(StrEnum):
+    """Where those of a VampPrior start."""
+
+    data = "data"
+    random = "random"
 
 
 class Estimator(StrEnum):
@@ -96,7 +116,7 @@ def fit(
     data: Annotated[str, typer.Argument(metavar="DATA", help=f"digits, mnist, omniglot, {FILES}.")],
     components: Annotated[
         int | None,
-        typer.Option("--components", "-k", help="Categories to learn.", show_default="10"),
+        typer.Option("--components", "-k", help="Components to learn.", show_default="10"),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder to write.", show_default="a new one in runs/")
@@ -113,6 +133,14 @@ def fit(
     ] = None,
     drop: Annotated[
         list[str] | None, typer.Option(help="Column of a table to leave out; repeat.")
+    ] = None,
+    model: Annotated[
+        System | None,
+        typer.Option(
+            rich_help_panel="Model",
+            help="VAE, mixture prior, VampPrior, two layers, two with VampPrior; or CP-VAE.",
+            show_default="cpvae",
+        ),
     ] = None,
     likelihood: Annotated[
         Likelihood | None,
@@ -141,19 +169,33 @@ def fit(
     ] = None,
     covariance: Annotated[
         Covariance | None,
-        typer.Option(rich_help_panel="Model", help="Covariance of p(z | c).", show_default="diag"),
+        typer.Option(
+            rich_help_panel="Model",
+            help="Covariance of the components; cpvae and mog.",
+            show_default="diag",
+        ),
     ] = None,
     gate: Annotated[
         Gate | None,
         typer.Option(
-            rich_help_panel="Model", help="What q(z | x, .) reads.", show_default="probabilities"
+            rich_help_panel="Model",
+            help="What q(z | x, .) reads; cpvae.",
+            show_default="probabilities",
+        ),
+    ] = None,
+    pseudo_inputs: Annotated[
+        PseudoInputs | None,
+        typer.Option(
+            rich_help_panel="Model",
+            help="Start of those of a VampPrior.",
+            show_default="data",
         ),
     ] = None,
     estimator: Annotated[
         Estimator | None,
         typer.Option(
             rich_help_panel="Training",
-            help="Expectation over c in training.",
+            help="Expectation over c in training; cpvae.",
             show_default="straight_through",
         ),
     ] = None,
@@ -174,7 +216,7 @@ def fit(
         typer.Option(
             rich_help_panel="Training",
             help="First weight of the KL of z.",
-            show_default="6; 1 with --invariance",
+            show_default="6; 1 with --invariance; 0 without c",
         ),
     ] = None,
     kl_c_start: Annotated[
@@ -218,6 +260,7 @@ def fit(
 ) -> None:
     """Fit a model to DATA and write a run folder."""
     settings = {
+        "model": model,
         "n_components": components,
         "likelihood": likelihood,
         "noise_scale": noise_scale,
@@ -225,6 +268,7 @@ def fit(
         "network": network,
         "covariance": covariance,
         "gate": gate,
+        "pseudo_inputs": pseudo_inputs,
         "estimator": estimator,
         "max_epochs": max_epochs,
         "batch_size": batch_size,
@@ -264,18 +308,19 @@ def evaluate(
     """Print bounds, likelihood, the parts of the KL, and with labels the clustering scores."""
     from cpvae.checkpoint import RunFolder
     from cpvae.evaluate import evaluate as evaluate_model
-    from cpvae.report import MEANING, evaluate_run
+    from cpvae.progress import RowsBar
+    from cpvae.report import evaluate_run, meaning
 
     folder = RunFolder(run)
     info = folder.read_info()
     if data is None:
         splits = _splits(info, run)
-        with _Bar("importance samples", quiet=as_json) as bar:
+        with RowsBar("importance samples", quiet=as_json) as bar:
             result = evaluate_run(folder, splits, samples, seed, bar.update)
     else:
         model = _model(folder, info)
         x, labels, _ = _examples(info, data, label or _label_in(info, data))
-        with _Bar("importance samples", quiet=as_json) as bar:
+        with RowsBar("importance samples", quiet=as_json) as bar:
             result = evaluate_model(model, x, labels, samples, seed, progress=bar.update)
     if as_json:
         print(json.dumps(result))
@@ -286,7 +331,7 @@ def evaluate(
     table = Table(
         "quantity", "key", "value", "unit", title=f"{run}, {result['n_examples']} examples"
     )
-    for key, (what, _, unit) in MEANING.items():
+    for key, (what, _, unit) in meaning(result).items():
         if key in result:
             value = result[key]
             table.add_row(what, key, f"{value}" if isinstance(value, int) else f"{value:.3f}", unit)
@@ -308,8 +353,13 @@ def generate(
         ),
     ] = None,
     from_: Annotated[
-        From, typer.Option("--from", help="Where components are drawn from.")
-    ] = From.aggregated,
+        From | None,
+        typer.Option(
+            "--from",
+            help="Where components are drawn from.",
+            show_default="aggregated for cpvae, else uniform",
+        ),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
     """Generate examples, from one component or from all of them."""
@@ -325,7 +375,9 @@ def generate(
     _check_ending(out, (".png", ".npz") if is_image else (".csv", ".parquet", ".npz"))
     generator = torch.Generator().manual_seed(seed)
     mean = info["model"]["likelihood"] == "bernoulli"
-    x, drawn = (t.numpy() for t in model.sample(n, component, from_.value, generator, mean))
+    x, drawn = (
+        t.numpy() for t in model.sample(n, component, from_ and from_.value, generator, mean)
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".png":
         _save_sheet(x, out)
@@ -380,13 +432,17 @@ def report(
 ) -> None:
     """Write one HTML page about a run that opens anywhere."""
     from cpvae.checkpoint import RunFolder
+    from cpvae.progress import RowsBar
     from cpvae.report import write_report
 
     folder = RunFolder(run)
     splits = _splits(folder.read_info(), run)
-    with _Bar("importance samples") as bar:
+    with RowsBar("importance samples") as bar:
         path = write_report(folder, splits, out or run / "report.html", bar.update)
     print(f"report -> {path}")
+
+
+app.add_typer(reproduce, name="reproduce")
 
 
 def main() -> None:
@@ -477,6 +533,7 @@ def _train(
     from cpvae import augment, defaults
     from cpvae.checkpoint import describe
     from cpvae.models import build
+    from cpvae.progress import EpochsBar
     from cpvae.restarts import fit_best
     from cpvae.train import Recipe
 
@@ -490,7 +547,7 @@ def _train(
         config = defaults.model_config(x, splits.columns, **model_given)
         if source["invariance"]:
             recipe_given["invariance"] = INVARIANCE
-        recipe = defaults.recipe(len(x), **recipe_given)
+        recipe = defaults.recipe(len(x), config["model"], **recipe_given)
     move = augment.named(source["invariance"], config["shape"])
     build(**config)  # what it refuses must be refused before anything is written
     digest = hashlib.sha256(x.tobytes()).hexdigest()
@@ -516,12 +573,13 @@ def _train(
     console.print(
         f"[bold]{splits.name}[/]: {len(x)} training, {len(splits.valid.x)} validation and "
         f"{len(splits.test.x)} test examples of shape {'x'.join(map(str, splits.shape))}. "
-        f"{config['likelihood'].capitalize()} likelihood, {config['n_components']} components, "
+        f"Model {config['model']}, {config['likelihood']} likelihood, "
+        f"{_count(config['n_components'], 'component')}, "
         f"{config['latent_dim']} latent dimensions, at most {recipe.max_epochs} epochs."
     )
     status = "diverged"
     try:
-        with _Epochs(recipe.max_epochs, restarts, console) as bar:
+        with EpochsBar(recipe.max_epochs, restarts, console, config["n_components"] > 1) as bar:
             _, history, outcomes = fit_best(
                 config,
                 recipe,
@@ -547,10 +605,11 @@ def _train(
         folder.write_info({**info, **ended})
     if restarts > 1:
         _print_restarts(outcomes, console)
-    _summary(folder, splits, history, ended, config["n_components"], console)
+    _summary(folder, splits, history, ended, config, console)
 
 
 MODEL_KEYS = (
+    "model",
     "n_components",
     "likelihood",
     "noise_scale",
@@ -558,6 +617,7 @@ MODEL_KEYS = (
     "network",
     "covariance",
     "gate",
+    "pseudo_inputs",
     "seed",
 )
 
@@ -580,20 +640,24 @@ def _summary(
     splits: "Splits",
     history: list[dict[str, Any]],
     ended: dict[str, Any],
-    n_components: int,
+    config: dict[str, Any],
     console: Any,
 ) -> None:
     from cpvae.report import write_figures
+
+    model, n_components = config["model"], config["n_components"]
 
     paths = write_figures(folder, splits)
     best = history[ended["best_epoch"] - 1]
     console.print(
         f"\n[bold]Done[/] after {len(history)} epochs, {history[-1]['seconds']:.0f} s. Best "
         f"validation bound (exact) {best['valid_elbo_exact_nats']:.2f} nats, in epoch "
-        f"{best['epoch']}; {best['components_used']} of {n_components} components in use.\n"
+        f"{best['epoch']}"
+        + (f"; {best['components_used']} of {n_components} components in use" * (n_components > 1))
+        + ".\n"
     )
     told, most = best["valid_mutual_information_c_nats"], math.log(n_components)
-    if told < 0.5 * most:
+    if model == "cpvae" and told < 0.5 * most:
         console.print(
             f"[yellow]Components tell only {told:.2f} of at most {most:.2f} nats about an example: "
             f"they hardly separate the data.[/] More epochs, a larger --kl-z-start, fewer "
@@ -619,6 +683,10 @@ def _check_same(
                 f"leave it out to resume, or fit into another folder."
             )
     source |= {key: stored["data"][key] for key in source}
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def _free(path: Path) -> Path:
@@ -719,70 +787,3 @@ def _save_table(columns: dict[str, Any], out: Path) -> None:
 
     table = pyarrow.table(columns)
     (parquet.write_table if out.suffix == ".parquet" else csv.write_csv)(table, out)
-
-
-# --- progress ------------------------------------------------------------------------------------
-
-
-class _Epochs:
-    """A bar that shows epochs, the bound and components in use; of restarts those of the best."""
-
-    def __init__(self, epochs: int, restarts: int, console: Any):
-        from rich.progress import (
-            BarColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
-
-        self.progress = Progress(
-            TextColumn("epoch {task.completed}/{task.total}"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.fields[bound]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-        )
-        self.last: dict[int, dict[str, Any]] = {}
-        what = f"{restarts} restarts" if restarts > 1 else ""
-        self.task = self.progress.add_task("fit", total=epochs * restarts, bound=what)
-
-    def __enter__(self) -> "_Epochs":
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def update(self, place: int, record: dict[str, Any]) -> None:
-        """Shows an epoch's record of the run at that place."""
-        self.last[place] = record
-        best = max(self.last.values(), key=lambda r: r["valid_elbo_exact_nats"])
-        bound = f"bound {best['valid_elbo_exact_nats']:.2f} nats"
-        used = f"{best['components_used']} components"
-        done = sum(r["epoch"] for r in self.last.values())
-        self.progress.update(self.task, completed=done, bound=f"{bound}  {used}")
-
-
-class _Bar:
-    """A plain bar for work that is counted in examples."""
-
-    def __init__(self, what: str, quiet: bool = False):
-        from rich.console import Console
-        from rich.progress import Progress
-
-        self.progress = Progress(console=Console(stderr=True), transient=True, disable=quiet)
-        self.task = self.progress.add_task(what, total=None)
-
-    def __enter__(self) -> "_Bar":
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def update(self, done: int, total: int) -> None:
-        """Shows how far the work is."""
-        self.progress.update(self.task, completed=done, total=total)

@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 
 from cpvae.data.checks import check_varies
+from cpvae.models import MODELS
+from cpvae.priors import StandardNormal
 from cpvae.train import Recipe
 
+OF_C = ("estimator", "kl_c_start", "invariance")  # settings that only a model with c has
 STEPS = 10_000  # optimisation steps that a run gets by default, between 100 and 1000 epochs
 
 
@@ -22,11 +25,14 @@ def model_config(
 
     Raises:
         ValueError: more components than examples, fewer than one, constant columns under a
-            Gaussian likelihood, or data outside [0, 1] under a Bernoulli likelihood.
+            Gaussian likelihood, or data outside [0, 1] under a Bernoulli likelihood. What `build`
+            refuses is refused there.
     """
     given = {key: value for key, value in given.items() if value is not None}
     n, shape = len(x), x.shape[1:]
-    k = given.get("n_components", 10)
+    model = given.get("model", "cpvae")
+    one = model in MODELS and MODELS[model].prior is StandardNormal
+    k = given.get("n_components", 1 if one else 10)
     if not 1 <= k <= n:
         raise ValueError(
             f"n_components={k} does not fit {n} training examples: use a number from 1 to {n}, "
@@ -45,7 +51,7 @@ def model_config(
     n_features = math.prod(shape)
     width = 300 if n * n_features >= 1_000_000 else 100
     config: dict[str, Any] = {
-        "model": "cpvae",
+        "model": model,
         "shape": list(shape),
         "likelihood": likelihood,
         "n_components": k,
@@ -58,25 +64,34 @@ def model_config(
     return config | given
 
 
-def recipe(n_examples: int, **given: Any) -> Recipe:
-    """A `Recipe` for a training set of this size; ``given`` values win.
+def recipe(n_examples: int, model: str = "cpvae", **given: Any) -> Recipe:
+    """A `Recipe` for a model and a training set of this size; ``given`` values win.
 
-    The run has about `STEPS` steps, anneals over its first three eighths, and stops early when a
-    fifth of it goes by without a better validation bound.
+    The run has about `STEPS` steps, anneals over its first three eighths, averages weights over a
+    twentieth of it, and stops early when a fifth goes by without a better validation bound. The
+    weight of KL(z) falls to 1 for CP-VAE, so that c carries what it can, and rises to 1 for models
+    without c.
 
     Raises:
-        ValueError: a value out of range, see `Recipe`.
+        ValueError: a value out of range, see `Recipe`, or a setting about c for a model without.
     """
     given = {key: value for key, value in given.items() if value is not None}
+    for name in OF_C if model != "cpvae" else ():
+        if given.get(name):
+            raise ValueError(f"{name} is about q(c|x), and the model {model!r} has none.")
     batch_size = given.get("batch_size", min(100, max(10, n_examples // 10)))
     steps = max(1, math.ceil(n_examples / max(1, batch_size)))
     epochs = given.get("max_epochs", min(1000, max(100, STEPS // steps)))
+    kl_z_start = 1.0 if given.get("invariance") else Recipe.kl_z_start
+    if model != "cpvae":
+        kl_z_start = 0.0
     defaults = {
         "batch_size": batch_size,
         "max_epochs": epochs,
         "anneal_epochs": max(1, 3 * epochs // 8),
+        "averaging": max(2, epochs // 20),
         "patience": max(10, epochs // 5),
-        "kl_z_start": 1.0 if given.get("invariance") else Recipe.kl_z_start,
+        "kl_z_start": kl_z_start,
     }
     return Recipe(**(defaults | given))
 

@@ -27,15 +27,20 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
     Arguments left at None are chosen from the data, see `defaults`.
 
     Arguments:
-        n_components: number of categories K
+        n_components: number of categories K, 10 by default; 1 for the models ``vae`` and ``hvae``
+        model: ``cpvae``, or one of those it is compared with: ``vae``, ``mog`` (mixture of
+            Gaussians), ``vamp`` (VampPrior), ``hvae`` (two layers), ``hvamp``. Their categories are
+            the responsibilities of their prior's components
         latent_dim: dimensions of the continuous latent z
         hidden: widths of the hidden layers
         network: ``mlp``, or ``conv`` for images
         likelihood: ``bernoulli`` for data in [0, 1], or ``gaussian``
         noise_scale: fixed standard deviation of a Gaussian likelihood; None learns it
-        covariance: ``diag`` or ``full`` covariance of p(z | c)
-        gate: what q(z | x, .) reads, ``probabilities`` or ``category``
-        estimator: of the expectation over c, ``straight_through``, ``relaxed`` or ``exact``
+        covariance: ``diag`` (default) or ``full`` covariance of p(z | c)
+        gate: what q(z | x, .) reads, ``probabilities`` (default) or ``category``
+        pseudo_inputs: of a VampPrior, started at ``data`` (default) or ``random``
+        estimator: of the expectation over c, ``straight_through`` (default), ``relaxed`` or
+            ``exact``
         max_epochs: passes over the data at most
         batch_size: examples a step
         learning_rate: of Adam
@@ -69,16 +74,18 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
 
     def __init__(
         self,
-        n_components: int = 10,
+        n_components: int | None = None,
         *,
+        model: str = "cpvae",
         latent_dim: int | None = None,
         hidden: Sequence[int] | None = None,
         network: str = "mlp",
         likelihood: str | None = None,
         noise_scale: float | None = None,
-        covariance: str = "diag",
-        gate: str = "probabilities",
-        estimator: str = "straight_through",
+        covariance: str | None = None,
+        gate: str | None = None,
+        pseudo_inputs: str | None = None,
+        estimator: str | None = None,
         max_epochs: int | None = None,
         batch_size: int | None = None,
         learning_rate: float | None = None,
@@ -91,6 +98,7 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
         verbose: bool = False,
     ):
         self.n_components = n_components
+        self.model = model
         self.latent_dim = latent_dim
         self.hidden = hidden
         self.network = network
@@ -98,6 +106,7 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
         self.noise_scale = noise_scale
         self.covariance = covariance
         self.gate = gate
+        self.pseudo_inputs = pseudo_inputs
         self.estimator = estimator
         self.max_epochs = max_epochs
         self.batch_size = batch_size
@@ -132,6 +141,7 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
         train, valid = x[order[held:]], x[order[:held]]
         config = defaults.model_config(
             train,
+            model=self.model,
             n_components=self.n_components,
             latent_dim=self.latent_dim,
             hidden=self.hidden,
@@ -140,10 +150,12 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
             noise_scale=self.noise_scale,
             covariance=self.covariance,
             gate=self.gate,
+            pseudo_inputs=self.pseudo_inputs,
             seed=self.random_state,
         )
         recipe = defaults.recipe(
             len(train),
+            self.model,
             estimator=self.estimator,
             max_epochs=self.max_epochs,
             batch_size=self.batch_size,
@@ -173,11 +185,11 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
         return self.fit(X).predict(X)
 
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
-        """q(c|x) of each example, (n, k)."""
+        """q(c|x) of each example, (n, k); for models without c the prior's responsibilities."""
         return self._in_parts(X, lambda x: self.model_.cluster_probs(x))
 
     def transform(self, X: ArrayLike) -> np.ndarray:
-        """Posterior mean of z of each example, (n, d)."""
+        """Posterior mean of z of each example, (n, d); of a two-layer model that of z2."""
         return self._in_parts(X, lambda x: self.model_.embed(x))
 
     def reconstruct(self, X: ArrayLike) -> np.ndarray:
@@ -205,7 +217,7 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
         self,
         n_samples: int = 1,
         component: int | None = None,
-        from_: str = "aggregated",
+        from_: str | None = None,
         random_state: int | None = None,
         mean: bool | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -214,7 +226,8 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
         Arguments:
             n_samples: how many
             component: draw all of them from this one
-            from_: else draw components from the ``aggregated`` posterior or the ``uniform`` prior
+            from_: else draw components from the ``aggregated`` posterior (default for CP-VAE) or
+                the ``uniform`` prior (default for the others)
             random_state: seed; the estimator's own by default
             mean: give E[x | z, c] instead of a draw. By default means for a Bernoulli likelihood
                 (grey images) and draws for a Gaussian one
@@ -259,6 +272,8 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
         info = folder.read_info()
         model, config, recipe = folder.read_model(), info["model"], Recipe(**info["recipe"])
         known = set(cls._get_param_names()) - {"invariance"}  # the function itself is not stored
+        if config["model"] != "cpvae":
+            known -= set(defaults.OF_C)
         settings = {k: v for k, v in {**config, **info["recipe"]}.items() if k in known}
         estimator = cls(**settings, random_state=recipe.seed)
         estimator.history_ = folder.read_history()

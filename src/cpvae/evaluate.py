@@ -42,35 +42,39 @@ def evaluate(
         progress: called with (rows done, rows in all) during the importance sampling
 
     Returns:
-        ``elbo_exact_nats`` (eq. 7, every category enumerated), ``elbo_relaxed_nats``,
-        ``log_likelihood_nats`` (importance samples, from below), ``reconstruction_nats``,
-        ``kl_c_nats`` and ``kl_z_nats`` (the two terms of eq. 8), ``mutual_information_c_nats``
-        (what c alone tells about x, at most log K), for CP-VAE the three terms of eq. 13 whose sum
-        equals those two (``mutual_information_nats``, ``aggregated_kl_z_nats``,
-        ``aggregated_kl_c_nats``), ``components_used``, and with labels ``accuracy``, ``purity``,
-        ``nmi``, ``ari``.
+        ``elbo_exact_nats`` (eq. 7, every category enumerated), ``log_likelihood_nats`` (importance
+        samples, from below), ``reconstruction_nats`` and ``kl_z_nats`` (eq. 7 and 8). For CP-VAE
+        ``elbo_relaxed_nats``, ``kl_c_nats`` (eq. 8) and the three terms of eq. 13 whose sum equals
+        the two KLs (``mutual_information_nats``, ``aggregated_kl_z_nats``,
+        ``aggregated_kl_c_nats``). For models with several components
+        ``mutual_information_c_nats`` (what the component alone tells about x, at most log K),
+        ``components_used``, and with labels ``accuracy``, ``purity``, ``nmi``, ``ari``.
     """
     generator = torch.Generator(x.device).manual_seed(seed)
     observed = model.likelihood.observe(x.flatten(1), generator)
     terms = exact_terms(model, observed, generator)
-    probs = cluster_probs(model, x)
     result: dict[str, float | int] = {
         "n_examples": len(x),
         "n_components": model.n_components,
         "importance_samples": n_samples,
         "elbo_exact_nats": terms.elbo().mean().item(),
-        "elbo_relaxed_nats": relaxed_elbo(model, observed, generator, temperature),
-        "log_likelihood_nats": log_likelihood(model, observed, n_samples, generator, progress),
-        "reconstruction_nats": terms.log_px.mean().item(),
-        "kl_c_nats": terms.kl_c.mean().item(),
-        "kl_z_nats": terms.kl_z.mean().item(),
-        "mutual_information_c_nats": mutual_information(terms.log_qc).item(),
-        "components_used": components_used(probs.mean(0)),
     }
     if isinstance(model, ConditionalPriorVAE):
+        result["elbo_relaxed_nats"] = relaxed_elbo(model, observed, generator, temperature)
+    result |= {
+        "log_likelihood_nats": log_likelihood(model, observed, n_samples, generator, progress),
+        "reconstruction_nats": terms.log_px.mean().item(),
+        "kl_z_nats": terms.kl_z.mean().item(),
+    }
+    if isinstance(model, ConditionalPriorVAE):
+        result["kl_c_nats"] = terms.kl_c.mean().item()
         result |= kl_split(model, observed, terms, generator)
-    if labels is not None:
-        result |= cluster_scores(np.asarray(labels), probs.argmax(1).cpu().numpy())
+    if model.n_components > 1:
+        probs = cluster_probs(model, x)
+        result["mutual_information_c_nats"] = mutual_information(terms.log_qc).item()
+        result["components_used"] = components_used(probs.mean(0))
+        if labels is not None:
+            result |= cluster_scores(np.asarray(labels), probs.argmax(1).cpu().numpy())
     return result
 
 

@@ -49,7 +49,8 @@ def displayable(images: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return np.nan_to_num(np.clip((images - low) / (high - low), 0, 1), nan=1.0)  # none: white
 
 
-def _show(axes: Any, page: np.ndarray) -> None:
+def show(axes: Any, page: np.ndarray) -> None:
+    """Draws a picture (height, width, channels) in [0, 1] without a frame."""
     axes.imshow(page.squeeze(-1) if page.shape[-1] == 1 else page, cmap="gray", vmin=0, vmax=1)
     axes.set_xticks([])
     axes.set_yticks([])
@@ -75,8 +76,8 @@ def _image_sheet(model: Model, x: np.ndarray, assigned: np.ndarray) -> Figure:
         generated = model.sample(COLUMNS, int(k), generator=generator, mean=True)[0].numpy()
         real = x[assigned == k][:COLUMNS]
         padded = np.concatenate([real, blank])[:COLUMNS]
-        _show(row[0], image_grid(displayable(generated, x), COLUMNS))
-        _show(row[1], image_grid(displayable(padded, x), COLUMNS))
+        show(row[0], image_grid(displayable(generated, x), COLUMNS))
+        show(row[1], image_grid(displayable(padded, x), COLUMNS))
         share = f"{k}   {100 * model.aggregated[k]:.1f}%"
         row[0].set_ylabel(share, rotation=0, ha="right", va="center", fontsize=9)
     axes[0, 0].set_title("generated from the component", fontsize=10)
@@ -135,7 +136,7 @@ def reconstructions(model: Model, x: torch.Tensor, columns: Sequence[str] | None
         for axes, images, title in zip(
             figure.subplots(1, 2), pairs, ("real", "reconstructed"), strict=True
         ):
-            _show(axes, image_grid(displayable(images, x.numpy()), COLUMNS))
+            show(axes, image_grid(displayable(images, x.numpy()), COLUMNS))
             axes.set_title(title, fontsize=10)
         return figure
     made = torch.cat([model.reconstruct(part) for part in x.split(model.rows_at_once())])
@@ -149,7 +150,7 @@ def reconstructions(model: Model, x: torch.Tensor, columns: Sequence[str] | None
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
     axes.set_ylim(0, 1)
     axes.set_ylabel("share of the variance\nreconstructed", fontsize=9)
-    _plain(axes)
+    plain(axes)
     return figure
 
 
@@ -171,7 +172,8 @@ def curves(history: Sequence[dict[str, Any]], best_epoch: int) -> Figure:
     bound.set_ylabel("bound, nats per example")
     bound.legend(fontsize=8, frameon=False, loc="best")
     parts.plot(epochs, [r["valid_kl_z_nats"] for r in history], color=BLUE, label="KL of z")
-    parts.plot(epochs, [r["valid_kl_c_nats"] for r in history], color=ORANGE, label="KL of c")
+    if any(r["valid_kl_c_nats"] for r in history):
+        parts.plot(epochs, [r["valid_kl_c_nats"] for r in history], color=ORANGE, label="KL of c")
     parts.set_ylabel("nats per example")
     parts.set_ylim(bottom=0)
     parts.legend(fontsize=8, frameon=False)
@@ -180,7 +182,7 @@ def curves(history: Sequence[dict[str, Any]], best_epoch: int) -> Figure:
     used.set_ylabel("components in use")
     for axes in (bound, parts, used):
         axes.set_xlabel("epoch")
-        _plain(axes)
+        plain(axes)
     return figure
 
 
@@ -196,7 +198,7 @@ def usage(aggregated: np.ndarray) -> Figure:
     axes.set_xlabel("component")
     axes.set_ylabel("% of the training data")
     figure.legend(loc="outside upper right", fontsize=8, frameon=False)
-    _plain(axes)
+    plain(axes)
     return figure
 
 
@@ -212,7 +214,7 @@ def kl_bars(figures: dict[str, Any]) -> Figure:
         axes.text(max(value, 0), i, f"  {value:.2f}", va="center", fontsize=9)
     axes.set_xlabel("nats per example")
     axes.margins(x=0.1)
-    _plain(axes)
+    plain(axes)
     return figure
 
 
@@ -227,7 +229,7 @@ def codes(model: Model, x: torch.Tensor) -> Figure:
     axes_2d = np.linalg.svd(z - centre, full_matrices=False)[2][:2]  # principal axes, (2, d)
     spread = ((z - centre) @ axes_2d.T).var(0).sum() / max((z - centre).var(0).sum(), 1e-12)
     with torch.no_grad():
-        prior = model.prior()
+        prior = model.mixture()
         factor = torch.diag_embed(torch.exp(0.5 * prior.logvar))
         if prior.unit_tril is not None:
             factor = prior.unit_tril @ factor
@@ -249,7 +251,7 @@ def codes(model: Model, x: torch.Tensor) -> Figure:
     axes.set_xlabel(f"first axis of the codes (both: {100 * spread:.0f}% of their variance)")
     axes.set_ylabel("second axis of the codes")
     axes.autoscale_view()
-    _plain(axes)
+    plain(axes)
     return figure
 
 
@@ -259,7 +261,8 @@ def _names(x: np.ndarray | torch.Tensor, columns: Sequence[str] | None) -> list[
     return [name if len(name) <= 18 else name[:17] + "\N{HORIZONTAL ELLIPSIS}" for name in names]
 
 
-def _plain(axes: Any) -> None:
+def plain(axes: Any) -> None:
+    """Two spines and small letters."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)
     axes.xaxis.label.set_size(9)

@@ -29,7 +29,7 @@ from cpvae.functional import (
 from cpvae.fused import straight_through
 from cpvae.likelihoods import BernoulliLikelihood, GaussianLikelihood, Likelihood
 from cpvae.nets import NETWORKS, gated_mlp, glorot
-from cpvae.priors import GaussianMixture, StandardNormal, VampPrior
+from cpvae.priors import GaussianMixture, Prior, StandardNormal, VampPrior
 
 GATES = ("probabilities", "category")
 ESTIMATORS = ("relaxed", "straight_through", "exact")
@@ -63,13 +63,16 @@ class Terms(NamedTuple):
 class Generative(nn.Module):
     """What users ask of a model, in their own units; data in and out has shape (n, *shape).
 
-    A model brings three methods: ``code`` (the latent values of observed data and log q(c|x)),
-    ``draw`` (latent values from given components of the prior) and ``decode``.
+    A model brings four methods: ``mixture`` (the prior as it stands), ``code`` (the latent values
+    of observed data, z first, and log q(c|x)), ``draw`` (latent values from given components of the
+    prior) and ``decode``.
     """
 
+    drawn_from = "uniform"  # where `sample` draws components: the weights the prior is trained with
     aggregated: Tensor
     normal_dim: int  # noise that an example consumes, see `Noise`
     gumbel_dim: int
+    mixture: Callable[[], Mixture]
     code: Callable[..., tuple[tuple[Tensor, ...], Tensor]]
     draw: Callable[..., tuple[Tensor, ...]]
     decode: Callable[..., Tensor]
@@ -104,17 +107,17 @@ class Generative(nn.Module):
         self,
         n: int,
         component: int | None = None,
-        from_: str = "aggregated",
+        from_: str | None = None,
         generator: torch.Generator | None = None,
         mean: bool = False,
     ) -> tuple[Tensor, Int[Tensor, " n"]]:
-        """Generates data: c, then z | c, then x | z, c (section 3.1).
+        """Generates data: c, then z | c, then x | z, c (section 3.1 and 5).
 
         Arguments:
             n: number of examples
             component: draw all from this one, or None to draw c too
-            from_: draw c from the aggregated posterior of the training data (eq. 14) or from the
-                uniform prior; not used when ``component`` is given
+            from_: draw c from the ``aggregated`` posterior of the training data (eq. 14), or from
+                the ``uniform`` prior; by default `drawn_from`. Not used when ``component`` is given
             generator: source of randomness on the model's device; a fixed one by default
             mean: give E[x | z, c] instead of a draw from p(x | z, c). For grey images under a
                 Bernoulli likelihood this is the grey image.
@@ -130,6 +133,7 @@ class Generative(nn.Module):
         if component is not None and not 0 <= component < self.n_components:
             last = self.n_components - 1
             raise ValueError(f"component={component} does not exist: choose one from 0 to {last}.")
+        from_ = from_ or self.drawn_from
         if from_ not in ("aggregated", "uniform"):
             raise ValueError(f"from_={from_!r} is unknown: use 'aggregated' or 'uniform'.")
         device = self.aggregated.device
@@ -148,7 +152,8 @@ class Generative(nn.Module):
     def rows_at_once(self) -> int:
         """Rows to decode at once in evaluation: 128 MB on a CPU, 1 GB on a GPU, roughly."""
         limit = 2**30 if self.aggregated.is_cuda else 2**27
-        floats = 8 * math.prod(self.shape) + 4 * self.n_components
+        widest = max(weight.shape[0] for weight in self.parameters() if weight.ndim > 1)
+        floats = 8 * math.prod(self.shape) + 4 * (self.n_components + widest)
         return max(1, limit // (4 * floats))
 
 
@@ -162,12 +167,10 @@ class ConditionalPriorVAE(Generative):
     Arguments:
         shape: shape of one example, (f,) or (channels, height, width)
         likelihood: p(x | decoder output), see `likelihoods`
-        n_components: number of categories K
+        prior: p(z | c), component by component
         latent_dim: dimensions of z
         hidden: widths of the hidden layers of trunk and decoder
         network: ``mlp``, or ``conv`` for images
-        covariance: ``diag`` or ``full`` covariance of p(z | c)
-        prior_scale: spread of the prior's starting means
         gate: what q(z | x, .) reads: ``probabilities`` is the vector q(c|x), one Gaussian shared by
             all categories; ``category`` is the category itself, one Gaussian for each (eq. 6)
 
@@ -175,28 +178,29 @@ class ConditionalPriorVAE(Generative):
         ValueError: an unknown name, or ``conv`` for examples that are not images.
     """
 
+    drawn_from = "aggregated"
+
     def __init__(
         self,
         shape: Sequence[int],
         likelihood: Likelihood,
-        n_components: int = 10,
+        prior: GaussianMixture,
         latent_dim: int = 40,
         hidden: Sequence[int] = (300, 300),
         network: str = "mlp",
-        covariance: str = "diag",
-        prior_scale: float = 0.05,
         gate: str = "probabilities",
     ):
-        super().__init__(shape, likelihood, n_components)
+        super().__init__(shape, likelihood, prior.n_components)
         _choose("gate", gate, GATES)
         trunk, decoder = _networks(network, shape)
+        n_components = prior.n_components
         self.latent_dim, self.gate = latent_dim, gate
         self.normal_dim, self.gumbel_dim = latent_dim, n_components
         self.trunk = trunk(shape, hidden)
         self.classifier = glorot(nn.Linear(hidden[-1], n_components))
         self.posterior_gate = glorot(nn.Linear(n_components, hidden[-1]))
         self.posterior = glorot(nn.Linear(hidden[-1] + n_components, 2 * latent_dim), halves=2)
-        self.prior = GaussianMixture(n_components, latent_dim, covariance, prior_scale)
+        self.prior = prior
         self.decoder = decoder(latent_dim + n_components, shape, hidden)
 
     # --- inference -------------------------------------------------------------------------------
@@ -211,6 +215,10 @@ class ConditionalPriorVAE(Generative):
         opened = features * (2 * torch.sigmoid(self.posterior_gate(gate)))
         mean, logvar = self.posterior(torch.cat([opened, gate], dim=-1)).chunk(2, dim=-1)
         return Gaussian(mean, logvar)
+
+    def mixture(self) -> Mixture:
+        """The prior as it stands: component k is p(z | c=k)."""
+        return self.prior()
 
     def _gate(self, log_qc: Float[Tensor, "b k"], c: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
         return log_qc.exp() if self.gate == "probabilities" else c
@@ -267,7 +275,7 @@ class ConditionalPriorVAE(Generative):
         """Log p(x|z,c) and KL(z) of examples, each with its own category ``c``."""
         gate = self._gate(log_qc, c)
         q = self.encode(features, gate)
-        kl_z = (gate * component_kl(q, self.prior())).sum(-1)
+        kl_z = (gate * component_kl(q, self.mixture())).sum(-1)
         return self.likelihood.log_prob(x, self.decode(q.sample(normal), c)), kl_z
 
     @torch.no_grad()
@@ -309,7 +317,7 @@ class ConditionalPriorVAE(Generative):
         z = q.sample(_normal(q.mean, generator))
         log_px = self.likelihood.log_prob(x[row], self.decode(z, c))
         pick = component.unsqueeze(-1)
-        log_pz = component_log_prob(z, self.prior()).gather(1, pick).squeeze(-1)
+        log_pz = component_log_prob(z, self.mixture()).gather(1, pick).squeeze(-1)
         log_pc = -math.log(self.n_components)
         log_q = q.log_prob(z) + log_qc[row].gather(1, pick).squeeze(-1)
         return (log_px + log_pz + log_pc - log_q).view(n_samples, b)
@@ -335,7 +343,7 @@ class ConditionalPriorVAE(Generative):
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n k"]]:
         """A z from p(z | c) for each of the components given, and c one-hot."""
         c = F.one_hot(component, self.n_components).to(self.aggregated.dtype)
-        mixture = self.prior()
+        mixture = self.mixture()
         return mixture.sample(component, _normal(mixture.mean[component], generator)), c
 
 
@@ -345,40 +353,31 @@ class VAE(Generative):
     Arguments:
         shape: shape of one example, (f,) or (channels, height, width)
         likelihood: p(x | decoder output), see `likelihoods`
-        prior: ``standard``, ``mixture`` or ``vamp``
-        n_components: components of the prior; 1 for ``standard``
+        prior: p(z)
         latent_dim: dimensions of z
         hidden: widths of the hidden layers of trunk and decoder
         network: ``mlp``, or ``conv`` for images
-        covariance: of ``mixture``, ``diag`` or ``full``
-        prior_scale: spread of the starting means of ``mixture``
 
     Raises:
-        ValueError: an unknown name, ``conv`` for examples that are not images, or more than one
-            component of a standard prior.
+        ValueError: an unknown name, or ``conv`` for examples that are not images.
     """
 
     def __init__(
         self,
         shape: Sequence[int],
         likelihood: Likelihood,
-        prior: str = "standard",
-        n_components: int = 1,
+        prior: Prior,
         latent_dim: int = 40,
         hidden: Sequence[int] = (300, 300),
         network: str = "mlp",
-        covariance: str = "diag",
-        prior_scale: float = 1.0,
     ):
-        super().__init__(shape, likelihood, n_components)
+        super().__init__(shape, likelihood, prior.n_components)
         trunk, decoder = _networks(network, shape)
         self.latent_dim = latent_dim
         self.normal_dim, self.gumbel_dim = latent_dim, 0
         self.trunk = trunk(shape, hidden)
         self.posterior = glorot(nn.Linear(hidden[-1], 2 * latent_dim), halves=2)
-        self.prior = _prior(
-            prior, n_components, latent_dim, shape, likelihood, covariance, prior_scale
-        )
+        self.prior = prior
         self.decoder = decoder(latent_dim, shape, hidden)
 
     def encode(self, x: Float[Tensor, "b f"]) -> Gaussian:
@@ -388,6 +387,10 @@ class VAE(Generative):
     def decode(self, z: Float[Tensor, "b d"]) -> Float[Tensor, "b f"]:
         """Parameters of p(x | z), as the likelihood reads them."""
         return self.decoder(z)
+
+    def mixture(self) -> Mixture:
+        """The prior as it stands, p(z)."""
+        return self.prior(self.encode)
 
     def terms(
         self,
@@ -404,7 +407,7 @@ class VAE(Generative):
         """
         q = self.encode(x)
         z = q.sample(noise.normal)
-        kl_z, log_qc = _kl_of_mixture(q, z, self.prior(self.encode))
+        kl_z, log_qc = _kl_of_mixture(q, z, self.mixture())
         log_px = self.likelihood.log_prob(x, self.decode(z))
         return Terms(log_px, kl_z, torch.zeros_like(kl_z), log_qc)
 
@@ -420,20 +423,20 @@ class VAE(Generative):
         """Log p(x,z) - log q(z|x) in nats for z drawn from q(z|x), (s, b)."""
         q = Gaussian(*(t.repeat(n_samples, 1) for t in self.encode(x)))
         z = q.sample(_normal(q.mean, generator))
-        log_pz, _ = mixture_log_prob(z, self.prior(self.encode))
+        log_pz, _ = mixture_log_prob(z, self.mixture())
         log_px = self.likelihood.log_prob(x.repeat(n_samples, 1), self.decode(z))
         return (log_px + log_pz - q.log_prob(z)).view(n_samples, len(x))
 
     def code(self, observed: Float[Tensor, "n f"]) -> tuple[tuple[Tensor], Float[Tensor, "n k"]]:
         """Posterior mean of z, and the log-responsibilities of the components there."""
         z = self.encode(observed).mean
-        return (z,), mixture_log_prob(z, self.prior(self.encode))[1]
+        return (z,), mixture_log_prob(z, self.mixture())[1]
 
     def draw(
         self, component: Int[Tensor, " n"], generator: torch.Generator
     ) -> tuple[Float[Tensor, "n d"]]:
         """A z from each of the components given."""
-        mixture = self.prior(self.encode)
+        mixture = self.mixture()
         return (mixture.sample(component, _normal(mixture.mean[component], generator)),)
 
 
@@ -445,13 +448,10 @@ class HierarchicalVAE(Generative):
     Arguments:
         shape: shape of one example, (f,) or (channels, height, width)
         likelihood: p(x | decoder output), see `likelihoods`
-        prior: over z2, ``standard``, ``mixture`` or ``vamp``
-        n_components: components of the prior; 1 for ``standard``
+        prior: p(z2)
         latent_dim: dimensions of each of z1 and z2
         hidden: widths of the hidden layers
         network: ``mlp``, or ``conv`` for images
-        covariance: of ``mixture``, ``diag`` or ``full``
-        prior_scale: spread of the starting means of ``mixture``
 
     Raises:
         ValueError: as for `VAE`.
@@ -461,15 +461,12 @@ class HierarchicalVAE(Generative):
         self,
         shape: Sequence[int],
         likelihood: Likelihood,
-        prior: str = "standard",
-        n_components: int = 1,
+        prior: Prior,
         latent_dim: int = 40,
         hidden: Sequence[int] = (300, 300),
         network: str = "mlp",
-        covariance: str = "diag",
-        prior_scale: float = 1.0,
     ):
-        super().__init__(shape, likelihood, n_components)
+        super().__init__(shape, likelihood, prior.n_components)
         trunk, decoder = _networks(network, shape)
         self.latent_dim = latent_dim
         self.normal_dim, self.gumbel_dim = 2 * latent_dim, 0
@@ -480,9 +477,7 @@ class HierarchicalVAE(Generative):
         self.from_z2 = gated_mlp([latent_dim, width])
         self.joint1 = gated_mlp([2 * width, width])
         self.posterior1 = glorot(nn.Linear(width, 2 * latent_dim), halves=2)
-        self.prior = _prior(
-            prior, n_components, latent_dim, shape, likelihood, covariance, prior_scale
-        )
+        self.prior = prior
         self.prior1 = nn.Sequential(
             gated_mlp([latent_dim, *hidden]), glorot(nn.Linear(width, 2 * latent_dim), halves=2)
         )
@@ -503,9 +498,13 @@ class HierarchicalVAE(Generative):
         """p(z1 | z2), (b, d)."""
         return Gaussian(*self.prior1(z2).chunk(2, dim=-1))
 
-    def decode(self, z1: Float[Tensor, "b d"], z2: Float[Tensor, "b d"]) -> Float[Tensor, "b f"]:
+    def decode(self, z2: Float[Tensor, "b d"], z1: Float[Tensor, "b d"]) -> Float[Tensor, "b f"]:
         """Parameters of p(x | z1, z2), as the likelihood reads them."""
         return self.decoder(torch.cat([self.decode1(z1), self.decode2(z2)], dim=-1))
+
+    def mixture(self) -> Mixture:
+        """The prior as it stands, p(z2)."""
+        return self.prior(self.encode)
 
     def terms(
         self,
@@ -522,9 +521,9 @@ class HierarchicalVAE(Generative):
         q2 = self.encode(x)
         z2 = q2.sample(normal2)
         q1 = self.encode_lower(self.trunk1(x), z2)
-        kl_2, log_qc = _kl_of_mixture(q2, z2, self.prior(self.encode))
+        kl_2, log_qc = _kl_of_mixture(q2, z2, self.mixture())
         kl_z = kl_2 + gaussian_kl(q1, self.lower_prior(z2))
-        log_px = self.likelihood.log_prob(x, self.decode(q1.sample(normal1), z2))
+        log_px = self.likelihood.log_prob(x, self.decode(z2, q1.sample(normal1)))
         return Terms(log_px, kl_z, torch.zeros_like(kl_z), log_qc)
 
     @torch.no_grad()
@@ -542,28 +541,26 @@ class HierarchicalVAE(Generative):
         z2 = q2.sample(_normal(q2.mean, generator))
         q1 = self.encode_lower(features, z2)
         z1 = q1.sample(_normal(q1.mean, generator))
-        log_pz = mixture_log_prob(z2, self.prior(self.encode))[0] + self.lower_prior(z2).log_prob(
-            z1
-        )
-        log_px = self.likelihood.log_prob(x.repeat(n_samples, 1), self.decode(z1, z2))
+        log_pz = mixture_log_prob(z2, self.mixture())[0] + self.lower_prior(z2).log_prob(z1)
+        log_px = self.likelihood.log_prob(x.repeat(n_samples, 1), self.decode(z2, z1))
         return (log_px + log_pz - q2.log_prob(z2) - q1.log_prob(z1)).view(n_samples, len(x))
 
     def code(
         self, observed: Float[Tensor, "n f"]
     ) -> tuple[tuple[Tensor, Tensor], Float[Tensor, "n k"]]:
-        """Posterior means of z1 and z2, and the log-responsibilities of the components of z2."""
+        """Posterior means of z2 and z1, and the log-responsibilities of the components of z2."""
         z2 = self.encode(observed).mean
         z1 = self.encode_lower(self.trunk1(observed), z2).mean
-        return (z1, z2), mixture_log_prob(z2, self.prior(self.encode))[1]
+        return (z2, z1), mixture_log_prob(z2, self.mixture())[1]
 
     def draw(
         self, component: Int[Tensor, " n"], generator: torch.Generator
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
         """z2 from the components given, and z1 from p(z1 | z2)."""
-        mixture = self.prior(self.encode)
+        mixture = self.mixture()
         z2 = mixture.sample(component, _normal(mixture.mean[component], generator))
         lower = self.lower_prior(z2)
-        return lower.sample(_normal(lower.mean, generator)), z2
+        return z2, lower.sample(_normal(lower.mean, generator))
 
 
 def draw_noise(model: Generative, n: int, generator: torch.Generator) -> Noise:
@@ -597,37 +594,26 @@ def _networks(network: str, shape: Sequence[int]) -> tuple[Any, Any]:
     return NETWORKS[network]
 
 
-def _prior(
-    prior: str,
-    n_components: int,
-    latent_dim: int,
-    shape: Sequence[int],
-    likelihood: Likelihood,
-    covariance: str,
-    scale: float,
-) -> StandardNormal | GaussianMixture | VampPrior:
-    _choose("prior", prior, ("standard", "mixture", "vamp"))
-    if prior == "standard":
-        if n_components != 1:
-            raise ValueError(
-                f"n_components={n_components}: a standard normal prior has one component; ask "
-                f"for 1, or for a model with a mixture."
-            )
-        return StandardNormal(latent_dim)
-    if prior == "mixture":
-        return GaussianMixture(n_components, latent_dim, covariance, scale)
-    return VampPrior(n_components, math.prod(shape), isinstance(likelihood, BernoulliLikelihood))
-
-
 Model = ConditionalPriorVAE | VAE | HierarchicalVAE
-MODELS: dict[str, tuple[type[Model], dict[str, Any]]] = {
-    "vae": (VAE, {"prior": "standard"}),
-    "mog": (VAE, {"prior": "mixture"}),
-    "vamp": (VAE, {"prior": "vamp"}),
-    "hvae": (HierarchicalVAE, {"prior": "standard"}),
-    "hvamp": (HierarchicalVAE, {"prior": "vamp"}),
-    "cpvae": (ConditionalPriorVAE, {}),
+
+
+class System(NamedTuple):
+    """A model of the paper's comparison: a class, its prior, and settings that only it has."""
+
+    model: type[Model]
+    prior: type[Prior]
+    settings: tuple[str, ...] = ()
+
+
+MODELS = {
+    "vae": System(VAE, StandardNormal),
+    "mog": System(VAE, GaussianMixture, ("covariance", "prior_scale")),
+    "vamp": System(VAE, VampPrior, ("pseudo_inputs",)),
+    "hvae": System(HierarchicalVAE, StandardNormal),
+    "hvamp": System(HierarchicalVAE, VampPrior, ("pseudo_inputs",)),
+    "cpvae": System(ConditionalPriorVAE, GaussianMixture, ("gate", "covariance", "prior_scale")),
 }
+PRIOR_SCALE = {"mog": 1.0, "cpvae": 0.05}  # spread of the starting means of the components
 
 
 def build(
@@ -638,6 +624,10 @@ def build(
     loc: Sequence[float] | None = None,
     scale: Sequence[float] | None = None,
     noise_scale: float | None = None,
+    n_components: int | None = None,
+    latent_dim: int = 40,
+    hidden: Sequence[int] = (300, 300),
+    network: str = "mlp",
     seed: int = 0,
     **settings: Any,
 ) -> Model:
@@ -650,24 +640,51 @@ def build(
         loc: origin of each feature, for ``gaussian``; zeros by default
         scale: unit of each feature, for ``gaussian``; ones by default
         noise_scale: fixed noise of a Gaussian likelihood in the data's units; None learns it
+        n_components: components of the prior; by default 10, and 1 where the prior is N(0, I)
+        latent_dim: dimensions of z
+        hidden: widths of the hidden layers
+        network: ``mlp``, or ``conv`` for images
         seed: of the starting weights
-        **settings: keywords of the model's class
+        **settings: what only some models have, see `MODELS`: ``gate`` of `ConditionalPriorVAE`,
+            ``covariance`` and ``prior_scale`` of a `GaussianMixture`, ``pseudo_inputs`` of a
+            `VampPrior`
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name, or a setting that the model does not have.
     """
     _choose("model", model, tuple(MODELS))
     _choose("likelihood", likelihood, ("bernoulli", "gaussian"))
-    n_features = math.prod(shape)
+    system = MODELS[model]
+    for name in settings:
+        if name not in system.settings:
+            having = ", ".join(other for other in MODELS if name in MODELS[other].settings)
+            raise ValueError(
+                f"{name} is no setting of the model {model!r}"
+                + (f" (it is one of {having}): leave it out." if having else ".")
+            )
     if likelihood == "bernoulli":
         p_x: Likelihood = BernoulliLikelihood()
     else:
+        n_features = math.prod(shape)
         loc_ = torch.zeros(n_features) if loc is None else torch.tensor(loc, dtype=torch.float32)
         scale_ = (
             torch.ones(n_features) if scale is None else torch.tensor(scale, dtype=torch.float32)
         )
         p_x = GaussianLikelihood(loc_, scale_, noise_scale)
+    gate = {"gate": settings.pop("gate")} if "gate" in settings else {}
     with torch.random.fork_rng(devices=[]):  # layers start from torch's global generator
         torch.manual_seed(seed)
-        model_class, prior = MODELS[model]
-        return model_class(shape, p_x, **prior, **settings)
+        if system.prior is StandardNormal:
+            if n_components not in (None, 1):
+                raise ValueError(
+                    f"n_components={n_components}: the prior of the model {model!r} is N(0, I), "
+                    f"which is one component. Leave it out, or take a model with a mixture."
+                )
+            prior: Prior = StandardNormal(latent_dim)
+        elif system.prior is GaussianMixture:
+            spread = settings.pop("prior_scale", PRIOR_SCALE[model])
+            prior = GaussianMixture(n_components or 10, latent_dim, scale=spread, **settings)
+        else:
+            bounded = likelihood == "bernoulli"
+            prior = VampPrior(n_components or 10, math.prod(shape), bounded, **settings)
+        return system.model(shape, p_x, prior, latent_dim, hidden, network, **gate)  # type: ignore[arg-type]

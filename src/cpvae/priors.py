@@ -15,6 +15,7 @@ class StandardNormal(nn.Module):
     """N(0, I), the prior of the plain VAE: a mixture of one component, with nothing to learn."""
 
     mean: Tensor
+    n_components = 1
 
     def __init__(self, latent_dim: int):
         super().__init__()
@@ -54,6 +55,7 @@ class GaussianMixture(nn.Module):
         super().__init__()
         if covariance not in ("diag", "full"):
             raise ValueError(f"covariance={covariance!r} is unknown: choose from diag, full.")
+        self.n_components = n_components
         self.mean = nn.Parameter(scale * torch.randn(n_components, latent_dim))
         self.logvar = nn.Parameter(torch.zeros(n_components, latent_dim))
         self.register_buffer("logits", torch.zeros(n_components))
@@ -80,13 +82,24 @@ class VampPrior(nn.Module):
         n_components: K
         n_features: f, as the encoder takes them
         bounded: keep pseudo-inputs in [0, 1], for data that lies there
+        pseudo_inputs: ``data``, to be started at examples by `start_from`, or ``random``
+
+    Raises:
+        ValueError: unknown ``pseudo_inputs``.
     """
 
     logits: Tensor
 
-    def __init__(self, n_components: int, n_features: int, bounded: bool):
+    def __init__(
+        self, n_components: int, n_features: int, bounded: bool, pseudo_inputs: str = "data"
+    ):
         super().__init__()
-        self.bounded = bounded
+        if pseudo_inputs not in ("data", "random"):
+            raise ValueError(
+                f"pseudo_inputs={pseudo_inputs!r} is unknown: choose from data, random."
+            )
+        self.n_components, self.bounded = n_components, bounded
+        self.from_data = pseudo_inputs == "data"
         start = torch.rand if bounded else torch.randn
         self.pseudo_inputs = nn.Parameter(start(n_components, n_features))
         self.register_buffer("logits", torch.zeros(n_components))
@@ -103,3 +116,6 @@ class VampPrior(nn.Module):
         """Equal weights 1/K, and the means and log-variances (k, d) of q(z | pseudo-input)."""
         inputs = self.pseudo_inputs.clamp(0, 1) if self.bounded else self.pseudo_inputs
         return Mixture(self.logits, *encoder(inputs))
+
+
+Prior = StandardNormal | GaussianMixture | VampPrior

@@ -40,6 +40,23 @@ MEANING = {
     "ari": ("Adjusted Rand index", "with the classes", "-0.5 to 1"),
 }
 
+WITHOUT_C = {
+    "elbo_exact_nats": ("Bound on log p(x)", "one z", "nats"),
+    "log_likelihood_nats": ("log p(x)", "importance samples over z, from below", "nats"),
+    "reconstruction_nats": ("E log p(x | z)", "one z", "nats"),
+    "kl_z_nats": ("KL of z to its prior", "closed form, or one z under a mixture", "nats"),
+    "mutual_information_c_nats": (
+        "I(component; x)",
+        "through the responsibilities at one z; at most log K",
+        "nats",
+    ),
+}
+
+
+def meaning(result: dict[str, Any]) -> dict[str, tuple[str, str, str]]:
+    """What each figure of an evaluation is, its estimator and its unit."""
+    return MEANING if "kl_c_nats" in result else MEANING | WITHOUT_C
+
 
 def stored_evaluation(folder: RunFolder) -> dict[str, Any] | None:
     """The figures that were kept for the weights that are in the folder now, or None."""
@@ -94,7 +111,9 @@ def write_report(
     info, history = folder.read_info(), folder.read_history()
     result = stored_evaluation(folder) or evaluate_run(folder, splits, progress=progress)
     drawn = _figures(folder, splits)
-    drawn["kl"] = figures.kl_bars(result)
+    if "mutual_information_nats" in result:
+        drawn["kl"] = figures.kl_bars(result)
+    told = meaning(result)
     environment = Environment(loader=PackageLoader("cpvae"), autoescape=True)
     page = environment.get_template("report.html.j2").render(
         name=folder.path.resolve().name,
@@ -102,7 +121,7 @@ def write_report(
         info=info,
         epochs=len(history),
         seconds=history[-1]["seconds"],
-        rows=[(*MEANING[key], value) for key, value in result.items() if key in MEANING],
+        rows=[(*told[key], result[key]) for key in told if key in result],
         n_samples=result["importance_samples"],
         n_test=len(splits.test.x),
         pictured="test" if len(splits.test.x) >= ENOUGH else "",

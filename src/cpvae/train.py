@@ -1,16 +1,17 @@
 """How a model is optimised: a flat recipe and one plain loop.
 
-The loop keeps the weights with the best one-hot bound on the validation data, whatever the
+The loop keeps the averaged weights with the best one-hot bound on the validation data, whatever the
 objective's weights and estimator are. Labels have no way in. On a CPU two equal runs are equal bit
 for bit, and so are a run and the same run killed and resumed.
 """
 
+import contextlib
 import dataclasses
 import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -58,6 +59,9 @@ class Recipe:
         certainty: last weight of a charge for being unsure of the category. It starts at 1, where
             it cancels the bound's own reward for being unsure, and rises over the annealing:
             categories that are sure too early are the wrong ones
+        averaging: epochs over which weights are averaged, exponentially, for validation and for
+            what is kept (Polyak and Juditsky 1992); 1 takes them as they are. Training itself does
+            not see the average
         patience: epochs without a better validation bound, after the annealing, that end the run
         seed: of weights, order, noise and binarisation
 
@@ -77,11 +81,12 @@ class Recipe:
     invariance: float = 0.0
     balance: float = 8.0
     certainty: float = 3.0
+    averaging: int = 1
     patience: int = 50
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("max_epochs", "batch_size", "patience"):
+        for name in ("max_epochs", "batch_size", "averaging", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: use a whole number from 1 up.")
         for name in ("learning_rate", "temperature_start", "temperature_end"):
@@ -188,7 +193,7 @@ def fit_together(
     train = observe(x_train.flatten(1).to(device))
     generators = [torch.Generator(device).manual_seed(r.seed) for r in recipes]
     for model, generator in zip(models, generators, strict=True):
-        if isinstance(model.prior, VampPrior):
+        if isinstance(model.prior, VampPrior) and model.prior.from_data:
             model.prior.start_from(train, generator)
     engine = Engine(
         models,
@@ -263,6 +268,8 @@ def _loop(
     """Epochs until the last one or until every run's patience has ended."""
     runs, engine = group.runs, group.engine
     valid = [_validation(run.model, x_valid, run.seed) for run in runs]
+    has_c = isinstance(runs[0].model, ConditionalPriorVAE)
+    estimator = recipe.estimator if has_c else "sampled"
     started = time.monotonic() - max(run.seconds for run in runs)
     epoch = max(run.epoch for run in runs)
     for run in runs:
@@ -275,22 +282,23 @@ def _loop(
         for place, run in enumerate(runs):
             if run.stopped:
                 continue
-            record = {
-                "epoch": epoch,
-                "seconds": time.monotonic() - started,
-                **_trained(trained[place], recipe.estimator),
-                "weight_kl_z": weights.kl_z,
-                "weight_kl_c": weights.kl_c,
-                "temperature": temperature,
-                **_validate(run.model, valid[place], run.seed),
-            }
-            if math.isfinite(record["train_loss_nats"] + record["valid_elbo_exact_nats"]):
-                run.add(record)
-                run.stopped = _stale(run, recipe)
-                if on_epoch:
-                    on_epoch(place, record)
-            else:
-                run.stopped = run.diverged = True
+            with run.averaged(min(epoch, recipe.averaging)):
+                record = {
+                    "epoch": epoch,
+                    "seconds": time.monotonic() - started,
+                    **_trained(trained[place], estimator),
+                    "weight_kl_z": weights.kl_z,
+                    "weight_kl_c": weights.kl_c,
+                    "temperature": temperature,
+                    **_validate(run.model, valid[place], run.seed),
+                }
+                if math.isfinite(record["train_loss_nats"] + record["valid_elbo_exact_nats"]):
+                    run.add(record)
+                    run.stopped = _stale(run, recipe)
+                else:
+                    run.stopped = run.diverged = True
+            if on_epoch and not run.diverged:
+                on_epoch(place, record)
         if all(run.diverged for run in runs):
             for run in runs:
                 run.keep_best()
@@ -369,6 +377,7 @@ class _Run:
         self.history: list[Record] = []
         self.best_epoch, self.best_elbo = 0, -math.inf
         self.best = self.weights()
+        self.average = {key: p.detach().clone() for key, p in model.named_parameters()}
         self.stopped = self.diverged = False
 
     @property
@@ -382,6 +391,23 @@ class _Run:
     def weights(self) -> dict[str, Tensor]:
         """A copy of all parameters and buffers."""
         return {key: value.detach().clone() for key, value in self.model.state_dict().items()}
+
+    @contextlib.contextmanager
+    def averaged(self, window: int) -> Iterator[None]:
+        """The model with the average of its weights, these ones counted in as one of ``window``."""
+        own = {key: p.detach().clone() for key, p in self.model.named_parameters()}
+        for key, average in self.average.items():
+            average.lerp_(own[key], 1 / window)
+        self._put(self.average)
+        try:
+            yield
+        finally:
+            self._put(own)
+
+    def _put(self, parameters: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for key, parameter in self.model.named_parameters():
+                parameter.copy_(parameters[key])
 
     def add(self, record: Record) -> None:
         """Takes an epoch's record, and the weights if they are the best so far."""
@@ -434,6 +460,7 @@ class _Group:
         for place, run in enumerate(self.runs):
             state = {f"last.{key}": value for key, value in run.model.state_dict().items()}
             state |= {f"best.{key}": value for key, value in run.best.items()}
+            state |= {f"average.{key}": value for key, value in run.average.items()}
             state |= {f"engine.{key}": value for key, value in self.engine.state(place).items()}
             tensors |= {f"{place}.{key}": value for key, value in state.items()}
             fields = ("epoch", "best_epoch", "best_elbo", "diverged")
@@ -463,7 +490,11 @@ class _Group:
             self._restore_run(run, kept)
             mine = _under(f"{place}.", tensors)
             run.model.load_state_dict(_under("last.", mine))
-            run.best = {k: v.to(self.engine.device) for k, v in _under("best.", mine).items()}
+            device = self.engine.device
+            run.best = {k: v.to(device) for k, v in _under("best.", mine).items()}
+            averages = _under("average.", mine)
+            for key, average in run.average.items():  # older states have none: begin at the weights
+                average.copy_(averages.get(key, run.model.get_parameter(key)))
             self.engine.load_state(place, _under("engine.", mine))
 
     def _restore_run(self, run: _Run, kept: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 Each objective is a name and a recipe; `run` trains seeds that have no file yet.
 """
 
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,3 +48,14 @@ def run(
         accelerator=accelerator,
         on_epoch=on_epoch,
     )
+
+
+FIGURES = ("accuracy", "purity", "nmi", "ari", "elbo_nats", "minutes")
+
+
+def rows(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every seed as a row, and the median of each figure."""
+    each = [{"seed": r["seed"], **{key: r[key] for key in FIGURES}} for r in results]
+    each.sort(key=lambda row: row["seed"])
+    median = {key: statistics.median(row[key] for row in each) for key in FIGURES}
+    return [*each, {"seed": "median", **median}]

@@ -6,16 +6,17 @@ there are not run again.
 
 import dataclasses
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from cpvae.augment import Augment
-from cpvae.checkpoint import describe
+from cpvae.checkpoint import RunFolder, describe
 from cpvae.data import Splits
 from cpvae.evaluate import evaluate
-from cpvae.models import build
+from cpvae.models import Model, build
 from cpvae.train import Recipe, Record, choose_device, fit_together
 
 CURVE = ("train_loss_nats", "valid_elbo_exact_nats", "valid_kl_z_nats", "components_used")
@@ -32,6 +33,8 @@ def run_cell(
     augment: Augment | None = None,
     accelerator: str = "auto",
     on_epoch: Callable[[int, Record], None] | None = None,
+    runs: Path | None = None,
+    also: Callable[[Model, Path], dict[str, Any]] | None = None,
 ) -> list[Path]:
     """Trains the seeds that have no file yet as one, measures them on the test part, writes them.
 
@@ -46,6 +49,8 @@ def run_cell(
         augment: of the invariance term
         accelerator: as for `train.fit`
         on_epoch: called with the place of a seed and its epoch's record
+        runs: where each seed gets a run folder; training that was stopped goes on from there
+        also: further figures of a model, given with the file that they go into
 
     Returns:
         The files that were written.
@@ -56,6 +61,13 @@ def run_cell(
     models = [build(**config, seed=seed) for seed in missing]
     recipes = [dataclasses.replace(recipe, seed=seed) for seed in missing]
     x_train, x_valid = splits.train.tensor(), splits.valid.tensor()
+    folders = home = None
+    if runs is not None:
+        folders = [RunFolder(runs / name(seed).stem) for seed in missing]
+        for folder, seeded in zip(folders, recipes, strict=True):
+            folder.write_info(_info(config, seeded, splits, "running"))
+        first = name(missing[0]).stem
+        home = RunFolder(runs / "+".join([first, *(f"s{seed}" for seed in missing[1:])]))
     started = time.monotonic()
     histories = fit_together(
         models,
@@ -63,36 +75,67 @@ def run_cell(
         x_valid,
         recipes,
         augment,
-        on_epoch=on_epoch,
-        accelerator=accelerator,
+        folders,
+        home,
+        on_epoch,
+        accelerator,
     )
     minutes = (time.monotonic() - started) / 60
     device = choose_device(accelerator)
     x_test = splits.test.tensor().to(device)
     written = []
-    for model, seeded, history in zip(models, recipes, histories, strict=True):
+    for place, (model, seeded, history) in enumerate(zip(models, recipes, histories, strict=True)):
         figures = evaluate(model, x_test, splits.test.labels, importance_samples, seeded.seed)
         best = max(history, key=lambda record: record["valid_elbo_exact_nats"])
         described = describe(config, seeded)
+        bound = figures.pop("elbo_exact_nats")
+        file = name(seeded.seed)
+        file.parent.mkdir(parents=True, exist_ok=True)
         result = {
             **facts,
             "seed": seeded.seed,
-            "elbo_nats": figures.pop("elbo_exact_nats"),
+            "elbo_relaxed_nats": figures.pop("elbo_relaxed_nats", bound),  # without c: the bound
+            "elbo_nats": bound,
             **figures,
             "minutes": minutes,
             "trained_together": len(missing),
             "epochs": len(history),
             "best_epoch": best["epoch"],
             "best": best,
+            **(also(model, file) if also else {}),
             "config": described["model"],
             "recipe": described["recipe"],
             "versions": described["versions"],
             "curve": {key: [round(r[key], 4) for r in history] for key in CURVE},
         }
-        file = name(seeded.seed)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        aside = file.with_suffix(".part")
-        aside.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        aside.replace(file)
+        write(file, result)
+        if folders:
+            ended = {"epochs": len(history), "best_epoch": best["epoch"]}
+            folders[place].write_info(_info(config, seeded, splits, "finished") | ended)
         written.append(file)
     return written
+
+
+def write(file: Path, result: dict[str, Any]) -> None:
+    """Writes a result whole: aside, then renamed. A list of numbers takes one line."""
+    text = re.sub(
+        r"\[[^\[\]{}\"]*\]", lambda m: " ".join(m[0].split()), json.dumps(result, indent=1)
+    )
+    aside = file.with_suffix(".part")
+    aside.write_text(text + "\n", encoding="utf-8")
+    aside.replace(file)
+
+
+def read(results: Path) -> list[dict[str, Any]]:
+    """The results that lie in a folder, by file name."""
+    return [json.loads(f.read_text(encoding="utf-8")) for f in sorted(results.glob("*.json"))]
+
+
+def _info(config: dict[str, Any], recipe: Recipe, splits: Splits, status: str) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "source": splits.name,
+        "label": None,
+        "drop": [],
+        "columns": None,
+    }  # named, no table
+    return {**describe(config, recipe), "data": data, "status": status}

@@ -10,30 +10,45 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from cpvae.classifier import Classifier, fit_classifier
 from cpvae.data import Splits
+from cpvae.figures import BLUE, GREY, ORANGE, plain
+from cpvae.generation import quality
+from cpvae.models import Model
+from cpvae.paper import pictures
 from cpvae.paper.cells import run_cell
-from cpvae.train import Recipe, Record
+from cpvae.train import Recipe, Record, choose_device
 
 RECIPE = Recipe(
-    max_epochs=400,
+    max_epochs=600,
     batch_size=100,
     learning_rate=5e-4,
     estimator="relaxed",
     anneal_epochs=100,
     kl_z_start=0.0,
     kl_c_start=1.0,
+    averaging=20,
     patience=50,
 )
 IMPORTANCE_SAMPLES = 5000
 
 
 class Cell(NamedTuple):
-    """One cell, and the negative bound in nats that the paper prints there."""
+    """One cell, and the negative bound in nats that the paper prints there, if it does."""
 
     dataset: str
     model: str
     components: int
-    paper: float
+    paper: float | None
+
+    @property
+    def stem(self) -> str:
+        """Name of its files without the seed."""
+        return f"{self.dataset}-{self.model}-k{self.components}"
 
 
 CELLS = [
@@ -62,6 +77,7 @@ CELLS = [
     Cell("omniglot", "hvamp", 50, 110.50),
     Cell("omniglot", "hvamp", 500, 110.16),
 ]
+ONE_CATEGORY = [Cell("mnist", "cpvae", 1, None), Cell("omniglot", "cpvae", 1, None)]  # figs. 5, 6
 
 
 def run(
@@ -71,20 +87,32 @@ def run(
     results: Path,
     accelerator: str = "auto",
     on_epoch: Callable[[int, Record], None] | None = None,
+    runs: Path | None = None,
 ) -> list[Path]:
-    """Trains and measures the seeds of a cell that have no file in ``results`` yet."""
+    """Trains and measures the seeds of a cell that have no file in ``results`` yet.
+
+    Beside the JSON file of the first seed lies an .npz file with what the model generates and
+    reconstructs, see `pictures.draw`; ``runs`` as for `cells.run_cell`.
+    """
     config: dict[str, Any] = {"model": cell.model, "shape": list(splits.shape)}
     if cell.components > 1:
         config["n_components"] = cell.components
-    stem = f"{cell.dataset}-{cell.model}-k{cell.components}"
+
+    def also(model: Model, file: Path) -> dict[str, Any]:
+        x = splits.test.tensor().to(model.aggregated.device)
+        if not list(results.glob(f"{cell.stem}-s*.npz")):
+            pictures.draw(model, x, file.with_suffix(".npz"))
+        eye = _classifier(splits, accelerator)
+        return {"generation": quality(model, eye, x, _classes(splits, splits.test.labels))}
+
     facts = {
         "dataset": cell.dataset,
         "model": cell.model,
         "components": cell.components,
-        "paper_elbo_relaxed_nats": -cell.paper,
+        "paper_elbo_relaxed_nats": -cell.paper if cell.paper else None,
     }
     return run_cell(
-        lambda seed: results / f"{stem}-s{seed}.json",
+        lambda seed: results / f"{cell.stem}-s{seed}.json",
         facts,
         config,
         RECIPE,
@@ -93,4 +121,89 @@ def run(
         IMPORTANCE_SAMPLES,
         accelerator=accelerator,
         on_epoch=on_epoch,
+        runs=runs,
+        also=also,
     )
+
+
+_EYES: dict[str, Classifier] = {}
+
+
+def _classifier(splits: Splits, accelerator: str) -> Classifier:
+    """A classifier of the data set, trained once a process."""
+    if splits.name not in _EYES:
+        device = choose_device(accelerator)
+        labels = torch.from_numpy(_classes(splits, splits.train.labels)).to(device)
+        _EYES[splits.name] = fit_classifier(splits.train.tensor().to(device), labels)
+    return _EYES[splits.name]
+
+
+def _classes(splits: Splits, labels: np.ndarray | None) -> np.ndarray:
+    """Labels as whole numbers from 0 up."""
+    names = splits.train.labels
+    assert names is not None  # all data sets of the table have labels
+    assert labels is not None
+    return np.searchsorted(np.unique(names), labels)
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """The table in Markdown, negative values in nats as the paper prints them, means over seeds."""
+    lines = [
+        "| data | model | K | paper | relaxed | bound | log p(x) | minutes | seeds |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for cell in CELLS + ONE_CATEGORY:
+        mine = of(cell, results)
+        paper = "" if cell.paper is None else f"{cell.paper:.2f}"
+        cells = [cell.dataset, cell.model, str(cell.components), paper]
+        if mine:
+            for key in ("elbo_relaxed_nats", "elbo_nats", "log_likelihood_nats"):
+                cells.append(_spread([-result[key] for result in mine]))
+            cells += [f"{np.mean([result['minutes'] for result in mine]):.0f}", str(len(mine))]
+        else:
+            cells += ["not run", "", "", "", "0"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def of(cell: Cell, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The results of a cell."""
+    key = (cell.dataset, cell.model, cell.components)
+    return [r for r in results if (r["dataset"], r["model"], r["components"]) == key]
+
+
+def _spread(values: Sequence[float]) -> str:
+    """The mean, and with several seeds half the range they lie in."""
+    mean = f"{np.mean(values):.2f}"
+    return mean if len(values) == 1 else f"{mean} ± {(max(values) - min(values)) / 2:.2f}"
+
+
+def relaxed_figure(results: Sequence[dict[str, Any]]) -> Figure:
+    """The relaxed value, the bound and the likelihood of each cell, beside the paper's figure."""
+    found = [cell for cell in CELLS if of(cell, results)]
+    datasets = [d for d in ("mnist", "omniglot") if any(cell.dataset == d for cell in found)]
+    heights = [sum(cell.dataset == d for cell in found) for d in datasets]
+    figure = Figure(figsize=(9, 0.33 * len(found) + 1.6), layout="constrained")
+    grid = figure.subplots(len(datasets), 1, squeeze=False, height_ratios=heights)[:, 0]
+    marks = {
+        "log_likelihood_nats": ("|", "log p(x), 5000 samples", GREY),
+        "elbo_nats": ("o", "bound, one-hot c", BLUE),
+        "elbo_relaxed_nats": ("x", "relaxed value", ORANGE),
+    }
+    for axes, dataset in zip(grid, datasets, strict=True):
+        cells = [cell for cell in found if cell.dataset == dataset][::-1]
+        for y, cell in enumerate(cells):
+            for key, (mark, label, colour) in marks.items():
+                values = [-result[key] for result in of(cell, results)]
+                first = {"label": label} if y == 0 else {}
+                axes.scatter(values, [y] * len(values), marker=mark, color=colour, s=40, **first)
+            told = {"label": "the paper"} if y == 0 else {}
+            axes.scatter([cell.paper], [y], marker="d", s=36, fc="none", ec="black", **told)
+        axes.set_yticks(range(len(cells)), [f"{c.model}, K={c.components}" for c in cells])
+        axes.set_xlabel(f"{dataset}: negative value on the test data, nats")
+        axes.grid(axis="y", color="#e5e7eb", linewidth=0.8)
+        axes.set_axisbelow(True)
+        plain(axes)
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=8, frameon=False)
+    return figure

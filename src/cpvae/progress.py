@@ -1,0 +1,62 @@
+"""Progress bars of the command line."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+Record = dict[str, Any]
+
+
+class EpochsBar:
+    """A bar that shows epochs, the bound and components in use; of restarts those of the best."""
+
+    def __init__(self, epochs: int, restarts: int, console: Console, counts: bool = True):
+        self.progress = Progress(
+            TextColumn("epoch {task.completed}/{task.total}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[bound]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self.counts = counts  # whether the number of components in use is worth showing
+        self.last: dict[int, Record] = {}
+        what = f"{restarts} restarts" if restarts > 1 else ""
+        self.task = self.progress.add_task("fit", total=epochs * restarts, bound=what)
+
+    def __enter__(self) -> "EpochsBar":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def update(self, place: int, record: Record) -> None:
+        """Shows an epoch's record of the run at that place."""
+        self.last[place] = record
+        best = max(self.last.values(), key=lambda r: r["valid_elbo_exact_nats"])
+        bound = f"bound {best['valid_elbo_exact_nats']:.2f} nats"
+        used = f"{best['components_used']} components" if self.counts else ""
+        done = sum(r["epoch"] for r in self.last.values())
+        self.progress.update(self.task, completed=done, bound=f"{bound}  {used}")
+
+
+class RowsBar:
+    """A plain bar for work that is counted in examples."""
+
+    def __init__(self, what: str, quiet: bool = False):
+        self.progress = Progress(console=Console(stderr=True), transient=True, disable=quiet)
+        self.task = self.progress.add_task(what, total=None)
+
+    def __enter__(self) -> "RowsBar":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def update(self, done: int, total: int) -> None:
+        """Shows how far the work is."""
+        self.progress.update(self.task, completed=done, total=total)
