@@ -4,11 +4,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 PEERS := benchmarks/peers/.venv
 
-.PHONY: help install demo test bench lint clean
+.PHONY: help install demo test docs bench lint clean
 
 help:
 	@echo "make demo     fit, evaluate and report on handwritten digits (runs/demo)"
 	@echo "make test     run the tests"
+	@echo "make docs     draw the tables of docs/paper.md from results/"
 	@echo "make bench    measure speed and memory, beside other implementations (15 minutes)"
 	@echo "make lint     check style and types"
 	@echo "make install  build .venv from constraints.txt"
@@ -38,6 +39,10 @@ demo: install
 test: install
 	@echo "== tests"
 	$(BIN)/python -m pytest -ra
+
+docs: install
+	@echo "== drawing the tables of docs/paper.md from results/"
+	$(BIN)/python docs/fill.py
 
 bench: install $(PEERS)/.installed
 	@echo "== speed beside the matrix products alone and beside peers (leave the machine alone)"

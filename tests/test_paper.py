@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import subprocess
 import sys
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -92,6 +94,7 @@ def made_up(cell, seed, bound):
         "elbo_relaxed_nats": bound + 1,
         "elbo_nats": bound,
         "log_likelihood_nats": bound + 4,
+        "epochs": 20,
         "minutes": 3.0,
     }
 
@@ -100,12 +103,38 @@ def test_the_table_shows_means_and_half_the_range():
     results = [made_up(table1.CELLS[0], seed, -90.0 - seed) for seed in (0, 1, 2)]
     lines = table1.table(results).splitlines()
     assert lines[2] == (
-        "| mnist | cpvae | 10 | 84.76 | 90.00 ± 1.00 | 91.00 ± 1.00 | 87.00 ± 1.00 | 3 | 3 |"
+        "| mnist | cpvae | 10 | 84.76 | 90.00 ± 1.00 | 91.00 ± 1.00 | 87.00 ± 1.00 | 20 | 3 | 3 |"
     )
     assert sum("not run" in line for line in lines) == len(lines) - 3
     assert len(lines) == 2 + len(table1.CELLS + table1.ONE_CATEGORY)
     every = [made_up(cell, 0, -100.0) for cell in table1.CELLS]
     assert len(table1.relaxed_figure(every).axes) == 2
+
+
+def test_generation_has_a_row_a_cell_that_was_run():
+    quality = {
+        "density": 0.5,
+        "coverage": 0.75,
+        "frechet_distance": 20.0,
+        "class_share_distance": 0.1,
+    }
+    mixed = {**quality, "component_agreement": 0.9}
+    cells = [(table1.CELLS[0], mixed), (table1.CELLS[0], mixed | {"density": 0.7})]
+    cells.append((table1.CELLS[1], quality))
+    results = [
+        made_up(cell, seed, -90.0) | {"generation": g} for seed, (cell, g) in enumerate(cells)
+    ]
+    several, single = table1.generation(results)
+    assert list(several.values()) == ["mnist", "cpvae", 10, 0.6, 0.75, 20.0, 0.1, 0.9]
+    assert list(single.values()) == ["mnist", "vae", 1, 0.5, 0.75, 20.0, 0.1, ""]
+
+
+def test_the_page_of_the_paper_has_the_figures_of_the_files():
+    script = Path(__file__).parent.parent / "docs" / "fill.py"
+    checked = subprocess.run(
+        [sys.executable, str(script), "--check"], capture_output=True, text=True, timeout=120
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def test_figures_are_drawn_from_the_images_alone(tmp_path):
@@ -121,7 +150,14 @@ def test_figures_are_drawn_from_the_images_alone(tmp_path):
     wanted = {stem for _, needed in names.values() for stem in needed}
     assert wanted == {cell.stem for cell in table1.CELLS + table1.ONE_CATEGORY}
     x = torch.rand(30, 1, 8, 8)
-    for stem in wanted:
+    for done, stem in enumerate(sorted(wanted)):
+        if done == len(wanted) // 2:
+            halfway = {
+                name: (figure, needed) for name, figure, needed in pictures.all_figures(tmp_path)
+            }
+            figure, needed = halfway["figure8-mnist"]
+            assert figure is not None
+            assert needed
         _, name, k = stem.rsplit("-", 2)
         several = {} if name in ("vae", "hvae") else {"n_components": min(int(k[1:]), 12)}
         model = build(name, shape=(1, 8, 8), latent_dim=2, hidden=(8, 8), **several).eval()
@@ -185,11 +221,11 @@ def test_commands_of_the_table_and_the_figures(tmp_path, monkeypatch, capsys):
     (tmp_path / f"{cell.stem}-s0.json").write_text(json.dumps(result))
     code, out, _ = run_command(monkeypatch, capsys, "table1", "--no-train", "--out", tmp_path)
     assert code == 0
-    assert "| mnist | vae | 1 | 88.75 | 89.00 | 90.00 | 86.00 | 3 | 1 |" in out
+    assert "| mnist | vae | 1 | 88.75 | 89.00 | 90.00 | 86.00 | 20 | 3 | 1 |" in out
     assert (tmp_path / "relaxed.png").is_file()
     code, out, _ = run_command(monkeypatch, capsys, "figures", "--out", tmp_path)
     assert code == 0
-    assert "figure7: run `cpvae reproduce table1 mnist-cpvae-k10` first" in out
+    assert "figure7 is not drawn: run `cpvae reproduce table1 mnist-cpvae-k10`" in out
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ there are not run again.
 import dataclasses
 import json
 import re
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,7 +67,6 @@ def run_cell(
             folder.write_info(_info(config, seeded, splits, "running"))
         first = name(missing[0]).stem
         home = RunFolder(runs / "+".join([first, *(f"s{seed}" for seed in missing[1:])]))
-    started = time.monotonic()
     histories = fit_together(
         models,
         x_train,
@@ -80,7 +78,7 @@ def run_cell(
         on_epoch,
         accelerator,
     )
-    minutes = (time.monotonic() - started) / 60
+    minutes = max(history[-1]["seconds"] for history in histories) / 60  # over all its sittings
     device = choose_device(accelerator)
     x_test = splits.test.tensor().to(device)
     written = []

@@ -82,11 +82,12 @@ def figures(out: Out = Path("results/table1")) -> None:
     """Figures 5 to 9, from the images that the cells of Table 1 left."""
     from cpvae.paper import pictures
 
-    for name, figure, needed in pictures.all_figures(out):
-        if figure is None:
-            print(f"{name}: run `cpvae reproduce table1 {' '.join(needed)}` first")
-        else:
+    for name, figure, missing in pictures.all_figures(out):
+        if figure is not None:
             _save(figure, out / f"{name}.png")
+        if missing:
+            lack = "not drawn" if figure is None else "not complete"
+            print(f"{name} is {lack}: run `cpvae reproduce table1 {' '.join(missing)}`")
 
 
 @app.command()

@@ -4,8 +4,7 @@ Each trained model leaves a small .npz file of images beside its result, and the
 from those files alone.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor
 from cpvae.figures import image_grid, show
 from cpvae.models import Model
 
+MIXTURES = ("cpvae", "mog", "vamp", "hvamp")
 GENERATED, RECONSTRUCTED, COMPONENTS, EACH = 64, 30, 10, 20
 
 
@@ -57,19 +57,27 @@ def read(results: Path, stem: str) -> dict[str, np.ndarray] | None:
 
 
 def all_figures(results: Path) -> Iterator[tuple[str, Figure | None, list[str]]]:
-    """Every figure with its name, or None with the cells whose images it waits for."""
-    plans: list[tuple[str, Callable[[], Figure], list[str]]] = []
-    for dataset, ks in (("mnist", (10, 150, 500)), ("omniglot", (50, 500))):
-        ones = [f"{dataset}-cpvae-k1", f"{dataset}-vae-k1"]
-        plans.append((f"figures5-6-{dataset}", partial(one_category, results, dataset), ones))
-        name = f"figure{8 if dataset == 'mnist' else 9}-{dataset}"
-        mixtures = [f"{dataset}-{m}-k{k}" for m in ("cpvae", "mog", "vamp", "hvamp") for k in ks]
-        singles = [f"{dataset}-vae-k1", f"{dataset}-hvae-k1"]
-        plans.append((name, partial(by_components, results, dataset, ks), mixtures + singles))
-    plans.append(("figure7", partial(by_category, results), ["mnist-cpvae-k10"]))
-    for name, figure, needed in sorted(plans, key=lambda plan: plan[0]):
-        missing = [stem for stem in needed if read(results, stem) is None]
-        yield name, None if missing else figure(), missing
+    """Every figure with its name and the cells whose images are missing; None if it needs them.
+
+    Figures 8 and 9 are drawn of the cells that are there.
+    """
+    for dataset in ("mnist", "omniglot"):
+        needed = [f"{dataset}-cpvae-k1", f"{dataset}-vae-k1"]
+        missing = _missing(results, needed)
+        figure = None if missing else one_category(results, dataset)
+        yield f"figures5-6-{dataset}", figure, missing
+    missing = _missing(results, ["mnist-cpvae-k10"])
+    yield "figure7", None if missing else by_category(results), missing
+    for number, dataset, ks in ((8, "mnist", (10, 150, 500)), (9, "omniglot", (50, 500))):
+        needed = [f"{dataset}-{model}-k{k}" for model in MIXTURES for k in ks]
+        missing = _missing(results, [*needed, f"{dataset}-vae-k1", f"{dataset}-hvae-k1"])
+        found = len(missing) < len(needed) + 2
+        figure = by_components(results, dataset, ks) if found else None
+        yield f"figure{number}-{dataset}", figure, missing
+
+
+def _missing(results: Path, stems: list[str]) -> list[str]:
+    return [stem for stem in stems if read(results, stem) is None]
 
 
 def one_category(results: Path, dataset: str) -> Figure:
@@ -104,18 +112,24 @@ def by_category(results: Path, stem: str = "mnist-cpvae-k10") -> Figure:
 
 
 def by_components(results: Path, dataset: str, ks: Sequence[int]) -> Figure:
-    """Figures 8 and 9: what each model generates with a growing number of components."""
-    figure = Figure(figsize=(3 * len(ks), 15.6), layout="constrained")
-    grid = figure.subplots(5, len(ks))
-    single = [("vae", 1), ("hvae", 1)]
-    panels = [[(model, k) for k in ks] for model in ("cpvae", "mog", "vamp", "hvamp")] + [single]
-    for row, cells in zip(grid, panels, strict=True):
-        for axes in row[len(cells) :]:
-            axes.set_visible(False)
-        for axes, (model, k) in zip(row, cells, strict=False):
-            images = read(results, f"{dataset}-{model}-k{k}")
-            assert images is not None  # the caller looks first
-            _grid(axes, images["generated"], 8, model if k == 1 else f"{model}, K={k}")
+    """Figures 8 and 9: what each model generates with a growing number of components.
+
+    A row a model with some images, and the two that have no components in the last one.
+    """
+    rows = [[(model, k) for k in ks] for model in MIXTURES] + [[("vae", 1), ("hvae", 1)]]
+    drawn = [
+        [(model, k, read(results, f"{dataset}-{model}-k{k}")) for model, k in row] for row in rows
+    ]
+    drawn = [row for row in drawn if any(images for *_, images in row)]
+    figure = Figure(figsize=(3 * len(ks), 3.12 * len(drawn)), layout="constrained")
+    grid = figure.subplots(len(drawn), len(ks), squeeze=False)
+    for axes in grid.ravel():
+        axes.set_visible(False)
+    for across, row in zip(grid, drawn, strict=True):
+        for axes, (model, k, images) in zip(across, row, strict=False):
+            if images:
+                axes.set_visible(True)
+                _grid(axes, images["generated"], 8, model if k == 1 else f"{model}, K={k}")
     return figure
 
 

@@ -149,8 +149,8 @@ def _classes(splits: Splits, labels: np.ndarray | None) -> np.ndarray:
 def table(results: Sequence[dict[str, Any]]) -> str:
     """The table in Markdown, negative values in nats as the paper prints them, means over seeds."""
     lines = [
-        "| data | model | K | paper | relaxed | bound | log p(x) | minutes | seeds |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| data | model | K | paper | relaxed | bound | log p(x) | epochs | minutes | seeds |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for cell in CELLS + ONE_CATEGORY:
         mine = of(cell, results)
@@ -159,11 +159,36 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         if mine:
             for key in ("elbo_relaxed_nats", "elbo_nats", "log_likelihood_nats"):
                 cells.append(_spread([-result[key] for result in mine]))
-            cells += [f"{np.mean([result['minutes'] for result in mine]):.0f}", str(len(mine))]
+            for key in ("epochs", "minutes"):
+                cells.append(f"{np.mean([result[key] for result in mine]):.0f}")
+            cells.append(str(len(mine)))
         else:
-            cells += ["not run", "", "", "", "0"]
+            cells += ["not run", "", "", "", "", "0"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def generation(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """How good the generated images of each cell are, a row a cell, means over seeds.
+
+    What is in a row: `generation.quality`.
+    """
+    columns = {
+        "density": "density",
+        "coverage": "coverage",
+        "Frechet": "frechet_distance",
+        "class shares off": "class_share_distance",
+        "component in one class": "component_agreement",
+    }
+    rows = []
+    for cell in CELLS + ONE_CATEGORY:
+        mine = [result["generation"] for result in of(cell, results)]
+        if mine:
+            row: dict[str, Any] = dict(zip(("data", "model", "K"), cell, strict=False))
+            for told, key in columns.items():
+                row[told] = float(np.mean([g[key] for g in mine])) if key in mine[0] else ""
+            rows.append(row)
+    return rows
 
 
 def of(cell: Cell, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
