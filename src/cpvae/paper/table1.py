@@ -225,6 +225,7 @@ def relaxed_figure(results: Sequence[dict[str, Any]]) -> Figure:
             told = {"label": "the paper"} if y == 0 else {}
             axes.scatter([cell.paper], [y], marker="d", s=36, fc="none", ec="black", **told)
         axes.set_yticks(range(len(cells)), [f"{c.model}, K={c.components}" for c in cells])
+        axes.set_ylim(-0.6, len(cells) - 0.4)
         axes.set_xlabel(f"{dataset}: negative value on the test data, nats")
         axes.grid(axis="y", color="#e5e7eb", linewidth=0.8)
         axes.set_axisbelow(True)
