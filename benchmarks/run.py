@@ -31,6 +31,7 @@ from cpvae.train import Recipe
 
 HERE = Path(__file__).parent
 COMPILED = "compiled"
+WAYS = [("recorded", "float32"), (COMPILED, "float32"), (COMPILED, "bfloat16")]
 
 
 class Records(list):
@@ -69,6 +70,9 @@ def cases() -> dict[str, dict[str, Any]]:
         made[f"cpvae relaxed K=10 batch={batch}"] = {**base, "batch": batch}
     for name, k in [("vae", 1), ("mog", 10), ("vamp", 500), ("hvae", 1), ("hvamp", 500)]:
         made[f"{name} K={k} batch=100"] = {**base, "name": name, "n_components": k}
+    for name, k in [("cpvae", 10), ("vae", 1)]:
+        case = {**base, "name": name, "n_components": k, "precision": "bfloat16"}
+        made[f"{name} K={k} batch=100 bfloat16"] = case
     return made
 
 
@@ -184,9 +188,10 @@ def measure_peers(records: Records, repeats: int, python: Path) -> None:
             measures: dict[str, Callable[[], float]] = {peer: theirs}
             if system:
                 data = torch.from_numpy(x)
-                for kernels in ("recorded", COMPILED):
-                    step = Step(*system, 100, kernels=kernels, data=data)
-                    measures[f"cpvae's {system[0]} K={system[1]} {kernels}"] = step.milliseconds
+                for kernels, precision in WAYS:
+                    step = Step(*system, 100, kernels=kernels, precision=precision, data=data)
+                    way = kernels if precision == "float32" else f"{kernels} {precision}"
+                    measures[f"cpvae's {system[0]} K={system[1]} {way}"] = step.milliseconds
             taken = in_turn(measures, repeats)
             for name, values in taken.items():
                 records.note(f"{name}, a step of an epoch", statistics.median(values), "ms")

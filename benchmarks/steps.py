@@ -86,6 +86,7 @@ class Step:
         batch: int,
         estimator: str = "relaxed",
         kernels: str = "compiled",
+        precision: str = "float32",
         restarts: int = 1,
         device: str = "cpu",
         data: Tensor | None = None,
@@ -95,7 +96,7 @@ class Step:
         self.steps = len(x) // batch
         models = [paper_model(name, n_components, seed).to(device) for seed in range(restarts)]
         generators = [torch.Generator(device).manual_seed(seed) for seed in range(restarts)]
-        settings = (batch, 1e-3, estimator, None, kernels)
+        settings = (batch, 1e-3, estimator, None, kernels, precision)
         self.engine = Engine(models, generators, x.to(device), *settings)
         self.parameters = sum(p.numel() for p in models[0].parameters())
         self.loss = 0.0

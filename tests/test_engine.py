@@ -21,11 +21,17 @@ def models(name, n_components, seeds):
 
 
 def engine(
-    built, seeds, estimator="straight_through", augment=None, batch_size=20, kernels="plain"
+    built,
+    seeds,
+    estimator="straight_through",
+    augment=None,
+    batch_size=20,
+    kernels="plain",
+    precision="float32",
 ):
     x = torch.rand(90, 12, generator=torch.Generator().manual_seed(5))
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return Engine(built, generators, x, batch_size, 1e-2, estimator, augment, kernels)
+    return Engine(built, generators, x, batch_size, 1e-2, estimator, augment, kernels, precision)
 
 
 def test_adam_is_torch_adam():
@@ -176,3 +182,28 @@ def test_captured_steps_are_the_steps(name, n_components):
         trained.append(built)
     for one, other in zip(*trained, strict=True):
         torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kernels", ["plain", "recorded"])
+@pytest.mark.parametrize(("name", "n_components"), SYSTEMS)
+def test_training_in_bfloat16_stays_close_to_single_precision(name, n_components, kernels):
+    told = {}
+    for precision in ("float32", "bfloat16"):
+        (model,) = models(name, n_components, [3])
+        single = engine([model], [3], "relaxed", kernels=kernels, precision=precision)
+        told[precision] = torch.cat([single.epoch(Weights(), 0.8).loss for _ in range(5)])
+        assert all(p.dtype == torch.float32 for p in model.parameters())
+    torch.testing.assert_close(told["bfloat16"], told["float32"], atol=0.02, rtol=0)
+    assert not told["bfloat16"].equal(told["float32"])
+
+
+def test_stacked_models_train_in_bfloat16():
+    seeds = [0, 1]
+    together = models("cpvae", 3, seeds)
+    engine(together, seeds, precision="bfloat16").epoch(WEIGHTS, 0.8)
+    for place, seed in enumerate(seeds):
+        (alone,) = models("cpvae", 3, [seed])
+        engine([alone], [seed], precision="bfloat16").epoch(WEIGHTS, 0.8)
+        torch.testing.assert_close(
+            alone.state_dict(), together[place].state_dict(), atol=5e-3, rtol=0
+        )

@@ -9,7 +9,7 @@ import torch
 from cpvae import defaults, train
 from cpvae.augment import Augment
 from cpvae.checkpoint import MODEL, RunFolder, describe
-from cpvae.evaluate import cluster_scores
+from cpvae.evaluate import cluster_scores, exact_terms
 from cpvae.models import build
 from cpvae.train import Diverged, Recipe, fit
 
@@ -215,6 +215,7 @@ def test_real_mnist_is_learned(real):
         {"learning_rate": math.nan},
         {"kl_z_start": -1.0},
         {"estimator": "reinforce"},
+        {"precision": "float16"},
         {"temperature_end": 0.0},
     ],
 )
@@ -227,3 +228,27 @@ def test_recipe_refuses(wrong):
 def test_invariance_needs_an_augmentation(data):
     with pytest.raises(ValueError, match="augment"):
         fitted(data, Recipe(invariance=1.0))
+
+
+def test_bfloat16_is_for_training_alone(data, monkeypatch):
+    monkeypatch.setattr(train, "_has_bfloat16", lambda: True)
+    low = dataclasses.replace(RECIPE, precision="bfloat16")
+    model, history = fitted(data, low)
+    _, plain = fitted(data)
+    bounds, expected = ([r["valid_elbo_exact_nats"] for r in h] for h in (history, plain))
+    assert bounds != expected
+    np.testing.assert_allclose(bounds, expected, atol=0.02)
+    again = build(**CONFIG).eval()
+    again.load_state_dict(model.state_dict())
+    first, second = (exact_terms(m, data[1], torch.Generator()).elbo() for m in (model, again))
+    assert torch.equal(first, second)
+
+
+def test_bfloat16_says_where_it_does_not_fit(data, monkeypatch):
+    low = dataclasses.replace(RECIPE, precision="bfloat16", max_epochs=1)
+    gaussian = build(**CONFIG, likelihood="gaussian")
+    with pytest.raises(ValueError, match="use float32"):
+        fit(gaussian, *data, low, accelerator="cpu")
+    monkeypatch.setattr(train, "_has_bfloat16", lambda: False)
+    with pytest.warns(UserWarning, match="no instructions for bfloat16"):
+        fitted(data, low)

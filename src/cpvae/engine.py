@@ -24,6 +24,7 @@ from torch.func import functional_call
 
 from cpvae.augment import Augment
 from cpvae.models import ConditionalPriorVAE, Model, Noise, draw_noise
+from cpvae.nets import set_precision
 from cpvae.objective import Weights, conditional_entropy, evenness, invariance, loss
 
 MEMORY = 0.95  # what a step keeps of the running mean of q(c|x)
@@ -130,6 +131,7 @@ class Engine:
         kernels: ``plain``; ``recorded``, on a CPU, takes two seconds after the first epoch and
             gives the same floats; ``compiled`` fuses them, takes some tens of seconds and may
             round otherwise. Where compiling fails it says so and records them.
+        precision: of the networks' products, see `train.Recipe`
     """
 
     def __init__(
@@ -142,11 +144,14 @@ class Engine:
         estimator: str,
         augment: Augment | None = None,
         kernels: str = "plain",
+        precision: str = "float32",
     ):
         self.models, self.generators, self.augment = list(models), list(generators), augment
         self.batch_size, self.device = batch_size, observed.device
         self.likelihood = models[0].likelihood
         self.data = self.likelihood.store(observed)
+        for model in models:
+            set_precision(model, precision)
         objective = Objective(models[0], estimator)
         names = [f"model.{name}" for name, _ in models[0].named_parameters()]
 

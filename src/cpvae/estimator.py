@@ -44,6 +44,8 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
         max_epochs: passes over the data at most
         batch_size: examples a step
         learning_rate: of Adam
+        precision: of products in training, ``float32`` (default), or ``bfloat16`` for data in
+            [0, 1], which is faster where the device has instructions for it
         invariance: a change of x that must leave its category as it is: ``affine`` for images, or a
             `cpvae.augment.Augment`; None leaves the term out
         invariance_weight: weight of that term, see `Recipe`
@@ -89,6 +91,7 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
         max_epochs: int | None = None,
         batch_size: int | None = None,
         learning_rate: float | None = None,
+        precision: str | None = None,
         invariance: str | Augment | None = None,
         invariance_weight: float = 2.0,
         validation_fraction: float = 0.1,
@@ -111,6 +114,7 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
         self.max_epochs = max_epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate
+        self.precision = precision
         self.invariance = invariance
         self.invariance_weight = invariance_weight
         self.validation_fraction = validation_fraction
@@ -160,6 +164,7 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
             max_epochs=self.max_epochs,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
+            precision=self.precision,
             invariance=self.invariance_weight if self.invariance else 0.0,
             seed=self.random_state,
         )

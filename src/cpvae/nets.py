@@ -23,6 +23,29 @@ def glorot(layer: nn.Module, halves: int = 1) -> nn.Module:
     return layer
 
 
+class Linear(nn.Linear):
+    """`torch.nn.Linear` that can be trained with products of bfloat16 numbers, see `Recipe`.
+
+    In evaluation everything is single precision.
+    """
+
+    low_precision = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., n_in) -> (..., n_out), in the precision of ``x``."""
+        if not (self.training and self.low_precision):
+            return super().forward(x)
+        product = F.linear(x.to(torch.bfloat16), self.weight.to(torch.bfloat16))
+        return product.to(x.dtype) + self.bias
+
+
+def set_precision(module: nn.Module, precision: str) -> None:
+    """Takes products in training as ``float32`` or ``bfloat16``, in every `Linear` of a module."""
+    for layer in module.modules():
+        if isinstance(layer, Linear):
+            layer.low_precision = precision == "bfloat16"
+
+
 class Gated(nn.Module):
     """Wraps a layer with twice the channels: first half times the sigmoid of the second."""
 
@@ -37,7 +60,7 @@ class Gated(nn.Module):
 
 def gated_mlp(sizes: Sequence[int]) -> nn.Sequential:
     """Gated linear layers from sizes[0] to sizes[-1]."""
-    layers = (nn.Linear(n_in, 2 * n_out) for n_in, n_out in itertools.pairwise(sizes))
+    layers = (Linear(n_in, 2 * n_out) for n_in, n_out in itertools.pairwise(sizes))
     return nn.Sequential(*(Gated(layer, dim=-1) for layer in layers))
 
 
@@ -59,7 +82,7 @@ class MLPDecoder(nn.Module):
     def __init__(self, n_in: int, shape: Sequence[int], hidden: Sequence[int]):
         super().__init__()
         self.layers = gated_mlp([n_in, *hidden])
-        self.output = glorot(nn.Linear(hidden[-1], math.prod(shape)))
+        self.output = glorot(Linear(hidden[-1], math.prod(shape)))
 
     def forward(self, latent: Float[Tensor, "*b n"]) -> Float[Tensor, "*b f"]:
         """Logits or means of flat data."""
@@ -117,4 +140,5 @@ def _halved(n: int) -> int:
     return (n + 1) // 2
 
 
+PRECISIONS = ("float32", "bfloat16")
 NETWORKS = {"mlp": (MLPTrunk, MLPDecoder), "conv": (ConvTrunk, ConvDecoder)}

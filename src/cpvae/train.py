@@ -11,6 +11,7 @@ import math
 import os
 import shutil
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -23,7 +24,9 @@ from cpvae.augment import Augment
 from cpvae.checkpoint import RunFolder
 from cpvae.engine import Engine
 from cpvae.evaluate import cluster_probs, components_used, exact_terms
+from cpvae.likelihoods import BernoulliLikelihood
 from cpvae.models import ESTIMATORS, ConditionalPriorVAE, Model
+from cpvae.nets import PRECISIONS
 from cpvae.objective import Weights, mutual_information, ramp
 from cpvae.priors import VampPrior
 
@@ -63,6 +66,9 @@ class Recipe:
             what is kept (Polyak and Juditsky 1992); 1 takes them as they are. Training itself does
             not see the average
         patience: epochs without a better validation bound, after the annealing, that end the run
+        precision: in which products of linear layers are taken in training, ``float32`` or
+            ``bfloat16``, for Bernoulli features; weights, sums and all that is measured stay in
+            single precision. It is worth it where the device has instructions for it
         seed: of weights, order, noise and binarisation
 
     Raises:
@@ -83,6 +89,7 @@ class Recipe:
     certainty: float = 3.0
     averaging: int = 1
     patience: int = 50
+    precision: str = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -98,6 +105,8 @@ class Recipe:
                 raise ValueError(f"{name}={getattr(self, name)}: use 0 or a number above.")
         if self.estimator not in ESTIMATORS:
             raise ValueError(f"estimator={self.estimator!r}: choose from {', '.join(ESTIMATORS)}.")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision={self.precision!r}: choose from {', '.join(PRECISIONS)}.")
 
 
 def fit(
@@ -187,6 +196,16 @@ def fit_together(
     if recipe.invariance and not isinstance(models[0], ConditionalPriorVAE):
         raise ValueError("The invariance term is about q(c|x): only the model 'cpvae' has one.")
     device = choose_device(accelerator)
+    if recipe.precision == "bfloat16" and not isinstance(models[0].likelihood, BernoulliLikelihood):
+        raise ValueError(
+            "precision='bfloat16' has three digits, enough for the logits of data in [0, 1] and "
+            "too few for the means of a Gaussian likelihood: use float32."
+        )
+    if recipe.precision == "bfloat16" and device.type == "cpu" and not _has_bfloat16():
+        warnings.warn(
+            "This processor has no instructions for bfloat16: float32 is likely to be faster.",
+            stacklevel=2,
+        )
     for model in models:
         model.to(device)
     observe = models[0].likelihood.observe
@@ -204,6 +223,7 @@ def fit_together(
         recipe.estimator,
         augment if recipe.invariance else None,
         kernels=_kernels(device, recipe, len(x_train)),
+        precision=recipe.precision,
     )
     del train
     runs = [
@@ -245,6 +265,11 @@ def choose_device(accelerator: str) -> torch.device:
     if not here[accelerator]:
         raise ValueError(f"accelerator={accelerator!r}: torch finds none here; use auto or cpu.")
     return torch.device(accelerator)
+
+
+def _has_bfloat16() -> bool:
+    found = torch.cpu.get_capabilities()
+    return any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def _kernels(device: torch.device, recipe: Recipe, n: int) -> str:
