@@ -95,6 +95,7 @@ def made_up(cell, seed, bound):
         "elbo_nats": bound,
         "log_likelihood_nats": bound + 4,
         "epochs": 20,
+        "recipe": {"precision": ("float32", "bfloat16")[seed % 2]},
         "minutes": 3.0,
     }
 
@@ -104,6 +105,7 @@ def test_the_table_shows_means_and_half_the_range():
     lines = table1.table(results).splitlines()
     assert lines[2] == (
         "| mnist | cpvae | 10 | 84.76 | 90.00 ± 1.00 | 91.00 ± 1.00 | 87.00 ± 1.00 | 20 | 3 | 3 |"
+        " bfloat16, float32 |"
     )
     assert sum("not run" in line for line in lines) == len(lines) - 3
     assert len(lines) == 2 + len(table1.CELLS + table1.ONE_CATEGORY)
@@ -221,7 +223,7 @@ def test_commands_of_the_table_and_the_figures(tmp_path, monkeypatch, capsys):
     (tmp_path / f"{cell.stem}-s0.json").write_text(json.dumps(result))
     code, out, _ = run_command(monkeypatch, capsys, "table1", "--no-train", "--out", tmp_path)
     assert code == 0
-    assert "| mnist | vae | 1 | 88.75 | 89.00 | 90.00 | 86.00 | 20 | 3 | 1 |" in out
+    assert "| mnist | vae | 1 | 88.75 | 89.00 | 90.00 | 86.00 | 20 | 3 | 1 | float32 |" in out
     assert (tmp_path / "relaxed.png").is_file()
     code, out, _ = run_command(monkeypatch, capsys, "figures", "--out", tmp_path)
     assert code == 0

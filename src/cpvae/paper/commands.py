@@ -51,6 +51,9 @@ def table1(
     out: Out = Path("results/table1"),
     runs: Runs = Path("runs/table1"),
     accelerator: Accelerator = "auto",
+    precision: Annotated[
+        str, typer.Option(help="Of products in training: float32 or bfloat16.")
+    ] = "float32",
     train: Annotated[
         bool, typer.Option("--train/--no-train", help="Train what is missing, or only draw.")
     ] = True,
@@ -70,7 +73,7 @@ def table1(
         for group in _groups(missing, accelerator):
             with _bar(f"{name}, seeds {group}", experiment.RECIPE.max_epochs, len(group)) as bar:
                 splits = data.load(cell.dataset)
-                experiment.run(cell, group, splits, out, accelerator, bar.update, runs)
+                experiment.run(cell, group, splits, out, accelerator, bar.update, runs, precision)
     results = files.read(out)
     print(experiment.table(results))
     if results:

@@ -6,6 +6,7 @@ is silent on how long, on the patience and on the temperature; those are ours an
 KL(c) has its full weight from the start, or all examples end in one category.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,11 +89,13 @@ def run(
     accelerator: str = "auto",
     on_epoch: Callable[[int, Record], None] | None = None,
     runs: Path | None = None,
+    precision: str = RECIPE.precision,
 ) -> list[Path]:
     """Trains and measures the seeds of a cell that have no file in ``results`` yet.
 
     Beside the JSON file of the first seed lies an .npz file with what the model generates and
-    reconstructs, see `pictures.draw`; ``runs`` as for `cells.run_cell`.
+    reconstructs, see `pictures.draw`; ``runs`` as for `cells.run_cell`, ``precision`` as for
+    `Recipe`.
     """
     config: dict[str, Any] = {"model": cell.model, "shape": list(splits.shape)}
     if cell.components > 1:
@@ -115,7 +118,7 @@ def run(
         lambda seed: results / f"{cell.stem}-s{seed}.json",
         facts,
         config,
-        RECIPE,
+        dataclasses.replace(RECIPE, precision=precision),
         seeds,
         splits,
         IMPORTANCE_SAMPLES,
@@ -149,8 +152,8 @@ def _classes(splits: Splits, labels: np.ndarray | None) -> np.ndarray:
 def table(results: Sequence[dict[str, Any]]) -> str:
     """The table in Markdown, negative values in nats as the paper prints them, means over seeds."""
     lines = [
-        "| data | model | K | paper | relaxed | bound | log p(x) | epochs | minutes | seeds |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| data | model | K | paper | relaxed | bound | log p(x) | epochs | minutes | seeds | in |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for cell in CELLS + ONE_CATEGORY:
         mine = of(cell, results)
@@ -161,9 +164,10 @@ def table(results: Sequence[dict[str, Any]]) -> str:
                 cells.append(_spread([-result[key] for result in mine]))
             for key in ("epochs", "minutes"):
                 cells.append(f"{np.mean([result[key] for result in mine]):.0f}")
-            cells.append(str(len(mine)))
+            kinds = {result["recipe"].get("precision", "float32") for result in mine}
+            cells += [str(len(mine)), ", ".join(sorted(kinds))]
         else:
-            cells += ["not run", "", "", "", "", "0"]
+            cells += ["not run", "", "", "", "", "0", ""]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
