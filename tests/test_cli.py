@@ -324,3 +324,14 @@ def test_bad_use_of_a_run(cpvae, digits_run, tmp_path):
         assert (code, out) == (2, ""), err
         assert message in err
         assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("asked", [("--precision", "bfloat16"), ("--accelerator", "none")])
+def test_what_cannot_be_trained_is_refused_before_a_run_is_replaced(cpvae, table, tmp_path, asked):
+    run = tmp_path / "run"
+    fit = ("fit", table, "--components", 2, "--label", "kind", "--max-epochs", 1, "--out", run)
+    assert cpvae(*fit)[0] == 0
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    code, out, err = cpvae(*fit, "--overwrite", *asked)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before

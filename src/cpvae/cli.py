@@ -551,7 +551,7 @@ def _train(
     from cpvae.models import build
     from cpvae.progress import EpochsBar
     from cpvae.restarts import fit_best
-    from cpvae.train import Recipe
+    from cpvae.train import Recipe, check
 
     x = splits.train.x
     model_given = {k: v for k, v in given.items() if k in MODEL_KEYS}
@@ -565,7 +565,8 @@ def _train(
             recipe_given["invariance"] = INVARIANCE
         recipe = defaults.recipe(len(x), config["model"], **recipe_given)
     move = augment.named(source["invariance"], config["shape"])
-    build(**config)  # what it refuses must be refused before anything is written
+    # what cannot be trained must be refused before anything is written
+    check(build(**config), recipe, accelerator)
     digest = hashlib.sha256(x.tobytes()).hexdigest()
     if stored and stored["data"]["sha256"] != digest:
         raise ValueError(

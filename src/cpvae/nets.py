@@ -13,6 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+PRECISIONS = ("float32", "bfloat16")  # of products in training
+
 
 def glorot(layer: nn.Module, halves: int = 1) -> nn.Module:
     """Glorot start for a layer whose output stacks ``halves`` layers of equal size; zero bias."""
@@ -140,5 +142,4 @@ def _halved(n: int) -> int:
     return (n + 1) // 2
 
 
-PRECISIONS = ("float32", "bfloat16")
 NETWORKS = {"mlp": (MLPTrunk, MLPDecoder), "conv": (ConvTrunk, ConvDecoder)}

@@ -66,9 +66,10 @@ class Recipe:
             what is kept (Polyak and Juditsky 1992); 1 takes them as they are. Training itself does
             not see the average
         patience: epochs without a better validation bound, after the annealing, that end the run
-        precision: in which products of linear layers are taken in training, ``float32`` or
-            ``bfloat16``, for Bernoulli features; weights, sums and all that is measured stay in
-            single precision. It is worth it where the device has instructions for it
+        precision: in which the products of gated linear layers and of the decoder's last one are
+            taken in training, ``float32`` or ``bfloat16``, for Bernoulli features; weights, sums
+            and all that is measured stay in single precision. It is worth it where the device has
+            instructions for it
         seed: of weights, order, noise and binarisation
 
     Raises:
@@ -193,14 +194,8 @@ def fit_together(
         raise ValueError("Models are trained together by one recipe: only the seeds may differ.")
     if recipe.invariance and augment is None:
         raise ValueError("The invariance term needs an augment function: see cpvae.augment.")
-    if recipe.invariance and not isinstance(models[0], ConditionalPriorVAE):
-        raise ValueError("The invariance term is about q(c|x): only the model 'cpvae' has one.")
+    check(models[0], recipe, accelerator)
     device = choose_device(accelerator)
-    if recipe.precision == "bfloat16" and not isinstance(models[0].likelihood, BernoulliLikelihood):
-        raise ValueError(
-            "precision='bfloat16' has three digits, enough for the logits of data in [0, 1] and "
-            "too few for the means of a Gaussian likelihood: use float32."
-        )
     if recipe.precision == "bfloat16" and device.type == "cpu" and not _has_bfloat16():
         warnings.warn(
             "This processor has no instructions for bfloat16: float32 is likely to be faster.",
@@ -245,6 +240,22 @@ def fit_together(
     for run in runs:
         run.finish(x_train.flatten(1), device)
     return [run.history for run in runs]
+
+
+def check(model: Model, recipe: Recipe, accelerator: str) -> None:
+    """Refuses what `fit` would refuse, for who must know before anything is written.
+
+    Raises:
+        ValueError: a recipe that does not fit the model, or an accelerator that is not here.
+    """
+    choose_device(accelerator)
+    if recipe.invariance and not isinstance(model, ConditionalPriorVAE):
+        raise ValueError("The invariance term is about q(c|x): only the model 'cpvae' has one.")
+    if recipe.precision == "bfloat16" and not isinstance(model.likelihood, BernoulliLikelihood):
+        raise ValueError(
+            "precision='bfloat16' has three digits, enough for the logits of data in [0, 1] and "
+            "too few for the means of a Gaussian likelihood: use float32."
+        )
 
 
 def choose_device(accelerator: str) -> torch.device:
