@@ -18,7 +18,7 @@ from cpvae.evaluate import draw_noise
 from cpvae.models import ConditionalPriorVAE, Model, build
 from cpvae.objective import Weights
 
-STEPS = 40  # steps a measurement on a CPU; ten times as many on a GPU
+STEPS = 100  # steps a measurement on a CPU; ten times as many on a GPU
 
 
 def paper_model(name: str, n_components: int, seed: int = 0) -> Model:

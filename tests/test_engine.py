@@ -34,12 +34,19 @@ def engine(
     return Engine(built, generators, x, batch_size, 1e-2, estimator, augment, kernels, precision)
 
 
-def test_adam_is_torch_adam():
+@pytest.mark.parametrize("fused", [True, False])
+def test_adam_is_torch_adam(fused):
     start = [torch.randn(3, 4), torch.randn(5)]
     ours, theirs = ([t.clone().requires_grad_() for t in start] for _ in range(2))
     adam, reference = Adam(ours, 0.01), torch.optim.Adam(theirs, lr=0.01)
     for _ in range(5):
-        adam.step(torch.autograd.grad(sum((p**3).sum() for p in ours), ours))
+        gradients = torch.autograd.grad(sum((p**3).sum() for p in ours), ours)
+        if fused:
+            adam.step(gradients)
+        else:
+            with torch.no_grad():
+                moved = zip(ours, adam.mean, adam.square, gradients, strict=True)
+                adam.move(list(moved), *adam.next_factors())
         reference.zero_grad()
         sum((p**3).sum() for p in theirs).backward()
         reference.step()

@@ -187,7 +187,7 @@ def test_three_blobs_are_recovered(blobs):
     x, labels = blobs
     config = defaults.model_config(x[:500], n_components=3)
     model = build(**config)
-    recipe = defaults.recipe(500, max_epochs=100)
+    recipe = defaults.recipe(500, config, max_epochs=100)
     fit(model, torch.from_numpy(x[:500]), torch.from_numpy(x[500:]), recipe, accelerator="cpu")
     assigned = model.cluster_probs(torch.from_numpy(x)).argmax(1).numpy()
     assert cluster_scores(labels, assigned)["accuracy"] > 0.97
@@ -195,6 +195,19 @@ def test_three_blobs_are_recovered(blobs):
     mine = x[assigned == assigned[0]]
     unit = x.std(0)
     np.testing.assert_allclose(made.numpy().mean(0) / unit, mine.mean(0) / unit, atol=0.25)
+
+
+def test_products_are_in_bfloat16_by_default_only_where_that_pays(monkeypatch):
+    def chosen(here, shape=(784,), width=300, likelihood="bernoulli", **given):
+        monkeypatch.setattr(defaults, "has_bfloat16", lambda: here)
+        config = {"model": "cpvae", "shape": shape, "hidden": [width], "likelihood": likelihood}
+        return defaults.recipe(50_000, config, "cpu", **given).precision
+
+    assert chosen(True) == "bfloat16"
+    assert chosen(False) == "float32"
+    assert chosen(True, shape=(64,), width=100) == "float32"
+    assert chosen(True, likelihood="gaussian") == "float32"
+    assert chosen(True, precision="float32") == "float32"
 
 
 def test_real_mnist_is_learned(real):
@@ -231,7 +244,7 @@ def test_invariance_needs_an_augmentation(data):
 
 
 def test_bfloat16_is_for_training_alone(data, monkeypatch):
-    monkeypatch.setattr(train, "_has_bfloat16", lambda: True)
+    monkeypatch.setattr(train, "has_bfloat16", lambda: True)
     low = dataclasses.replace(RECIPE, precision="bfloat16")
     model, history = fitted(data, low)
     _, plain = fitted(data)
@@ -249,6 +262,6 @@ def test_bfloat16_says_where_it_does_not_fit(data, monkeypatch):
     gaussian = build(**CONFIG, likelihood="gaussian")
     with pytest.raises(ValueError, match="use float32"):
         fit(gaussian, *data, low, accelerator="cpu")
-    monkeypatch.setattr(train, "_has_bfloat16", lambda: False)
+    monkeypatch.setattr(train, "has_bfloat16", lambda: False)
     with pytest.warns(UserWarning, match="no instructions for bfloat16"):
         fitted(data, low)

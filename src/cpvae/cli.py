@@ -222,8 +222,8 @@ def fit(
         Precision | None,
         typer.Option(
             rich_help_panel="Training",
-            help="Of products; bfloat16 is faster where the device has it, for data in [0, 1].",
-            show_default="float32",
+            help="Of products; bfloat16 is for data in [0, 1].",
+            show_default="bfloat16 where the processor has it and it pays",
         ),
     ] = None,
     kl_z_start: Annotated[
@@ -463,8 +463,9 @@ app.add_typer(reproduce, name="reproduce")
 
 def main() -> None:
     """Runs the command line; bad input ends with one line and exit code 2."""
-    # libgomp's threads spin while they wait: on a machine that is busy that costs a factor of five
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    # libgomp's threads spin while they wait: for long, it costs a factor of five on a busy machine;
+    # for too short a time, a quarter on an idle one (see docs/speed.md)
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     try:
         code = app(standalone_mode=False)
     except TyperException as error:  # an unknown option, a missing argument
@@ -563,7 +564,7 @@ def _train(
         config = defaults.model_config(x, splits.columns, **model_given)
         if source["invariance"]:
             recipe_given["invariance"] = INVARIANCE
-        recipe = defaults.recipe(len(x), config["model"], **recipe_given)
+        recipe = defaults.recipe(len(x), config, accelerator, **recipe_given)
     move = augment.named(source["invariance"], config["shape"])
     # what cannot be trained must be refused before anything is written
     check(build(**config), recipe, accelerator)

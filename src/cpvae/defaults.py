@@ -9,9 +9,10 @@ import numpy as np
 from cpvae.data.checks import check_varies
 from cpvae.models import MODELS
 from cpvae.priors import StandardNormal
-from cpvae.train import Recipe
+from cpvae.train import Recipe, choose_device, has_bfloat16
 
 OF_C = ("estimator", "kl_c_start", "invariance")  # settings that only a model with c has
+LARGE = 100_000  # weights of the first layer from which products in bfloat16 pay
 STEPS = 10_000  # optimisation steps that a run gets by default, between 100 and 1000 epochs
 
 
@@ -64,18 +65,22 @@ def model_config(
     return config | given
 
 
-def recipe(n_examples: int, model: str = "cpvae", **given: Any) -> Recipe:
-    """A `Recipe` for a model and a training set of this size; ``given`` values win.
+def recipe(
+    n_examples: int, config: dict[str, Any], accelerator: str = "auto", **given: Any
+) -> Recipe:
+    """A `Recipe` for a `model_config` and a training set of this size; ``given`` values win.
 
     The run has about `STEPS` steps, anneals over its first three eighths, averages weights over a
     twentieth of it, and stops early when a fifth goes by without a better validation bound. The
     weight of KL(z) falls to 1 for CP-VAE, so that c carries what it can, and rises to 1 for models
-    without c.
+    without c. On a processor that has instructions for it, products of a large network on data in
+    [0, 1] are taken in bfloat16.
 
     Raises:
         ValueError: a value out of range, see `Recipe`, or a setting about c for a model without.
     """
     given = {key: value for key, value in given.items() if value is not None}
+    model = config["model"]
     for name in OF_C if model != "cpvae" else ():
         if given.get(name):
             raise ValueError(f"{name} is about q(c|x), and the model {model!r} has none.")
@@ -92,8 +97,16 @@ def recipe(n_examples: int, model: str = "cpvae", **given: Any) -> Recipe:
         "averaging": max(2, epochs // 20),
         "patience": max(10, epochs // 5),
         "kl_z_start": kl_z_start,
+        "precision": _precision(config, accelerator),
     }
     return Recipe(**(defaults | given))
+
+
+def _precision(config: dict[str, Any], accelerator: str) -> str:
+    pays = math.prod(config["shape"]) * config["hidden"][0] >= LARGE and has_bfloat16()
+    on_cpu = choose_device(accelerator).type == "cpu"
+    low = pays and on_cpu and config["likelihood"] == "bernoulli"
+    return "bfloat16" if low else "float32"
 
 
 def _standardisation(x: np.ndarray, columns: Sequence[str] | None) -> tuple[np.ndarray, np.ndarray]:

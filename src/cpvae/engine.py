@@ -85,10 +85,14 @@ class Objective(nn.Module):
         return objective, (objective.detach(), *kept, moved.detach()), usage
 
 
+BETA_MEAN, BETA_SQUARE, EPSILON = 0.9, 0.999, 1e-8  # of Adam
+
+
 class Adam:
     """Adam (Kingma and Ba 2015): torch's fused kernel with one step counter for all parameters.
 
-    `torch.optim.Adam` adds a fifth of a millisecond of bookkeeping a step to the same kernel.
+    `torch.optim.Adam` adds a fifth of a millisecond of bookkeeping a step to the same kernel. A
+    compiler is given `move` instead, which it fuses with what comes before.
     """
 
     def __init__(self, parameters: Sequence[Tensor], learning_rate: float):
@@ -108,13 +112,34 @@ class Adam:
             [],
             [self.steps] * len(self.parameters),
             lr=self.learning_rate,
-            beta1=0.9,
-            beta2=0.999,
+            beta1=BETA_MEAN,
+            beta2=BETA_SQUARE,
             weight_decay=0.0,
-            eps=1e-8,
+            eps=EPSILON,
             amsgrad=False,
             maximize=False,
         )
+
+    def next_factors(self) -> tuple[Tensor, Tensor]:
+        """Counts a step that `move` takes, and gives the two numbers that depend on the count."""
+        self.steps += 1
+        count = float(self.steps)
+        per_rate = (1 - BETA_MEAN**count) / self.learning_rate
+        return torch.tensor(per_rate / (1 - BETA_SQUARE**count) ** 0.5), torch.tensor(
+            per_rate * EPSILON
+        )
+
+    @staticmethod
+    def move(
+        moved: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]], scale: Tensor, floor: Tensor
+    ) -> None:
+        """Moves parameters and their moments, each with its gradient, in plain operations."""
+        for parameter, mean, square, gradient in moved:
+            new_mean = mean + (1 - BETA_MEAN) * (gradient - mean)
+            new_square = BETA_SQUARE * square + (1 - BETA_SQUARE) * gradient * gradient
+            parameter.copy_(parameter - new_mean / (new_square.sqrt() * scale + floor))
+            mean.copy_(new_mean)
+            square.copy_(new_square)
 
 
 class Engine:
@@ -170,6 +195,8 @@ class Engine:
         self._fast: Callable[..., Sequence[Tensor]] | None = None
         self.adam = Adam(parameters, learning_rate)
         self._dials = torch.zeros(len(Weights._fields) + 1, device=self.device)
+        self._inputs = [*parameters, *self._dials.unbind()]
+        self._plain = partial(self._gradients, call)
         self._usage = torch.zeros(len(models), models[0].n_components, device=self.device)
         self._sums = torch.zeros(len(models), len(Means._fields), device=self.device)
         self._graphs: dict[tuple[int, ...], _Graph | None] = {}
@@ -269,27 +296,34 @@ class Engine:
     def _steps(self, block: Batch) -> None:
         """The hot path."""
         usage = self._usage if len(self.models) > 1 else self._usage[0]
-        fixed = [*self.adam.parameters, *self._dials.unbind()]
         steps, rows = len(block.normal), block.normal.shape[-2]
-        step: Callable[..., Sequence[Tensor]] = partial(self._step, self._call)
+        step: Callable[..., Sequence[Tensor]] = partial(self._step, self._plain)
         kept = []
         for batch in zip(*(t for t in block if t is not None), strict=True):
             if self._kernels != "plain" and self._ready and rows == self.batch_size:
                 if not self._fast:
-                    self._fast = self._without_python([*fixed, usage, *batch])
+                    self._fast = self._without_python([usage, *batch])
                 step = self._fast
-            usage, *results = step(*fixed, usage, *batch)
-            self.adam.step(results[-len(self.adam.parameters) :])
-            kept.append(results[: -len(self.adam.parameters)])
+            usage, *told = step(usage, *batch)
+            kept.append(told)
         self._usage.copy_(usage.view_as(self._usage))
         for i, part in enumerate(zip(*kept, strict=True)):
             values = torch.stack(part).view(steps, len(self.models), -1)
             self._sums[:, i] += values.mean(2).sum(0) * rows
 
-    def _step(self, call: Callable[..., Any], *inputs: Any) -> tuple[Tensor, ...]:
-        """Of parameters, dials, the running mean of q(c|x) and a batch: that mean as it goes on,
-        what is kept for the record, and the gradients.
+    def _step(
+        self, gradients: Callable[..., Sequence[Tensor]], usage: Tensor, *batch: Tensor
+    ) -> Sequence[Tensor]:
+        """Of the running mean of q(c|x) and a batch: that mean as it goes on, and what is kept for
+        the record. Moves the parameters.
         """
+        results = gradients(*self._inputs, usage, *batch)
+        count = len(self.adam.parameters)
+        self.adam.step(results[-count:])
+        return results[:-count]
+
+    def _gradients(self, call: Callable[..., Any], *inputs: Any) -> tuple[Tensor, ...]:
+        """Of parameters, dials, usage and a batch: what `_step` returns, and the gradients."""
         count = len(self.adam.parameters)
         parameters, rest = inputs[:count], inputs[count:]
         weights, (temperature, usage), batch = rest[:5], rest[5:7], rest[7:]
@@ -297,39 +331,77 @@ class Engine:
         objective, kept, usage = call(parameters, *arguments)
         return usage, *kept, *torch.autograd.grad(objective.sum(), parameters)
 
-    def _without_python(self, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
-        """`_step` with no Python between its kernels."""
+    def _without_python(self, example: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
+        """`_step` with no Python between its kernels, for inputs like the ``example``."""
         if self.device.type == "cuda":
-            return partial(self._step, torch.compile(self._call, dynamic=False))
-        from torch.fx.experimental.proxy_tensor import make_fx  # takes a second or two
-
-        graph = make_fx(partial(self._step, self._call))(*inputs)
-        detached = tuple(t.detach() for t in inputs)
+            call = torch.compile(self._call, dynamic=False)
+            return partial(self._step, partial(self._gradients, call))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript, used by both
-            compiled = _compiled(graph, detached) if self._kernels == "compiled" else None
+            compiled = self._compiled(example) if self._kernels == "compiled" else None
             if compiled:
                 return compiled
-            recorded = torch.jit.trace(graph, detached, check_trace=False)
+            inputs = [*self._inputs, *example]
+            recorded = torch.jit.trace(
+                _graph(self._plain, inputs),
+                tuple(t.detach() for t in inputs),
+                check_trace=False,
+            )
 
-        def step(*inputs: Tensor) -> Sequence[Tensor]:
+        def gradients(*inputs: Tensor) -> Sequence[Tensor]:
             # Without its optimiser the recording gives the same floats as the steps themselves
             with torch.no_grad(), torch.jit.optimized_execution(False):
                 return recorded(*inputs)
 
+        return partial(self._step, gradients)
+
+    def _compiled(self, example: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]] | None:
+        """`_step` as one C++ program, or None, with a warning, where that cannot be had."""
+        count = len(self.adam.parameters)
+        state = [*self.adam.mean, *self.adam.square]
+
+        def whole(*inputs: Tensor) -> Sequence[Tensor]:
+            moments, factors, rest = (
+                inputs[: 2 * count],
+                inputs[2 * count :][:2],
+                inputs[2 * count + 2 :],
+            )
+            results = self._plain(*rest)
+            moved = zip(rest, moments, moments[count:], results[-count:], strict=False)
+            with torch.no_grad():
+                self.adam.move(list(moved), *factors)
+            return results[:-count]
+
+        def copies() -> list[Any]:  # a step moves what it is given
+            given = (*state, torch.ones(()), torch.ones(()), *self._inputs, *example)
+            return [t.detach().clone().requires_grad_(t.requires_grad) for t in given]
+
+        try:
+            from torch._inductor import config
+
+            graph = _graph(whole, copies())
+            for node in graph.graph.nodes:
+                node.meta.clear()  # what tracing noted there stands in the way of a C++ wrapper
+            with torch.no_grad(), config.patch(cpp_wrapper=True):
+                program = torch._inductor.compile(graph, copies())
+                program(*copies())  # compiles what is left to compile
+        except Exception as error:  # whatever compiler, linker and their files may raise
+            warnings.warn(f"The step could not be compiled and is recorded: {error}", stacklevel=2)
+            return None
+
+        def step(usage: Tensor, *batch: Tensor) -> Sequence[Tensor]:
+            with torch.no_grad():
+                factors = self.adam.next_factors()
+                return program(*state, *factors, *self._inputs, usage, *batch)
+
         return step
 
 
-def _compiled(graph: Any, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]] | None:
-    """The graph as one C++ program, or None, with a warning, where that cannot be had."""
-    try:
-        with torch.no_grad():
-            program = torch._inductor.compile(graph, list(inputs))
-            program(*inputs)  # compiles what is left to compile
-    except Exception as error:  # whatever compiler, linker and their files may raise
-        warnings.warn(f"The step could not be compiled and is recorded: {error}", stacklevel=2)
-        return None
-    return torch.no_grad()(program)
+def _graph(function: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:
+    """The kernels that a function calls, gradients included."""
+    from torch.fx.experimental.proxy_tensor import make_fx  # takes a second or two
+
+    return make_fx(function)(*inputs)
 
 
 class _Graph:

@@ -44,8 +44,8 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
         max_epochs: passes over the data at most
         batch_size: examples a step
         learning_rate: of Adam
-        precision: of products in training, ``float32`` (default), or ``bfloat16`` for data in
-            [0, 1], which is faster where the device has instructions for it
+        precision: of products in training, ``float32``, or ``bfloat16`` for data in [0, 1]; by
+            default the latter where the processor has instructions for it and the network is large
         invariance: a change of x that must leave its category as it is: ``affine`` for images, or a
             `cpvae.augment.Augment`; None leaves the term out
         invariance_weight: weight of that term, see `Recipe`
@@ -159,7 +159,8 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
         )
         recipe = defaults.recipe(
             len(train),
-            self.model,
+            config,
+            self.accelerator,
             estimator=self.estimator,
             max_epochs=self.max_epochs,
             batch_size=self.batch_size,

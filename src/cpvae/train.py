@@ -32,7 +32,7 @@ from cpvae.priors import VampPrior
 
 SAVE_EVERY = 5.0  # seconds between two saves of the training state, at least
 RECORD = 3_000  # steps of a run from which recording one pays on a CPU, see `engine.Engine`
-COMPILE = {"cpu": 20_000, "cuda": 50_000}  # and compiling one, where there is a compiler
+COMPILE = {"cpu": 8_000, "cuda": 50_000}  # and compiling one, where there is a compiler
 SMALL = 2e7  # parameters times batch size under which a second thread costs more than it brings
 Record = dict[str, Any]
 
@@ -196,7 +196,7 @@ def fit_together(
         raise ValueError("The invariance term needs an augment function: see cpvae.augment.")
     check(models[0], recipe, accelerator)
     device = choose_device(accelerator)
-    if recipe.precision == "bfloat16" and device.type == "cpu" and not _has_bfloat16():
+    if recipe.precision == "bfloat16" and device.type == "cpu" and not has_bfloat16():
         warnings.warn(
             "This processor has no instructions for bfloat16: float32 is likely to be faster.",
             stacklevel=2,
@@ -278,7 +278,8 @@ def choose_device(accelerator: str) -> torch.device:
     return torch.device(accelerator)
 
 
-def _has_bfloat16() -> bool:
+def has_bfloat16() -> bool:
+    """Whether this processor has instructions for products of bfloat16 numbers."""
     found = torch.cpu.get_capabilities()
     return any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 

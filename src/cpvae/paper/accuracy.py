@@ -33,7 +33,7 @@ def run(
     """Trains and measures the seeds of an objective; ``given`` overrides its recipe."""
     x = splits.train.x
     config = defaults.model_config(x, splits.columns, n_components=n_components)
-    recipe = defaults.recipe(len(x), **{**OBJECTIVES[objective], **given})
+    recipe = defaults.recipe(len(x), config, accelerator, **{**OBJECTIVES[objective], **given})
     stem = f"{dataset}-{objective}-k{n_components}"
     facts = {"dataset": dataset, "objective": objective, "components": n_components}
     return run_cell(
