@@ -32,6 +32,7 @@ from cpvae.restarts import fit_best
 
 HERE = Path(__file__).parent
 COMPILED = "compiled"
+PARTS = ["steps", "stacks", "restarts", "processes", "peers"]
 WAYS = [("recorded", "float32"), (COMPILED, "float32"), (COMPILED, "bfloat16")]
 
 
@@ -223,39 +224,51 @@ def measure_peers(records: Records, repeats: int, python: Path) -> None:
 
 
 def write(records: Records) -> Path:
-    """The records as JSON and as a table, under the hardware's name."""
+    """The records as JSON and as a table, under the hardware's name.
+
+    Records of parts that were not measured this time stay.
+    """
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
     stem = HERE / "results" / machine.lower().replace(" ", "-")
     stem.parent.mkdir(exist_ok=True)
-    about = {"versions": versions(), "records": records}
-    stem.with_suffix(".json").write_text(json.dumps(about, indent=1) + "\n")
+    file = stem.with_suffix(".json")
+    stored = json.loads(file.read_text())["records"] if file.is_file() else []
+    named = {record["name"]: record for record in [*stored, *records]}
+    about = {"versions": versions(), "records": list(named.values())}
+    file.write_text(json.dumps(about, indent=1) + "\n")
     table = Table("what", "value", "unit", box=None)
-    for record in records:
+    for record in named.values():
         table.add_row(record["name"], f"{record['value']:.3f}", record["unit"])
-    with open(stem.with_suffix(".txt"), "w") as file:
-        Console(file=file, width=110).print(table)
+    with open(stem.with_suffix(".txt"), "w") as out:
+        Console(file=out, width=110).print(table)
     return stem
 
 
 def _processor() -> str:
     name = versions()["processor"]
     capability = torch.backends.cpu.get_cpu_capability()
-    return re.sub("[(),]", "", f"{platform.machine()} {name} {capability}")
+    return re.sub(r"\(R\)|,", "", f"{platform.machine()} {name} {capability}")
 
 
 def main() -> None:
     """Measures everything, or the parts that are named."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=7, help="measurements of each, in turn")
+    parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="all where none is named")
     parser.add_argument("--peers", type=Path, help="Python of the environment that has the peers")
     arguments = parser.parse_args()
     records, repeats = Records(), arguments.repeats
+    parts = arguments.parts or PARTS
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-        measure_steps(records, repeats, device)
-        measure_stacks(records, repeats, device)
-    measure_restarts(records)
-    measure_processes(records, min(repeats, 5))
-    if arguments.peers:
+        if "steps" in parts:
+            measure_steps(records, repeats, device)
+        if "stacks" in parts:
+            measure_stacks(records, repeats, device)
+    if "restarts" in parts:
+        measure_restarts(records)
+    if "processes" in parts:
+        measure_processes(records, min(repeats, 5))
+    if "peers" in parts and arguments.peers:
         measure_peers(records, repeats, arguments.peers.absolute())
     print(f"-> {write(records)}.json")
 

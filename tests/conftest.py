@@ -90,9 +90,21 @@ def any_model(request):
 
 
 @pytest.fixture(params=CONFIGS, ids=name_of)
-def any_cpvae(request):
+def cpvae_config(request):
+    """The configuration of one CP-VAE of every kind."""
+    return request.param
+
+
+@pytest.fixture
+def any_cpvae(cpvae_config):
     """One CP-VAE of every kind."""
-    return small(request.param)
+    return small(cpvae_config)
+
+
+@pytest.fixture
+def build_small():
+    """Builds a small model of a configuration, moved away from its start."""
+    return small
 
 
 def eight(model, generator):

@@ -11,6 +11,7 @@ views of its row, and the step is mapped over rows (`torch.func.vmap`). Rows sha
 nothing else: each has its own order, noise and binarisation from its own generator.
 """
 
+import hashlib
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -153,9 +154,9 @@ class Engine:
         learning_rate: of Adam
         estimator: of the expectation over c
         augment: change of the data for the invariance term, or None to leave the term out
-        kernels: ``plain``; ``recorded``, on a CPU, takes two seconds after the first epoch and
-            gives the same floats; ``compiled`` fuses them, takes some tens of seconds and may
-            round otherwise. Where compiling fails it says so and records them.
+        kernels: ``plain``; or else what happens after the first epoch: ``recorded``, on a CPU,
+            takes two seconds and gives the same floats; ``compiled`` fuses them, takes some ten
+            seconds and may round otherwise. Where compiling fails it says so and records them.
         precision: of the networks' products, see `train.Recipe`
     """
 
@@ -191,7 +192,7 @@ class Engine:
             call = torch.func.vmap(call, in_dims=(0, batch, 0, None, None))
         self._call: Callable[..., Any] = call
         self._kernels = kernels
-        self._ready = kernels == "compiled"  # a recording can wait, since it changes nothing
+        self._ready = False
         self._fast: Callable[..., Sequence[Tensor]] | None = None
         self.adam = Adam(parameters, learning_rate)
         self._dials = torch.zeros(len(Weights._fields) + 1, device=self.device)
@@ -206,6 +207,8 @@ class Engine:
         self._dials.copy_(torch.tensor([*weights, temperature]))  # a graph reads them there
         self._usage.copy_(torch.stack([m.aggregated for m in self.models]))  # of the last epoch
         self._sums.zero_()
+        # The first epoch is taken as it comes, so that a person sees it soon; also after a resume
+        self._ready = bool(self.adam.steps > 0)
         for model in self.models:
             model.train()
         n = len(self.data)
@@ -214,7 +217,6 @@ class Engine:
         )
         for index in self._blocks(order):
             self._take(self._prepare(index))
-        self._ready = True
         return Means(*(self._sums / n).unbind(1))
 
     def state(self, place: int) -> dict[str, Tensor]:
@@ -382,9 +384,14 @@ class Engine:
             graph = _graph(whole, copies())
             for node in graph.graph.nodes:
                 node.meta.clear()  # what tracing noted there stands in the way of a C++ wrapper
-            with torch.no_grad(), config.patch(cpp_wrapper=True):
-                program = torch._inductor.compile(graph, copies())
-                program(*copies())  # compiles what is left to compile
+            key = _same(graph, copies())
+            program = _PROGRAMS.get(key)
+            if not program:
+                with torch.no_grad(), config.patch(cpp_wrapper=True):
+                    program = torch._inductor.compile(graph, copies())
+                    program(*copies())  # compiles what is left to compile
+                _PROGRAMS.clear()  # one is enough: restarts come one after another
+                _PROGRAMS[key] = program
         except Exception as error:  # whatever compiler, linker and their files may raise
             warnings.warn(f"The step could not be compiled and is recorded: {error}", stacklevel=2)
             return None
@@ -395,6 +402,19 @@ class Engine:
                 return program(*state, *factors, *self._inputs, usage, *batch)
 
         return step
+
+
+_PROGRAMS: dict[bytes, Callable[..., Sequence[Tensor]]] = {}  # restarts in a process share them
+
+
+def _same(graph: Any, inputs: Sequence[Tensor]) -> bytes:
+    """A digest that two graphs share if they are the same program of inputs of the same shapes."""
+    digest = hashlib.sha256(graph.code.encode())
+    for tensor in inputs:
+        digest.update(f"{tensor.shape} {tensor.dtype} {torch.get_num_threads()}".encode())
+    for node in graph.graph.find_nodes(op="get_attr"):  # constants that were traced
+        digest.update(getattr(graph, node.target).detach().numpy().tobytes())
+    return digest.digest()
 
 
 def _graph(function: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:

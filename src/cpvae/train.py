@@ -32,7 +32,10 @@ from cpvae.priors import VampPrior
 
 SAVE_EVERY = 5.0  # seconds between two saves of the training state, at least
 RECORD = 3_000  # steps of a run from which recording one pays on a CPU, see `engine.Engine`
-COMPILE = {"cpu": 8_000, "cuda": 50_000}  # and compiling one, where there is a compiler
+COMPILE = {
+    "cpu": 8_000,
+    "cuda": 50_000,
+}  # and compiling one, where there is a compiler; 3x if small
 SMALL = 2e7  # parameters times batch size under which a second thread costs more than it brings
 Record = dict[str, Any]
 
@@ -196,6 +199,7 @@ def fit_together(
         raise ValueError("The invariance term needs an augment function: see cpvae.augment.")
     check(models[0], recipe, accelerator)
     device = choose_device(accelerator)
+    small = sum(p.numel() for m in models for p in m.parameters()) * recipe.batch_size < SMALL
     if recipe.precision == "bfloat16" and device.type == "cpu" and not has_bfloat16():
         warnings.warn(
             "This processor has no instructions for bfloat16: float32 is likely to be faster.",
@@ -217,7 +221,7 @@ def fit_together(
         recipe.learning_rate,
         recipe.estimator,
         augment if recipe.invariance else None,
-        kernels=_kernels(device, recipe, len(x_train)),
+        kernels=_kernels(device, recipe, len(x_train), small),
         precision=recipe.precision,
     )
     del train
@@ -228,7 +232,7 @@ def fit_together(
     group = _Group(runs, engine, home)
     group.restore()
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    if sum(p.numel() for m in models for p in m.parameters()) * recipe.batch_size < SMALL:
+    if small:
         torch.set_num_threads(1)
     if device.type == "cuda":  # TensorFloat-32: three times the speed, the same bounds
         torch.set_float32_matmul_precision("high")
@@ -284,14 +288,14 @@ def has_bfloat16() -> bool:
     return any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def _kernels(device: torch.device, recipe: Recipe, n: int) -> str:
+def _kernels(device: torch.device, recipe: Recipe, n: int, small: bool) -> str:
     """How the engine runs a step: by what the run is long enough for and the machine can do."""
     steps = recipe.max_epochs * n / recipe.batch_size
     compiler = {
         "cpu": os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++"),
         "cuda": find_spec("triton"),
     }
-    if compiler.get(device.type) and steps >= COMPILE[device.type]:
+    if compiler.get(device.type) and steps >= COMPILE[device.type] * (3 if small else 1):
         return "compiled"
     return "recorded" if steps >= RECORD and device.type == "cpu" else "plain"
 
