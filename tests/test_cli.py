@@ -56,7 +56,7 @@ def table(tmp_path):
 def test_help_names_every_command(cpvae):
     code, out, _ = cpvae("--help")
     assert code == 0
-    for command in ("fit", "evaluate", "generate", "assign", "report"):
+    for command in ("fit", "evaluate", "generate", "assign", "compact", "report"):
         assert command in out
         assert cpvae(command, "--help")[0] == 0
     assert cpvae("--version")[1].startswith("cpvae 0.")
@@ -335,3 +335,26 @@ def test_what_cannot_be_trained_is_refused_before_a_run_is_replaced(cpvae, table
     code, out, err = cpvae(*fit, "--overwrite", *asked)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+
+
+def test_compact_writes_a_smaller_run_that_all_commands_read(cpvae, tmp_path):
+    rng = np.random.default_rng(0)
+    kind = rng.integers(2, size=300)
+    columns = {f"f{i}": 8 * kind + rng.normal(size=300) for i in range(3)}
+    csv.write_csv(pa.table(columns), tmp_path / "two.csv")
+    run, small = tmp_path / "run", tmp_path / "small"
+    fit = ("fit", tmp_path / "two.csv", "-k", 6, "--max-epochs", 60, "--accelerator", "cpu")
+    assert cpvae(*fit, "--out", run)[0] == 0
+    code, out, _ = cpvae("compact", run, "--out", small)
+    assert code == 0
+    info = json.loads((small / "run.json").read_text())
+    assert info["model"]["n_components"] == 2
+    assert info["compacted"]["from"] == 6
+    assert "6 components" in out
+    assert "2 components" in out
+    assert cpvae("generate", small, "--component", 1, "--out", tmp_path / "x.csv")[0] == 0
+    assert cpvae("generate", small, "--component", 2)[0] == 2
+    assert json.loads(cpvae("evaluate", small, "--json")[1])["n_components"] == 2
+    assert cpvae("report", small)[0] == 0
+    assert "How many components" in (small / "report.html").read_text()
+    assert "already holds a run" in cpvae("compact", run, "--out", small)[2]

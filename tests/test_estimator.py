@@ -144,3 +144,12 @@ def test_refusals(fitted, tmp_path):
         CPVAE(**QUICK).fit(np.array([["a", "b"]] * 10))
     with pytest.raises(ValueError, match="not a run folder"):
         CPVAE.load(tmp_path)
+
+
+def test_compact_keeps_the_components_that_the_data_has(blobs):
+    x, labels = blobs
+    model = CPVAE(n_components=6, max_epochs=100, accelerator="cpu").fit(x).compact(x)
+    assert model.predict_proba(x).shape == (600, 3)
+    assert len(set(zip(model.predict(x).tolist(), labels.tolist(), strict=True))) == 3
+    assert sorted(k for group in model.groups_ for k in group) == list(range(6))
+    assert set(model.sample(50)[1].tolist()) == {0, 1, 2}

@@ -20,6 +20,7 @@ ORDER = [
     "engine",
     "checkpoint",
     "evaluate",
+    "compact",
     "classifier",
     "generation",
     "data",

@@ -1,4 +1,7 @@
-"""The command line: fit, evaluate, generate, assign, report. Each command imports what it needs."""
+"""The command line: fit, evaluate, generate, assign, compact, report, reproduce.
+
+Each command imports what it needs.
+"""
 
 import json
 import math
@@ -437,6 +440,67 @@ def assign(
     counts = np.bincount(component, minlength=probs.shape[1])
     print("  ".join(f"{k}: {count}" for k, count in enumerate(counts) if count))
     print(f"{len(x)} examples assigned -> {out}")
+
+
+@app.command()
+def compact(
+    run: Run,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder to write.", show_default="RUN-compact")
+    ] = None,
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            min=0.0, help="Take the fewest components this close to the best bound, nats."
+        ),
+    ] = 0.01,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run in --out.")
+    ] = False,
+) -> None:
+    """Drop components that are not used and merge those that say the same; writes a smaller run."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from cpvae.checkpoint import RunFolder
+    from cpvae.compact import compact as compact_model
+
+    folder = RunFolder(run)
+    info = folder.read_info()
+    small = RunFolder(out or run.with_name(f"{run.resolve().name}-compact"))
+    if small.exists() and not overwrite:
+        raise ValueError(
+            f"{small.path} already holds a run: add --overwrite, or choose another --out."
+        )
+    model = _model(folder, info)
+    splits = _splits(info, run)
+    found = compact_model(model, info["model"], splits.valid.tensor(), tolerance)
+    small.clear()
+    small.write_info(
+        {
+            **info,
+            "model": {**info["model"], "n_components": found.model.n_components},
+            "compacted": {
+                "from": model.n_components,
+                "groups": found.groups,
+                "valid_elbo_exact_nats_before": found.elbo_before_nats,
+                "valid_elbo_exact_nats_after": found.elbo_after_nats,
+                "curve": found.curve,
+            },
+        }
+    )
+    small.write_history(folder.read_history())
+    small.write_model(found.model.state_dict())
+    table = Table("component", "share", "was")
+    for k, group in enumerate(found.groups):
+        share = f"{100 * found.model.aggregated[k]:.1f} %"
+        table.add_row(str(k), share, ", ".join(map(str, group)))
+    Console().print(table)
+    print(
+        f"{_count(model.n_components, 'component')}, {found.elbo_before_nats:.3f} nats -> "
+        f"{_count(found.model.n_components, 'component')}, {found.elbo_after_nats:.3f} nats "
+        f"(one-hot bound on the validation data)\nsmaller run -> {small.path}"
+    )
 
 
 @app.command()

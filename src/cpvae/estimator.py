@@ -13,6 +13,7 @@ from sklearn.exceptions import NotFittedError
 from cpvae import defaults
 from cpvae.augment import Augment, named
 from cpvae.checkpoint import RunFolder, describe
+from cpvae.compact import compact
 from cpvae.data.checks import check, check_like
 from cpvae.data.files import as_examples
 from cpvae.evaluate import evaluate, exact_terms
@@ -251,6 +252,27 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
             mean = self.config_["likelihood"] == "bernoulli"
         x, drawn = self.model_.sample(n_samples, component, from_, generator, mean)
         return x.cpu().numpy().reshape(n_samples, *self.example_shape_), drawn.cpu().numpy()
+
+    def compact(self, X: ArrayLike, tolerance: float = 0.01) -> "CPVAE":
+        """Drops components that are not used and merges those that say the same, see `compact`.
+
+        Arguments:
+            X: examples that decide, best some that were not fitted
+            tolerance: take the fewest components whose bound on ``X`` is this close to the best
+
+        Returns:
+            The estimator itself, with its model replaced; ``groups_`` has the former components of
+            each new one.
+
+        Raises:
+            ValueError: another model than CP-VAE.
+        """
+        x = self._examples(X)
+        found = compact(self.model_, self.config_, x, tolerance, self.random_state)
+        self.groups_ = found.groups
+        config = {**self.config_, "n_components": found.model.n_components}
+        self._take(found.model, config, self.recipe_, self.example_shape_)
+        return self
 
     def save(self, path: str | Path) -> None:
         """Writes a run folder that `load` and the command line read.

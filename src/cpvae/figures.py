@@ -202,6 +202,23 @@ def usage(aggregated: np.ndarray) -> Figure:
     return figure
 
 
+def compacted(curve: Sequence[Sequence[int | float]], chosen: int) -> Figure:
+    """The bound for every number of categories that was tried, and the number chosen."""
+    figure = Figure(figsize=(7, 2.6), layout="constrained")
+    axes = figure.subplots()
+    numbers, bounds = zip(*curve, strict=True)
+    axes.plot(numbers, bounds, color=BLUE, marker=".", linewidth=1)
+    axes.axvline(chosen, color=ORANGE, linestyle=":", label=f"chosen: {chosen}")
+    best = max(bounds)
+    near = [b for b in bounds if b > best - 5]  # far too few categories would squeeze the rest
+    axes.set_ylim(min(near) - 0.1, best + 0.1 * (best - min(near)) + 0.1)
+    axes.set_xlabel("components")
+    axes.set_ylabel("bound, nats per example")
+    axes.legend(fontsize=8, frameon=False)
+    plain(axes)
+    return figure
+
+
 def kl_bars(figures: dict[str, Any]) -> Figure:
     """The KL of the bound as the sum of the three terms of eq. 13."""
     names = ("mutual_information_nats", "aggregated_kl_z_nats", "aggregated_kl_c_nats")

@@ -299,6 +299,21 @@ class ConditionalPriorVAE(Generative):
         return Terms(log_px, kl_z, categorical_kl(log_qc), log_qc)
 
     @torch.no_grad()
+    def given_each(
+        self, x: Float[Tensor, "b f"], normal: Float[Tensor, "b d"]
+    ) -> Float[Tensor, "b k"]:
+        """E log p(x|z,c) - KL(q(z|x,c) || p(z|c)) for every category, nats (eq. 7), one z each."""
+        features, log_qc = self.infer(x)
+        k = self.n_components
+        row = torch.arange(len(x), device=x.device).repeat_interleave(k)
+        every = torch.eye(k, dtype=x.dtype, device=x.device).repeat(len(x), 1)
+        log_px, kl_z = self._given(x[row], features[row], log_qc[row], normal[row], every)
+        if self.gate == "probabilities":  # `_given` weighs all categories by the gate
+            q = self.encode(features, log_qc.exp())
+            return log_px.view(-1, k) - component_kl(q, self.mixture())
+        return (log_px - kl_z).view(-1, k)
+
+    @torch.no_grad()
     def log_weights(
         self, x: Float[Tensor, "b f"], n_samples: int, generator: torch.Generator
     ) -> Float[Tensor, "s b"]:

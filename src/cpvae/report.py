@@ -113,6 +113,10 @@ def write_report(
     drawn = _figures(folder, splits)
     if "mutual_information_nats" in result:
         drawn["kl"] = figures.kl_bars(result)
+    if "compacted" in info:
+        drawn["compacted"] = figures.compacted(
+            info["compacted"]["curve"], info["model"]["n_components"]
+        )
     told = meaning(result)
     environment = Environment(loader=PackageLoader("cpvae"), autoescape=True)
     page = environment.get_template("report.html.j2").render(
