@@ -116,18 +116,17 @@ def measure_restarts(records: Records) -> None:
     """
     x = torch.rand(10_000, 784, generator=torch.Generator().manual_seed(0))
     config = defaults.model_config(x.numpy())
-    for precision in ("float32", "bfloat16"):
-        recipe = defaults.recipe(len(x), config, "cpu", precision=precision, patience=1000)
-        seconds = []
-        for count in (1, 8, 1):  # one before and one after, because the machine's mood changes
-            started = time.perf_counter()
-            fit_best(config, recipe, count, x, x[:500], accelerator="cpu")
-            seconds.append(time.perf_counter() - started)
-            name = f"{count} restarts of {recipe.max_epochs * len(x) // recipe.batch_size} steps"
-            records.note(f"{name}, {precision}, with process start", seconds[-1], "s")
-        before, eight, after = seconds
-        cost = eight / (4 * (before + after))
-        records.note(f"8 restarts over eight times 1, {precision}", cost, "1")
+    recipe = defaults.recipe(len(x), config, "cpu", patience=1000)
+    seconds = []
+    for count in (1, 8, 1):  # one before and one after, because the machine's mood changes
+        started = time.perf_counter()
+        fit_best(config, recipe, count, x, x[:500], accelerator="cpu")
+        seconds.append(time.perf_counter() - started)
+        name = f"{count} restarts of {recipe.max_epochs * len(x) // recipe.batch_size} steps"
+        records.note(f"{name}, {recipe.precision}, with process start", seconds[-1], "s")
+    before, eight, after = seconds
+    cost = eight / (4 * (before + after))
+    records.note(f"8 restarts over eight times 1, {recipe.precision}", cost, "1")
 
 
 def measure_processes(records: Records, repeats: int) -> None:

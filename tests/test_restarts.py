@@ -91,5 +91,5 @@ def test_restarts_that_all_diverge_say_so(data, tmp_path):
     recipes, folders = [RECIPE, wild], [RunFolder(tmp_path / name) for name in ("a", "b")]
     for folder in folders:
         folder.path.mkdir()
-    _train_apart(CONFIG, recipes, folders, *data, None, None, "cpu")  # one of two: fine
+    _train_apart(CONFIG, recipes, folders, True, *data, None, None, "cpu")  # one of two: fine
     assert len(folders[0].read_history()) == 4

@@ -77,7 +77,7 @@ def fit_best(
         if together:
             _train_stack(config, recipes, folders, home, *shared)
         else:
-            _train_apart(config, recipes, folders, *shared)
+            _train_apart(config, recipes, folders, folder is not None, *shared)
         for restart, info in zip(folders, infos, strict=True):
             restart.write_info({**info, "status": "finished"})
         histories = [restart.read_history() for restart in folders]
@@ -134,6 +134,7 @@ def _train_apart(
     config: dict[str, Any],
     recipes: Sequence[Recipe],
     folders: Sequence[RunFolder],
+    resumable: bool,
     x_train: Tensor,
     x_valid: Tensor,
     augment: Augment | None,
@@ -150,7 +151,7 @@ def _train_apart(
     try:
         failed = joblib.Parallel(n_jobs=min(joblib.cpu_count(), len(recipes)))(
             joblib.delayed(_one)(
-                {**config, "seed": r.seed}, r, f.path, *arrays, augment, accelerator
+                {**config, "seed": r.seed}, r, f.path, resumable, *arrays, augment, accelerator
             )
             for r, f in zip(recipes, folders, strict=True)
         )
@@ -165,17 +166,23 @@ def _one(
     config: dict[str, Any],
     recipe: Recipe,
     path: Path,
+    resumable: bool,
     x_train: np.ndarray,
     x_valid: np.ndarray,
     augment: Augment | None,
     accelerator: str,
 ) -> str | None:
-    """One restart in a process of its own; what went wrong if it diverged."""
+    """One restart in a process of its own; what went wrong if it diverged.
+
+    Its training state is kept only where the folder outlives the fit.
+    """
     torch.set_num_threads(1)
     model = build(**config)
     train, valid = torch.tensor(x_train), torch.tensor(x_valid)
     try:
-        fit(model, train, valid, recipe, augment, RunFolder(path), None, accelerator)
+        folder = RunFolder(path)
+        home = folder if resumable else None
+        fit_together([model], train, valid, [recipe], augment, [folder], home, None, accelerator)
     except Diverged as error:
         return str(error)
     return None
