@@ -63,7 +63,8 @@ def compact(
     before = _elbo(model, view.observed, seed)
     shares = view.log_qc.exp().mean(0)
     tried: list[tuple[float, Groups]] = [(before, [[k] for k in range(model.n_components)])]
-    for joined in _joined(view.costs):
+    ways = {len(groups): groups for groups in _joined(view.costs)}
+    for joined in (ways[number] for number in _numbers(model.n_components)):
         alive = [g for g in joined if shares[g].sum() >= 0.1 / model.n_components]
         for groups in [joined] if len(alive) == len(joined) else [joined, alive]:
             if len(groups) < model.n_components:
@@ -108,6 +109,14 @@ def _look(model: ConditionalPriorVAE, x: Tensor, seed: int) -> _View:
 def _elbo(model: ConditionalPriorVAE, observed: Tensor, seed: int) -> float:
     generator = torch.Generator(observed.device).manual_seed(seed)
     return exact_terms(model, observed, generator).elbo().mean().item()
+
+
+def _numbers(k: int) -> list[int]:
+    """Numbers of categories to try: all up to 20, and beyond that about every twentieth more."""
+    numbers = [k]
+    while numbers[-1] > 1:
+        numbers.append(min(numbers[-1] - 1, int(numbers[-1] / 1.05)))
+    return numbers
 
 
 def _joined(costs: Float[Tensor, "k k"]) -> list[Groups]:
