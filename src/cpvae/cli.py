@@ -475,6 +475,7 @@ def compact(
     model = _model(folder, info)
     splits = _splits(info, run)
     found = compact_model(model, info["model"], splits.valid.tensor(), tolerance)
+    history = folder.read_history()  # before the run itself is replaced, if it is
     small.clear()
     small.write_info(
         {
@@ -489,7 +490,7 @@ def compact(
             },
         }
     )
-    small.write_history(folder.read_history())
+    small.write_history(history)
     small.write_model(found.model.state_dict())
     table = Table("component", "share", "was")
     for k, group in enumerate(found.groups):
