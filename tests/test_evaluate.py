@@ -45,6 +45,16 @@ def test_likelihood_does_not_depend_on_the_chunks(any_model, observed, monkeypat
     assert whole == pytest.approx(chunked, abs=0.2, rel=0.02)
 
 
+def test_likelihood_with_rounded_products_is_close_and_leaves_the_model(any_model, observed):
+    """Same noise; then the model takes products in single precision again."""
+    seeded = [torch.Generator().manual_seed(0) for _ in range(3)]
+    before = log_likelihood(any_model, observed, 200, seeded[0])
+    rounded = log_likelihood(any_model, observed, 200, seeded[1], precision="bfloat16")
+    assert rounded != before
+    assert rounded == pytest.approx(before, rel=0.02)
+    assert log_likelihood(any_model, observed, 200, seeded[2]) == before
+
+
 def test_mutual_information_is_enumeration_by_hand(any_cpvae, observed_cpvae, generator):
     """Against log q(z,c) summed example by example, and never above log n."""
     terms = exact_terms(any_cpvae, observed_cpvae, generator)

@@ -15,6 +15,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from torch.func import functional_call
 
 from cpvae.augment import Augment
 from cpvae.models import ConditionalPriorVAE, Model, Noise, draw_noise
-from cpvae.nets import set_precision
+from cpvae.nets import products
 from cpvae.objective import Weights, conditional_entropy, evenness, invariance, loss
 
 MEMORY = 0.95  # what a step keeps of the running mean of q(c|x)
@@ -176,8 +177,7 @@ class Engine:
         self.batch_size, self.device = batch_size, observed.device
         self.likelihood = models[0].likelihood
         self.data = self.likelihood.store(observed)
-        for model in models:
-            set_precision(model, precision)
+        self.precision = precision
         objective = Objective(models[0], estimator)
         names = [f"model.{name}" for name, _ in models[0].named_parameters()]
 
@@ -215,8 +215,11 @@ class Engine:
         order = torch.stack(
             [torch.randperm(n, generator=g, device=g.device) for g in self.generators]
         )
-        for index in self._blocks(order):
-            self._take(self._prepare(index))
+        with ExitStack() as stack:
+            for model in self.models:
+                stack.enter_context(products(model, self.precision))
+            for index in self._blocks(order):
+                self._take(self._prepare(index))
         return Means(*(self._sums / n).unbind(1))
 
     def state(self, place: int) -> dict[str, Tensor]:

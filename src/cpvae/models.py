@@ -150,8 +150,8 @@ class Generative(nn.Module):
         return x.unflatten(-1, self.shape), drawn
 
     def rows_at_once(self) -> int:
-        """Rows to decode at once in evaluation: 128 MB on a CPU, 1 GB on a GPU, roughly."""
-        limit = 2**30 if self.aggregated.is_cuda else 2**27
+        """Rows to decode at once in evaluation: 64 MB on a CPU, 1 GB on a GPU, roughly."""
+        limit = 2**30 if self.aggregated.is_cuda else 2**26  # more leaves the cache: half the speed
         widest = max(weight.shape[0] for weight in self.parameters() if weight.ndim > 1)
         floats = 8 * math.prod(self.shape) + 4 * (self.n_components + widest)
         return max(1, limit // (4 * floats))
@@ -328,9 +328,12 @@ class ConditionalPriorVAE(Generative):
         component = draw.T.flatten()
         row = torch.arange(b, device=x.device).repeat(n_samples)
         c = F.one_hot(component, self.n_components).to(x.dtype)
-        q = self.encode(features[row], self._gate(log_qc[row], c))
+        if self.gate == "probabilities":  # one Gaussian for all categories, so one for all samples
+            q = Gaussian(*(t[row] for t in self.encode(features, log_qc.exp())))
+        else:
+            q = self.encode(features[row], c)
         z = q.sample(_normal(q.mean, generator))
-        log_px = self.likelihood.log_prob(x[row], self.decode(z, c))
+        log_px = self.likelihood.log_prob(x, self.decode(z, c).view(n_samples, b, -1)).flatten()
         pick = component.unsqueeze(-1)
         log_pz = component_log_prob(z, self.mixture()).gather(1, pick).squeeze(-1)
         log_pc = -math.log(self.n_components)
@@ -439,8 +442,8 @@ class VAE(Generative):
         q = Gaussian(*(t.repeat(n_samples, 1) for t in self.encode(x)))
         z = q.sample(_normal(q.mean, generator))
         log_pz, _ = mixture_log_prob(z, self.mixture())
-        log_px = self.likelihood.log_prob(x.repeat(n_samples, 1), self.decode(z))
-        return (log_px + log_pz - q.log_prob(z)).view(n_samples, len(x))
+        log_px = self.likelihood.log_prob(x, self.decode(z).view(n_samples, len(x), -1))
+        return log_px + (log_pz - q.log_prob(z)).view(n_samples, len(x))
 
     def code(self, observed: Float[Tensor, "n f"]) -> tuple[tuple[Tensor], Float[Tensor, "n k"]]:
         """Posterior mean of z, and the log-responsibilities of the components there."""
@@ -557,8 +560,9 @@ class HierarchicalVAE(Generative):
         q1 = self.encode_lower(features, z2)
         z1 = q1.sample(_normal(q1.mean, generator))
         log_pz = mixture_log_prob(z2, self.mixture())[0] + self.lower_prior(z2).log_prob(z1)
-        log_px = self.likelihood.log_prob(x.repeat(n_samples, 1), self.decode(z2, z1))
-        return (log_px + log_pz - q2.log_prob(z2) - q1.log_prob(z1)).view(n_samples, len(x))
+        log_px = self.likelihood.log_prob(x, self.decode(z2, z1).view(n_samples, len(x), -1))
+        log_qz = q2.log_prob(z2) + q1.log_prob(z1)
+        return log_px + (log_pz - log_qz).view(n_samples, len(x))
 
     def code(
         self, observed: Float[Tensor, "n f"]

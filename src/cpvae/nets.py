@@ -6,14 +6,15 @@ and all weights start from Glorot's uniform distribution.
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-PRECISIONS = ("float32", "bfloat16")  # of products in training
+PRECISIONS = ("float32", "bfloat16")  # of products, see `products`
 
 
 def glorot(layer: nn.Module, halves: int = 1) -> nn.Module:
@@ -26,26 +27,29 @@ def glorot(layer: nn.Module, halves: int = 1) -> nn.Module:
 
 
 class Linear(nn.Linear):
-    """`torch.nn.Linear` that can be trained with products of bfloat16 numbers, see `Recipe`.
-
-    In evaluation everything is single precision.
-    """
+    """`torch.nn.Linear` that can take products of bfloat16 numbers, see `products`."""
 
     low_precision = False
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., n_in) -> (..., n_out), in the precision of ``x``."""
-        if not (self.training and self.low_precision):
+        if not self.low_precision:
             return super().forward(x)
         product = F.linear(x.to(torch.bfloat16), self.weight.to(torch.bfloat16))
         return product.to(x.dtype) + self.bias
 
 
-def set_precision(module: nn.Module, precision: str) -> None:
-    """Takes products in training as ``float32`` or ``bfloat16``, in every `Linear` of a module."""
-    for layer in module.modules():
-        if isinstance(layer, Linear):
-            layer.low_precision = precision == "bfloat16"
+@contextmanager
+def products(module: nn.Module, precision: str) -> Iterator[None]:
+    """Within it every `Linear` of a module takes products as ``float32`` or ``bfloat16``."""
+    layers = [layer for layer in module.modules() if isinstance(layer, Linear)]
+    for layer in layers:
+        layer.low_precision = precision == "bfloat16"
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.low_precision = False
 
 
 class Gated(nn.Module):

@@ -83,7 +83,14 @@ def run_cell(
     x_test = splits.test.tensor().to(device)
     written = []
     for place, (model, seeded, history) in enumerate(zip(models, recipes, histories, strict=True)):
-        figures = evaluate(model, x_test, splits.test.labels, importance_samples, seeded.seed)
+        figures = evaluate(
+            model,
+            x_test,
+            splits.test.labels,
+            importance_samples,
+            seeded.seed,
+            precision=recipe.precision,
+        )
         best = max(history, key=lambda record: record["valid_elbo_exact_nats"])
         described = describe(config, seeded)
         bound = figures.pop("elbo_exact_nats")
