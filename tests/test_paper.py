@@ -64,6 +64,7 @@ def test_accuracy_is_measured_for_every_seed(tmp_path):
     assert result["objective"] == "affine"
     assert result["recipe"]["invariance"] == accuracy.OBJECTIVES["affine"]["invariance"]
     assert {"accuracy", "purity", "nmi", "ari", "elbo_nats"} <= set(result)
+    assert 0 < result["generation"]["component_agreement"] <= 1
 
 
 def test_a_cell_that_was_stopped_goes_on(tmp_path, monkeypatch):

@@ -10,7 +10,8 @@ from typing import Any
 
 from cpvae import augment, defaults
 from cpvae.data import Splits
-from cpvae.paper.cells import run_cell
+from cpvae.models import Model
+from cpvae.paper.cells import generated, run_cell
 from cpvae.train import Record
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
@@ -28,14 +29,22 @@ def run(
     results: Path,
     accelerator: str = "auto",
     on_epoch: Callable[[int, Record], None] | None = None,
+    runs: Path | None = None,
     **given: Any,
 ) -> list[Path]:
-    """Trains and measures the seeds of an objective; ``given`` overrides its recipe."""
+    """Trains and measures the seeds of an objective; ``given`` overrides its recipe.
+
+    Images are generated too, and judged by a classifier; ``runs`` as for `cells.run_cell`.
+    """
     x = splits.train.x
     config = defaults.model_config(x, splits.columns, n_components=n_components)
     recipe = defaults.recipe(len(x), config, accelerator, **{**OBJECTIVES[objective], **given})
     stem = f"{dataset}-{objective}-k{n_components}"
     facts = {"dataset": dataset, "objective": objective, "components": n_components}
+
+    def also(model: Model, file: Path) -> dict[str, Any]:
+        return {"generation": generated(model, splits, accelerator)}
+
     return run_cell(
         lambda seed: results / f"{stem}-s{seed}.json",
         facts,
@@ -47,6 +56,8 @@ def run(
         augment=augment.named("affine", config["shape"]) if recipe.invariance else None,
         accelerator=accelerator,
         on_epoch=on_epoch,
+        runs=runs,
+        also=also if len(splits.shape) == 3 else None,
     )
 
 

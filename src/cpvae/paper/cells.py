@@ -11,10 +11,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from cpvae.augment import Augment
 from cpvae.checkpoint import RunFolder, describe
+from cpvae.classifier import Classifier, fit_classifier
 from cpvae.data import Splits
 from cpvae.evaluate import evaluate
+from cpvae.generation import quality
 from cpvae.models import Model, build
 from cpvae.train import Recipe, Record, choose_device, fit_together
 
@@ -119,6 +124,33 @@ def run_cell(
             folders[place].write_info(_info(config, seeded, splits, "finished") | ended)
         written.append(file)
     return written
+
+
+_EYES: dict[str, Classifier] = {}
+
+
+def generated(model: Model, splits: Splits, accelerator: str = "auto") -> dict[str, Any]:
+    """How good the images are that a model generates, see `generation.quality`."""
+    x = splits.test.tensor().to(model.aggregated.device)
+    labels = _classes(splits, splits.test.labels)
+    return quality(model, _classifier(splits, accelerator), x, labels)
+
+
+def _classifier(splits: Splits, accelerator: str) -> Classifier:
+    """A classifier of the data set, trained once a process, on labels."""
+    if splits.name not in _EYES:
+        device = choose_device(accelerator)
+        labels = torch.from_numpy(_classes(splits, splits.train.labels)).to(device)
+        _EYES[splits.name] = fit_classifier(splits.train.tensor().to(device), labels)
+    return _EYES[splits.name]
+
+
+def _classes(splits: Splits, labels: np.ndarray | None) -> np.ndarray:
+    """Labels as whole numbers from 0 up."""
+    names = splits.train.labels
+    assert names is not None  # all data sets of the table have labels
+    assert labels is not None
+    return np.searchsorted(np.unique(names), labels)
 
 
 def write(file: Path, result: dict[str, Any]) -> None:

@@ -100,6 +100,7 @@ def accuracy(
     components: Annotated[int, typer.Option("--components", "-k", min=1, help="K.")] = 10,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ...")] = 10,
     out: Out = Path("results/accuracy"),
+    runs: Runs = Path("runs/accuracy"),
     accelerator: Accelerator = "auto",
 ) -> None:
     """Accuracy of the categories as a distribution over seeds."""
@@ -115,9 +116,8 @@ def accuracy(
     missing = [s for s in range(seeds) if not (out / f"{cell}-s{s}.json").is_file()]
     for group in _groups(missing, accelerator):
         with _bar(f"{cell}, seeds {group}", 100, len(group)) as bar:
-            experiment.run(
-                dataset, objective, components, group, splits, out, accelerator, bar.update
-            )
+            given = (splits, out, accelerator, bar.update, runs)
+            experiment.run(dataset, objective, components, group, *given)
     key = (dataset, objective, components)
     found = [r for r in files.read(out) if (r["dataset"], r["objective"], r["components"]) == key]
     _print(cell, experiment.rows(found))

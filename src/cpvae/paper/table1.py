@@ -12,17 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 
-from cpvae.classifier import Classifier, fit_classifier
 from cpvae.data import Splits
 from cpvae.figures import BLUE, GREY, ORANGE, plain
-from cpvae.generation import quality
 from cpvae.models import Model
 from cpvae.paper import pictures
-from cpvae.paper.cells import run_cell
-from cpvae.train import Recipe, Record, choose_device
+from cpvae.paper.cells import generated, run_cell
+from cpvae.train import Recipe, Record
 
 RECIPE = Recipe(
     max_epochs=600,
@@ -105,8 +102,7 @@ def run(
         x = splits.test.tensor().to(model.aggregated.device)
         if not list(results.glob(f"{cell.stem}-s*.npz")):
             pictures.draw(model, x, file.with_suffix(".npz"))
-        eye = _classifier(splits, accelerator)
-        return {"generation": quality(model, eye, x, _classes(splits, splits.test.labels))}
+        return {"generation": generated(model, splits, accelerator)}
 
     facts = {
         "dataset": cell.dataset,
@@ -127,26 +123,6 @@ def run(
         runs=runs,
         also=also,
     )
-
-
-_EYES: dict[str, Classifier] = {}
-
-
-def _classifier(splits: Splits, accelerator: str) -> Classifier:
-    """A classifier of the data set, trained once a process."""
-    if splits.name not in _EYES:
-        device = choose_device(accelerator)
-        labels = torch.from_numpy(_classes(splits, splits.train.labels)).to(device)
-        _EYES[splits.name] = fit_classifier(splits.train.tensor().to(device), labels)
-    return _EYES[splits.name]
-
-
-def _classes(splits: Splits, labels: np.ndarray | None) -> np.ndarray:
-    """Labels as whole numbers from 0 up."""
-    names = splits.train.labels
-    assert names is not None  # all data sets of the table have labels
-    assert labels is not None
-    return np.searchsorted(np.unique(names), labels)
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
