@@ -1,4 +1,4 @@
-"""Writes the tables of paper.md from the files in results/; `--check` only looks.
+"""Writes the tables of PAGES from the files in results/; `--check` only looks.
 
 A table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`.
 """
@@ -11,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cpvae.paper import cells, table1, toy
+from cpvae.paper import accuracy, cells, table1, toy
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"
+PAGES = ("paper.md", "accuracy.md")
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
@@ -35,28 +36,40 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
+def seeds(name: str) -> str:
+    """Every seed of a set of the accuracy experiment."""
+    return markdown(accuracy.rows(accuracy.of(name, cells.read(RESULTS / "accuracy"))))
+
+
 def filled(text: str) -> str:
     """The page with every table drawn again."""
 
     def draw(match: re.Match[str]) -> str:
-        return f"{match[1]}\n{TABLES[match[2]]()}\n{match[3]}"
+        name = match[2]
+        table = seeds(name.split()[1]) if name.startswith("accuracy") else TABLES[name]()
+        return f"{match[1]}\n{table}\n{match[3]}"
 
     pattern = r"(<!-- begin (.+?) -->).*?(<!-- end \2 -->)"
     return re.sub(pattern, draw, text, flags=re.DOTALL)
 
 
 def main() -> None:
-    """Reads the arguments and fills the page, or says how it would change."""
+    """Reads the arguments and fills the pages, or says how they would change."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="fail where a table is out of date")
     check = parser.parse_args().check
-    page = HERE / "paper.md"
-    before = page.read_text(encoding="utf-8")
-    after = filled(before)
-    if check:
-        print("\n".join(difflib.unified_diff(before.split("\n"), after.split("\n"), lineterm="")))
-        sys.exit(before != after)
-    page.write_text(after, encoding="utf-8")
+    stale = False
+    for name in PAGES:
+        page = HERE / name
+        before = page.read_text(encoding="utf-8")
+        after = filled(before)
+        stale |= before != after
+        if check:
+            lines = difflib.unified_diff(before.split("\n"), after.split("\n"), lineterm="")
+            print("\n".join(lines))
+        else:
+            page.write_text(after, encoding="utf-8")
+    sys.exit(check and stale)
 
 
 if __name__ == "__main__":

@@ -132,7 +132,35 @@ def test_generation_has_a_row_a_cell_that_was_run():
     assert list(single.values()) == ["mnist", "vae", 1, 0.5, 0.75, 20.0, 0.1, ""]
 
 
-def test_the_page_of_the_paper_has_the_figures_of_the_files():
+def test_seeds_are_told_one_by_one_with_their_median_and_the_one_the_bound_picks():
+    results = [
+        {
+            "dataset": "mnist",
+            "objective": "affine",
+            "components": 10,
+            "seed": seed,
+            **dict.fromkeys(("purity", "nmi", "ari"), 0.5),
+            "accuracy": accuracy_,
+            "elbo_nats": -90.0,
+            "minutes": 6.0,
+            "best": {"valid_elbo_exact_nats": bound},
+            **({"generation": {"component_agreement": 0.97}} if seed == 2 else {}),
+        }
+        for seed, accuracy_, bound in [(2, 0.9, -91.0), (0, 0.98, -92.0), (1, 0.7, -93.0)]
+    ]
+    mine = accuracy.of("mnist-affine-k10", results)
+    *each, median, picked = accuracy.rows(mine)
+    assert [row["accuracy"] for row in each] == [0.98, 0.7, 0.9]
+    assert (median["accuracy"], median["validation bound"]) == (0.9, -92.0)
+    assert [row["images in class"] for row in each] == ["", "", 0.97]
+    assert median["images in class"] == 0.97
+    assert (picked["seed"], picked["accuracy"]) == ("by bound: 2", 0.9)
+    assert accuracy.of("mnist-plain-k10", results) == []
+    points = accuracy.figure([*results, {**results[0], "objective": "plain"}]).axes
+    assert sum(len(axes.collections[0].get_offsets()) for axes in points[1:]) == 4
+
+
+def test_the_pages_have_the_figures_of_the_files():
     script = Path(__file__).parent.parent / "docs" / "fill.py"
     checked = subprocess.run(
         [sys.executable, str(script), "--check"], capture_output=True, text=True, timeout=120

@@ -8,8 +8,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from cpvae import augment, defaults
 from cpvae.data import Splits
+from cpvae.figures import BLUE, ORANGE, plain
 from cpvae.models import Model
 from cpvae.paper.cells import generated, run_cell
 from cpvae.train import Record
@@ -39,7 +42,7 @@ def run(
     x = splits.train.x
     config = defaults.model_config(x, splits.columns, n_components=n_components)
     recipe = defaults.recipe(len(x), config, accelerator, **{**OBJECTIVES[objective], **given})
-    stem = f"{dataset}-{objective}-k{n_components}"
+    stem = named(dataset, objective, n_components)
     facts = {"dataset": dataset, "objective": objective, "components": n_components}
 
     def also(model: Model, file: Path) -> dict[str, Any]:
@@ -61,12 +64,70 @@ def run(
     )
 
 
-FIGURES = ("accuracy", "purity", "nmi", "ari", "elbo_nats", "minutes")
+def named(dataset: str, objective: str, n_components: int) -> str:
+    """Name of a set of seeds, which its files begin with."""
+    return f"{dataset}-{objective}-k{n_components}"
+
+
+def of(name: str, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The results of a set of seeds, by seed."""
+    mine = [r for r in results if named(r["dataset"], r["objective"], r["components"]) == name]
+    return sorted(mine, key=lambda result: result["seed"])
 
 
 def rows(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every seed as a row, and the median of each figure."""
-    each = [{"seed": r["seed"], **{key: r[key] for key in FIGURES}} for r in results]
-    each.sort(key=lambda row: row["seed"])
-    median = {key: statistics.median(row[key] for row in each) for key in FIGURES}
-    return [*each, {"seed": "median", **median}]
+    """Every seed of a set as a row, the median of each figure, and the seed with the best
+    validation bound, which is the one that restarts would keep.
+    """
+    each = [
+        {"seed": str(r["seed"]), **{t: read(r) for t, read in FIGURES.items()}} for r in results
+    ]
+    median = {told: _median([row[told] for row in each]) for told in FIGURES}
+    best = max(range(len(each)), key=lambda i: each[i]["validation bound"])
+    picked = {**each[best], "seed": f"by bound: {each[best]['seed']}"}
+    return [*each, {"seed": "median", **median}, picked]
+
+
+def _median(values: Sequence[Any]) -> Any:
+    numbers = [value for value in values if value != ""]
+    return statistics.median(numbers) if numbers else ""
+
+
+FIGURES: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "accuracy": lambda r: r["accuracy"],
+    "purity": lambda r: r["purity"],
+    "NMI": lambda r: r["nmi"],
+    "ARI": lambda r: r["ari"],
+    "validation bound": lambda r: r["best"]["valid_elbo_exact_nats"],
+    "test bound": lambda r: r["elbo_nats"],
+    "images in class": lambda r: r.get("generation", {}).get("component_agreement", ""),
+    "minutes": lambda r: r["minutes"],
+}
+
+
+def figure(results: Sequence[dict[str, Any]]) -> Figure:
+    """Every seed as a point: accuracy by set of seeds, and against the validation bound."""
+    names = sorted({named(r["dataset"], r["objective"], r["components"]) for r in results})
+    figure = Figure(figsize=(9, 1.6 + 0.9 * len(names)), layout="constrained")
+    left, *others = figure.subplot_mosaic(
+        [["all", name] for name in names], width_ratios=(2, 1)
+    ).values()
+    for y, (name, axes) in enumerate(zip(names, others, strict=True)):
+        mine = of(name, results)
+        accuracy = [result["accuracy"] for result in mine]
+        bounds = [result["best"]["valid_elbo_exact_nats"] for result in mine]
+        spread = [y + 0.25 * ((i % 5) / 2 - 1) for i in range(len(mine))]  # so that none is hidden
+        left.scatter(accuracy, spread, s=28, color=BLUE, alpha=0.8, linewidths=0)
+        left.plot([_median(accuracy)] * 2, [y - 0.4, y + 0.4], color=ORANGE, linewidth=2)
+        axes.scatter(bounds, accuracy, s=18, color=BLUE, alpha=0.8, linewidths=0)
+        axes.set_title(name, fontsize=8)
+        axes.tick_params(labelsize=7)
+        plain(axes)
+    others[-1].set_xlabel("validation bound, nats", fontsize=8)
+    left.set_yticks(range(len(names)), names)
+    left.set_ylim(len(names) - 0.4, -0.6)
+    left.set_xlabel("accuracy on the test part, a point a seed, and the median")
+    left.grid(axis="x", color="#e5e7eb", linewidth=0.8)
+    left.set_axisbelow(True)
+    plain(left)
+    return figure

@@ -112,15 +112,15 @@ def accuracy(
         known = ", ".join(experiment.OBJECTIVES)
         raise ValueError(f"objective={objective!r} is unknown: choose from {known}.")
     splits = data.load(dataset)
-    cell = f"{dataset}-{objective}-k{components}"
+    cell = experiment.named(dataset, objective, components)
     missing = [s for s in range(seeds) if not (out / f"{cell}-s{s}.json").is_file()]
     for group in _groups(missing, accelerator):
         with _bar(f"{cell}, seeds {group}", 100, len(group)) as bar:
             given = (splits, out, accelerator, bar.update, runs)
             experiment.run(dataset, objective, components, group, *given)
-    key = (dataset, objective, components)
-    found = [r for r in files.read(out) if (r["dataset"], r["objective"], r["components"]) == key]
-    _print(cell, experiment.rows(found))
+    results = files.read(out)
+    _print(cell, experiment.rows(experiment.of(cell, results)))
+    _save(experiment.figure(results), out / "accuracy.png")
 
 
 def _groups(seeds: list[int], accelerator: str) -> list[list[int]]:
