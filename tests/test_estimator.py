@@ -1,10 +1,20 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
+import pandas
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from cpvae import CPVAE
 from cpvae.checkpoint import RunFolder
+from cpvae.evaluate import elbo_of_each
 
 QUICK = {"n_components": 3, "max_epochs": 3, "accelerator": "cpu"}
 
@@ -112,7 +122,7 @@ def test_refusals(fitted, tmp_path):
     model, x = fitted
     with pytest.raises(NotFittedError, match="call fit first"):
         CPVAE().predict(x)
-    with pytest.raises(ValueError, match=r"shape \(4,\), and the model was fitted to shape \(5,\)"):
+    with pytest.raises(ValueError, match="has 4 features, but CPVAE is expecting 5"):
         model.predict(x[:, :4])
     with pytest.raises(ValueError, match="from 0 to 2"):
         model.sample(1, component=3)
@@ -140,10 +150,79 @@ def test_refusals(fitted, tmp_path):
     constant[:, 3] = 1
     with pytest.raises(ValueError, match="Column 3 is constant"):
         CPVAE(**QUICK).fit(constant)
-    with pytest.raises(ValueError, match="numbers are needed"):
+    with pytest.raises(ValueError, match="not compatible with arrays of bytes/strings"):
         CPVAE(**QUICK).fit(np.array([["a", "b"]] * 10))
     with pytest.raises(ValueError, match="not a run folder"):
         CPVAE.load(tmp_path)
+
+
+def checks():
+    """scikit-learn's own, in a process of their own: one of them needs a setting of scipy."""
+    script = """if True:
+        import warnings
+        from sklearn.utils.estimator_checks import check_estimator
+        from cpvae import CPVAE
+        warnings.simplefilter("ignore")
+        quick = CPVAE(n_components=2, max_epochs=2, accelerator="cpu")
+        for check in check_estimator(quick, on_skip=None, on_fail=None):
+            print(check["check_name"], check["status"], repr(check["exception"]))
+    """
+    environment = os.environ | {"SCIPY_ARRAY_API": "1", "OMP_NUM_THREADS": "1"}
+    told = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert told.returncode == 0, told.stderr
+    return told.stdout.splitlines()
+
+
+def test_scikit_learns_contract_is_kept_whole():
+    told = checks()
+    assert len(told) > 40
+    assert [line for line in told if line.split()[1] != "passed"] == []
+
+
+def test_an_examples_score_is_its_own_and_a_bound(fitted):
+    model, x = fitted
+    alone = [model.score_samples(x[i : i + 1])[0] for i in range(5)]
+    np.testing.assert_allclose(model.score_samples(x)[:5], alone, rtol=1e-4)
+    many = np.mean([clone_scores(model, x, seed) for seed in range(20)], axis=0)
+    assert model.score(x) == pytest.approx(many.mean(), abs=0.1)
+    assert many.mean() < model.evaluate(x, n_samples=200)["log_likelihood_nats"]
+
+
+def clone_scores(model, x, seed):
+    x = torch.from_numpy(x)
+    return elbo_of_each(model.model_, x, seed).numpy()
+
+
+def test_frames_keep_their_names(fitted):
+    _, x = fitted
+    frame = pandas.DataFrame(x, columns=list("abcde"))
+    model = CPVAE(**QUICK).fit(frame).set_output(transform="pandas")
+    assert list(model.feature_names_in_) == list("abcde")
+    codes = model.transform(frame)
+    assert list(codes.columns) == ["cpvae0", "cpvae1"]
+    np.testing.assert_array_equal(model.predict(frame), CPVAE(**QUICK).fit(x).predict(x))
+    with pytest.raises(ValueError, match="feature names should match"):
+        model.predict(frame[list("edcba")])
+
+
+def test_pipelines_and_searches(fitted):
+    _, x = fitted
+    pipeline = make_pipeline(StandardScaler(), CPVAE(**QUICK))
+    search = GridSearchCV(pipeline, {"cpvae__n_components": [2, 4]}, cv=2).fit(x)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    best = search.best_estimator_
+    made, component = best[-1].sample(6, component=1)
+    assert best[0].inverse_transform(made).shape == (6, 5)
+    assert set(component) == {1}
+
+
+def test_a_random_state_may_be_a_generator(fitted):
+    _, x = fitted
+    models = [CPVAE(**QUICK, random_state=np.random.RandomState(7)).fit(x) for _ in range(2)]
+    np.testing.assert_array_equal(*(model.predict_proba(x) for model in models))
+    assert models[0].recipe_.seed == models[1].recipe_.seed != 0
 
 
 def test_compact_keeps_the_components_that_the_data_has(blobs):

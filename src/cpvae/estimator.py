@@ -7,8 +7,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, DensityMixin, TransformerMixin
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    DensityMixin,
+    TransformerMixin,
+)
 from sklearn.exceptions import NotFittedError
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.validation import validate_data
 
 from cpvae import defaults
 from cpvae.augment import Augment, named
@@ -16,13 +23,13 @@ from cpvae.checkpoint import RunFolder, describe
 from cpvae.compact import compact
 from cpvae.data.checks import check, check_like
 from cpvae.data.files import as_examples
-from cpvae.evaluate import evaluate, exact_terms
+from cpvae.evaluate import elbo_of_each, evaluate
 from cpvae.models import Model
 from cpvae.restarts import fit_best
 from cpvae.train import Recipe, Record
 
 
-class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
+class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):
     """Learns a mixture from data and generates from any one of its components (CP-VAE).
 
     Arguments left at None are chosen from the data, see `defaults`.
@@ -53,7 +60,7 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
         validation_fraction: share of the data held out for early stopping
         n_init: fits from that many seeds, ``random_state`` and those after it, and keeps the best
             by the validation bound; a process a core, or all at once on a CUDA device
-        random_state: seed of everything
+        random_state: seed of everything, or a `numpy.random.RandomState`, or None, to draw one from
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``
         verbose: whether to print a line an epoch
 
@@ -97,7 +104,7 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
         invariance_weight: float = 2.0,
         validation_fraction: float = 0.1,
         n_init: int = 1,
-        random_state: int = 0,
+        random_state: int | np.random.RandomState | None = 0,
         accelerator: str = "auto",
         verbose: bool = False,
     ):
@@ -132,16 +139,19 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
         Raises:
             ValueError: data that cannot be learned from, or a setting out of range.
         """
-        array = np.asarray(X)
+        array = self._validated(X, reset=True)
         x = as_examples(array, "X")
         check(x)
+        seed = self.random_state
+        if not isinstance(seed, int | np.integer):
+            seed = int(check_random_state(seed).randint(2**31))
         if self.n_init < 1:
             raise ValueError(f"n_init={self.n_init}: use a whole number from 1 up.")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(
                 f"validation_fraction={self.validation_fraction}: use a number between 0 and 1."
             )
-        order = np.random.default_rng(self.random_state).permutation(len(x))
+        order = np.random.default_rng(seed).permutation(len(x))
         held = max(1, round(self.validation_fraction * len(x)))
         train, valid = x[order[held:]], x[order[:held]]
         config = defaults.model_config(
@@ -156,7 +166,7 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
             covariance=self.covariance,
             gate=self.gate,
             pseudo_inputs=self.pseudo_inputs,
-            seed=self.random_state,
+            seed=seed,
         )
         recipe = defaults.recipe(
             len(train),
@@ -168,7 +178,7 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
             learning_rate=self.learning_rate,
             precision=self.precision,
             invariance=self.invariance_weight if self.invariance else 0.0,
-            seed=self.random_state,
+            seed=seed,
         )
         model, self.history_, self.restarts_ = fit_best(
             config,
@@ -197,18 +207,21 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
 
     def transform(self, X: ArrayLike) -> np.ndarray:
         """Posterior mean of z of each example, (n, d); of a two-layer model that of z2."""
-        return self._in_parts(X, lambda x: self.model_.embed(x))
+        codes = self._in_parts(X, lambda x: self.model_.embed(x))
+        wider = getattr(X, "dtype", None) == np.float64
+        return codes.astype(np.float64) if wider else codes
 
     def reconstruct(self, X: ArrayLike) -> np.ndarray:
         """Each example as the model sees it, in the shape of ``X``."""
         return self._in_parts(X, lambda x: self.model_.reconstruct(x)).reshape(np.shape(X))
 
     def score_samples(self, X: ArrayLike) -> np.ndarray:
-        """The one-hot bound on log p(x) of each example, (n) nats; a lower bound (eq. 7)."""
-        x = self._examples(X)
-        generator = torch.Generator(x.device).manual_seed(self.random_state)
-        observed = self.model_.likelihood.observe(x.flatten(1), generator)
-        return exact_terms(self.model_, observed, generator).elbo().cpu().numpy()
+        """The one-hot bound on log p(x) of each example, (n) nats; a lower bound (eq. 7).
+
+        Noise comes from the example itself and the seed, so the score of an example does not depend
+        on those beside it.
+        """
+        return elbo_of_each(self.model_, self._examples(X), self.recipe_.seed).cpu().numpy()
 
     def score(self, X: ArrayLike, y: Any = None) -> float:
         """Mean of `score_samples` in nats per example; greater is better."""
@@ -218,7 +231,7 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
         self, X: ArrayLike, y: ArrayLike | None = None, n_samples: int = 500
     ) -> dict[str, float | int]:
         """All figures, see `evaluate.evaluate`; labels ``y`` add the clustering scores."""
-        return evaluate(self.model_, self._examples(X), y, n_samples, seed=self.random_state)
+        return evaluate(self.model_, self._examples(X), y, n_samples, seed=self.recipe_.seed)
 
     def sample(
         self,
@@ -246,7 +259,7 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
             ValueError: no such component.
         """
         self._check_fitted()
-        seed = self.random_state if random_state is None else random_state
+        seed = self.recipe_.seed if random_state is None else random_state
         generator = torch.Generator(self.model_.aggregated.device).manual_seed(seed)
         if mean is None:
             mean = self.config_["likelihood"] == "bernoulli"
@@ -268,7 +281,7 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
             ValueError: another model than CP-VAE.
         """
         x = self._examples(X)
-        found = compact(self.model_, self.config_, x, tolerance, self.random_state)
+        found = compact(self.model_, self.config_, x, tolerance, self.recipe_.seed)
         self.groups_ = found.groups
         config = {**self.config_, "n_components": found.model.n_components}
         self._take(found.model, config, self.recipe_, self.example_shape_)
@@ -316,14 +329,25 @@ class CPVAE(TransformerMixin, DensityMixin, BaseEstimator):
         self.example_shape_ = tuple(shape)
         self.aggregated_ = model.aggregated.cpu().numpy()
         self.n_features_in_ = int(np.prod(config["shape"]))
+        self._n_features_out = config["latent_dim"]  # scikit-learn names the codes by it
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "model_"):
             raise NotFittedError("This CPVAE is not fitted yet: call fit first, or CPVAE.load.")
 
+    def _validated(self, X: ArrayLike, reset: bool) -> np.ndarray:
+        """scikit-learn's checks of ``X``; those of this project follow."""
+        kinds: dict[str, Any] = {"dtype": "numeric", "ensure_all_finite": False, "copy": False}
+        if reset:
+            kinds["ensure_min_samples"] = 2
+        n_axes = X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim
+        if n_axes > 2:  # the axes of images are no samples and features
+            return check_array(X, allow_nd=True, **kinds)
+        return validate_data(self, X, reset=reset, **kinds)
+
     def _examples(self, X: ArrayLike) -> torch.Tensor:
         self._check_fitted()
-        x = as_examples(np.asarray(X), "X")
+        x = as_examples(self._validated(X, reset=False), "X")
         check_like(x, self.config_["shape"])
         return torch.from_numpy(np.ascontiguousarray(x)).to(self.model_.aggregated.device)
 

@@ -5,6 +5,7 @@ its unit and its estimator. Bounds are taken with one-hot c; the relaxed value, 
 bound, is called relaxed. Labels are used here and nowhere else.
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator
 
@@ -99,6 +100,25 @@ def exact_terms(model: Model, observed: Float[Tensor, "n f"], generator: torch.G
         normal = torch.randn(len(x), model.normal_dim, generator=generator, device=x.device)
         parts.append(model.exact_terms(x, normal))
     return Terms(*(torch.cat(term) for term in zip(*parts, strict=True)))
+
+
+def elbo_of_each(model: Model, x: Tensor, seed: int = 0) -> Float[Tensor, " n"]:
+    """The one-hot bound (eq. 7) on data (n, ...) in the user's units, nats for each example.
+
+    Noise is seeded by the example itself, so its bound does not depend on those beside it.
+    """
+    likelihood, generator = model.likelihood, torch.Generator()
+    each = []
+    for row in x.flatten(1).cpu().numpy() + 0.0:  # -0.0 and 0.0 are one number
+        digest = hashlib.blake2b(row.tobytes(), digest_size=7, salt=str(seed).encode()[-16:])
+        generator.manual_seed(int.from_bytes(digest.digest()))
+        binary = likelihood.noise((1, len(row)), generator)
+        each.append((binary, torch.randn(1, model.normal_dim, generator=generator)))
+    binary, normal = (torch.cat(part).to(x.device) for part in zip(*each, strict=True))
+    observed = likelihood.draw(likelihood.store(likelihood.observe(x.flatten(1))), binary)
+    rows = model.rows_at_once()
+    parts = zip(observed.split(rows), normal.split(rows), strict=True)
+    return torch.cat([model.exact_terms(*part).elbo() for part in parts])
 
 
 @torch.no_grad()
