@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PEERS := benchmarks/peers/.venv
 
-.PHONY: help install demo test docs bench lint clean
+.PHONY: help install demo test docs bench lint package clean
 
 help:
 	@echo "make demo     fit, evaluate and report on handwritten digits (runs/demo)"
@@ -12,6 +12,7 @@ help:
 	@echo "make docs     draw the tables of docs/paper.md from results/"
 	@echo "make bench    measure speed and memory, beside other implementations (15 minutes)"
 	@echo "make lint     check style and types"
+	@echo "make package  build dist/*.whl and *.tar.gz, and try the wheel in an environment of its own"
 	@echo "make install  build .venv from constraints.txt"
 	@echo "make clean    remove .venv and caches (runs/ stays)"
 
@@ -61,5 +62,17 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# The wheel's environment holds the wheel alone; its dependencies are read from .venv
+package: install
+	@echo "== building sdist and wheel, and using the wheel away from the checkout"
+	rm -rf build/package dist && mkdir -p build/package
+	$(BIN)/python -m build --no-isolation --outdir dist . > build/package/log || { cat build/package/log; exit 1; }
+	$(PYTHON) -m venv build/package/venv
+	build/package/venv/bin/pip install --quiet --disable-pip-version-check --no-deps dist/*.whl
+	@$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+	  > "$$(build/package/venv/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/dependencies.pth"
+	@cd build/package && venv/bin/cpvae fit digits --max-epochs 2 --out run && venv/bin/cpvae report run \
+	  && venv/bin/python -c "import cpvae; assert '/build/package/' in cpvae.__file__, cpvae.__file__"
+
 clean:
-	rm -rf .venv $(PEERS) .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
+	rm -rf .venv build dist $(PEERS) .pytest_cache .mypy_cache .ruff_cache src/*.egg-info
