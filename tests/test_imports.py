@@ -21,6 +21,7 @@ ORDER = [
     "checkpoint",
     "evaluate",
     "compact",
+    "export",
     "classifier",
     "generation",
     "data",

@@ -523,6 +523,22 @@ def report(
     print(f"report -> {path}")
 
 
+@app.command()
+def export(
+    run: Run,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to.", show_default="RUN/onnx")
+    ] = None,
+) -> None:
+    """Export encoder, categories, decoder and prior as ONNX, to use them without torch."""
+    from cpvae.checkpoint import RunFolder
+    from cpvae.export import export_onnx
+
+    folder = RunFolder(run)
+    for file in export_onnx(_model(folder, folder.read_info()), out or run / "onnx"):
+        print(f"{file.stem} -> {file}")
+
+
 app.add_typer(reproduce, name="reproduce")
 
 
@@ -536,6 +552,10 @@ def main() -> None:
     except TyperException as error:  # an unknown option, a missing argument
         _fail(f"{error.format_message()} (see `cpvae --help` and `cpvae COMMAND --help`)", 2)
     except ValueError as error:
+        _fail(str(error), 2)
+    except ModuleNotFoundError as error:
+        if "cpvae[" not in str(error):  # not an optional package
+            raise
         _fail(str(error), 2)
     except OSError as error:
         _fail(f"{error.strerror or error}: {error.filename}", 2)
