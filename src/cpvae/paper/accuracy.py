@@ -122,6 +122,7 @@ def figure(results: Sequence[dict[str, Any]]) -> Figure:
         axes.scatter(bounds, accuracy, s=18, color=BLUE, alpha=0.8, linewidths=0)
         axes.set_title(name, fontsize=8)
         axes.tick_params(labelsize=7)
+        axes.locator_params(nbins=4)
         plain(axes)
     others[-1].set_xlabel("validation bound, nats", fontsize=8)
     left.set_yticks(range(len(names)), names)
