@@ -9,7 +9,7 @@ PEERS := benchmarks/peers/.venv
 help:
 	@echo "make demo     fit, evaluate and report on handwritten digits (runs/demo)"
 	@echo "make test     run the tests"
-	@echo "make docs     draw the tables of docs/paper.md from results/"
+	@echo "make docs     draw the tables of docs/ from results/"
 	@echo "make bench    measure speed and memory, beside other implementations (15 minutes)"
 	@echo "make lint     check style and types"
 	@echo "make package  build dist/*.whl and *.tar.gz, and try the wheel in an environment of its own"
@@ -42,7 +42,7 @@ test: install
 	$(BIN)/python -m pytest -ra
 
 docs: install
-	@echo "== drawing the tables of docs/paper.md from results/"
+	@echo "== drawing the tables of docs/ from results/"
 	$(BIN)/python docs/fill.py
 
 bench: install $(PEERS)/.installed

@@ -8,6 +8,7 @@ import difflib
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,26 +29,27 @@ def _shown(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
+def seeds(name: str) -> str:
+    """Every seed of a set of the accuracy experiment."""
+    return markdown(accuracy.rows(accuracy.of(name, cells.read(RESULTS / "accuracy"))))
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "toy sd": lambda: markdown(toy.rows(toy.run("sd", RESULTS / "toy"))),
     "toy variance": lambda: markdown(toy.rows(toy.run("variance", RESULTS / "toy"))),
     "table1": lambda: table1.table(cells.read(RESULTS / "table1")),
     "generation": lambda: markdown(table1.generation(cells.read(RESULTS / "table1"))),
+    "accuracy mnist-affine-k10": partial(seeds, "mnist-affine-k10"),
+    "accuracy mnist-plain-k10": partial(seeds, "mnist-plain-k10"),
+    "accuracy digits-affine-k10": partial(seeds, "digits-affine-k10"),
 }
-
-
-def seeds(name: str) -> str:
-    """Every seed of a set of the accuracy experiment."""
-    return markdown(accuracy.rows(accuracy.of(name, cells.read(RESULTS / "accuracy"))))
 
 
 def filled(text: str) -> str:
     """The page with every table drawn again."""
 
     def draw(match: re.Match[str]) -> str:
-        name = match[2]
-        table = seeds(name.split()[1]) if name.startswith("accuracy") else TABLES[name]()
-        return f"{match[1]}\n{table}\n{match[3]}"
+        return f"{match[1]}\n{TABLES[match[2]]()}\n{match[3]}"
 
     pattern = r"(<!-- begin (.+?) -->).*?(<!-- end \2 -->)"
     return re.sub(pattern, draw, text, flags=re.DOTALL)

@@ -337,7 +337,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
 
     def _validated(self, X: ArrayLike, reset: bool) -> np.ndarray:
         """scikit-learn's checks of ``X``; those of this project follow."""
-        kinds: dict[str, Any] = {"dtype": "numeric", "ensure_all_finite": False, "copy": False}
+        kinds: dict[str, Any] = {"dtype": "numeric", "ensure_all_finite": False}
         if reset:
             kinds["ensure_min_samples"] = 2
         n_axes = X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim

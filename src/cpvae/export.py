@@ -1,5 +1,6 @@
 """A fitted model as two ONNX files, which run without this project and without torch."""
 
+import copy
 import json
 import logging
 import warnings
@@ -40,6 +41,7 @@ class _Decoder(nn.Module):
         return mean.unflatten(-1, self.model.shape)
 
 
+@torch.no_grad()
 def export_onnx(model: Model, folder: Path) -> list[Path]:
     """Writes ``encoder.onnx``, ``decoder.onnx`` and ``prior.json`` into a folder.
 
@@ -70,7 +72,7 @@ def export_onnx(model: Model, folder: Path) -> list[Path]:
             "need: fit with the covariance 'diag' to export."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    model = model.cpu().eval()
+    model = copy.deepcopy(model).cpu()  # the caller's stays on its device
     names = LATENTS[type(model)]
     x = torch.rand(2, *model.shape)
     latent = model.code(model.likelihood.observe(x.flatten(1)))[0]
@@ -103,7 +105,7 @@ def _export(
             warnings.simplefilter("ignore")  # of the exporter's own ways
             torch.onnx.export(
                 module.eval(),
-                tuple(t.detach() for t in given),
+                tuple(given),
                 file,
                 input_names=takes,
                 output_names=gives,

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from cpvae.evaluate import cluster_probs
 from cpvae.models import Model
@@ -212,6 +213,7 @@ def compacted(curve: Sequence[Sequence[int | float]], chosen: int) -> Figure:
     best = max(bounds)
     near = [b for b in bounds if b > best - 5]  # far too few categories would squeeze the rest
     axes.set_ylim(min(near) - 0.1, best + 0.1 * (best - min(near)) + 0.1)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("components")
     axes.set_ylabel("bound, nats per example")
     axes.legend(fontsize=8, frameon=False)

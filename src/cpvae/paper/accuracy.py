@@ -15,12 +15,22 @@ from cpvae.data import Splits
 from cpvae.figures import BLUE, ORANGE, plain
 from cpvae.models import Model
 from cpvae.paper.cells import generated, run_cell
-from cpvae.train import Record
+from cpvae.train import Recipe, Record
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "affine": {"invariance": 2.0},
     "plain": {},
 }
+
+
+def settings(
+    objective: str, n_components: int, splits: Splits, accelerator: str = "auto", **given: Any
+) -> tuple[dict[str, Any], Recipe]:
+    """Keywords of `models.build`, and the recipe: the defaults, the objective's, and ``given``."""
+    x = splits.train.x
+    config = defaults.model_config(x, splits.columns, n_components=n_components)
+    chosen = {**OBJECTIVES[objective], **given}
+    return config, defaults.recipe(len(x), config, accelerator, **chosen)
 
 
 def run(
@@ -39,9 +49,7 @@ def run(
 
     Images are generated too, and judged by a classifier; ``runs`` as for `cells.run_cell`.
     """
-    x = splits.train.x
-    config = defaults.model_config(x, splits.columns, n_components=n_components)
-    recipe = defaults.recipe(len(x), config, accelerator, **{**OBJECTIVES[objective], **given})
+    config, recipe = settings(objective, n_components, splits, accelerator, **given)
     stem = named(dataset, objective, n_components)
     facts = {"dataset": dataset, "objective": objective, "components": n_components}
 

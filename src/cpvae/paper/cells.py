@@ -148,7 +148,7 @@ def _classifier(splits: Splits, accelerator: str) -> Classifier:
 def _classes(splits: Splits, labels: np.ndarray | None) -> np.ndarray:
     """Labels as whole numbers from 0 up."""
     names = splits.train.labels
-    assert names is not None  # all data sets of the table have labels
+    assert names is not None  # all data sets of the experiments have labels
     assert labels is not None
     return np.searchsorted(np.unique(names), labels)
 

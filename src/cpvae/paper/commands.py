@@ -114,8 +114,9 @@ def accuracy(
     splits = data.load(dataset)
     cell = experiment.named(dataset, objective, components)
     missing = [s for s in range(seeds) if not (out / f"{cell}-s{s}.json").is_file()]
+    _, recipe = experiment.settings(objective, components, splits, accelerator)
     for group in _groups(missing, accelerator):
-        with _bar(f"{cell}, seeds {group}", 100, len(group)) as bar:
+        with _bar(f"{cell}, seeds {group}", recipe.max_epochs, len(group)) as bar:
             given = (splits, out, accelerator, bar.update, runs)
             experiment.run(dataset, objective, components, group, *given)
     results = files.read(out)
