@@ -26,6 +26,8 @@ ORDER = [
     "generation",
     "data",
     "figures",
+    "explorer",
+    "app",
     "train",
     "restarts",
     "report",

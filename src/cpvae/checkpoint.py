@@ -4,6 +4,7 @@
     model.safetensors     the weights with the best validation bound so far
     history.jsonl         one line an epoch
     training.safetensors  all that is needed to go on from the last epoch saved
+    names.json            names that a person gave to the categories, see `explorer`
 
 Every file but the history is written aside and renamed, so a reader sees the old one or the new
 one and never half of one. The history only grows by whole lines; a resumed run cuts it back to the
@@ -35,6 +36,7 @@ RUN, MODEL, HISTORY, TRAINING = (
     "history.jsonl",
     "training.safetensors",
 )
+NAMES = "names.json"
 
 
 class RunFolder:
@@ -53,7 +55,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Removes the files of an earlier run, and nothing else that lies in the folder."""
-        for name in (RUN, MODEL, HISTORY, TRAINING, "evaluation.json", "report.html"):
+        for name in (RUN, MODEL, HISTORY, TRAINING, NAMES, "evaluation.json", "report.html"):
             (self.path / name).unlink(missing_ok=True)
         for restart in self.path.glob("restarts/seed-*"):
             RunFolder(restart).clear()

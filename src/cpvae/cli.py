@@ -1,4 +1,4 @@
-"""The command line: fit, evaluate, generate, assign, compact, report, reproduce.
+"""The command line: fit, evaluate, generate, assign, compact, report, export, app, reproduce.
 
 Each command imports what it needs.
 """
@@ -414,7 +414,9 @@ def generate(
 @app.command()
 def assign(
     run: Run,
-    data: Annotated[str, typer.Argument(metavar="DATA", help=f"A data set by name, {FILES}.")],
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help=f"A data set by name, {FILES}; or one image.")
+    ],
     out: Annotated[Path, typer.Option(help="Where to write: .csv or .parquet.")] = Path(
         "assigned.csv"
     ),
@@ -537,6 +539,40 @@ def export(
     folder = RunFolder(run)
     for file in export_onnx(_model(folder, folder.read_info()), out or run / "onnx"):
         print(f"{file.stem} -> {file}")
+
+
+@app.command(name="app")
+def explore(
+    run: Run,
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Port to serve on.", show_default="7860 or the next"),
+    ] = None,
+    browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
+) -> None:
+    """Explore a run in the browser: draw, walk, look around, name the categories."""
+    from cpvae.app import need_gradio, page, serve
+
+    need_gradio()
+    from cpvae.checkpoint import NAMES, RunFolder
+    from cpvae.explorer import Explorer
+
+    folder = RunFolder(run)
+    info = folder.read_info()
+    model = _model(folder, info)
+    stored = info.get("data") or {}
+    try:
+        x = _splits(info, run).test.tensor()
+    except ValueError as error:
+        print(f"cpvae: note: {error}", file=sys.stderr)
+        x = None
+
+    def read(file: str | None) -> tuple[Any, Any]:
+        examples, _, rows = _examples(info, file or stored["source"], None, whole=True)
+        return examples, rows
+
+    explorer = Explorer(model, x, stored.get("columns"), run / NAMES)
+    serve(page(explorer, run.resolve().name, read), port, browser)
 
 
 app.add_typer(reproduce, name="reproduce")
@@ -872,16 +908,9 @@ def _check_ending(path: Path, endings: tuple[str, ...]) -> None:
 
 
 def _save_sheet(x: Any, out: Path) -> None:
-    import numpy as np
-    from PIL import Image
+    from cpvae.figures import displayable, enlarge, image_grid
 
-    from cpvae.figures import displayable, image_grid
-
-    page = image_grid(displayable(x, x), math.ceil(math.sqrt(len(x))), gap=2)
-    pixels = np.rint(255 * page).astype(np.uint8)
-    image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
-    zoom = max(1, 600 // max(image.size))
-    image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST).save(out)
+    enlarge(image_grid(displayable(x, x), math.ceil(math.sqrt(len(x))), gap=2)).save(out)
 
 
 def _save_table(columns: dict[str, Any], out: Path) -> None:

@@ -50,6 +50,16 @@ def displayable(images: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return np.nan_to_num(np.clip((images - low) / (high - low), 0, 1), nan=1.0)  # none: white
 
 
+def enlarge(page: np.ndarray, at_least: int = 600) -> Any:
+    """A picture (height, width, channels) in [0, 1] as a PIL image of that many pixels a side."""
+    from PIL import Image
+
+    pixels = np.rint(255 * page).astype(np.uint8)
+    image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+    zoom = max(1, at_least // max(image.size))
+    return image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
+
+
 def show(axes: Any, page: np.ndarray) -> None:
     """Draws a picture (height, width, channels) in [0, 1] without a frame."""
     axes.imshow(page.squeeze(-1) if page.shape[-1] == 1 else page, cmap="gray", vmin=0, vmax=1)
@@ -253,11 +263,13 @@ def codes(model: Model, x: torch.Tensor) -> Figure:
         if prior.unit_tril is not None:
             factor = prior.unit_tril @ factor
     points = (z - centre) @ axes_2d.T
-    means = (prior.mean.numpy() - centre) @ axes_2d.T
+    means = (prior.mean.detach().numpy() - centre) @ axes_2d.T
     palette = colours(model.n_components)
     figure = Figure(figsize=(7.5, 6.5), layout="constrained")
     axes = figure.subplots()
-    axes.scatter(points[:, 0], points[:, 1], s=4, alpha=0.4, color=palette[assigned], linewidth=0)
+    size = min(30, max(4, 6000 / len(x)))
+    colour = palette[assigned]
+    axes.scatter(points[:, 0], points[:, 1], s=size, alpha=0.5, color=colour, linewidth=0)
     for k in by_share(model.aggregated.numpy()):
         seen = axes_2d @ factor[k].numpy()
         variance, direction = np.linalg.eigh(seen @ seen.T)

@@ -1,4 +1,4 @@
-"""Files: .npz and .npy arrays, .csv and .parquet tables, folders of images."""
+"""Files: .npz and .npy arrays, .csv and .parquet tables, images and folders of them."""
 
 import zipfile
 from collections import Counter
@@ -15,7 +15,7 @@ X_KEYS, Y_KEYS = ("x", "X", "data", "images", "features"), ("y", "Y", "labels", 
 
 def readable() -> str:
     """The kinds of file, for error texts."""
-    return ".npz, .npy, .csv, .parquet, or a folder of images"
+    return ".npz, .npy, .csv, .parquet, an image, or a folder of images"
 
 
 def read_file(
@@ -24,7 +24,7 @@ def read_file(
     drop: Sequence[str] = (),
     columns: Sequence[str] | None = None,
 ) -> Source:
-    """Reads a file or a folder of images.
+    """Reads a file, an image or a folder of images.
 
     Arguments:
         path: what to read; the ending says how
@@ -38,6 +38,8 @@ def read_file(
     """
     if path.is_dir():
         return _read_images(path)
+    if path.suffix.lower() in IMAGES:
+        return _read_images(path.parent, [path])
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is an empty file.")
     readers = {".npz": _read_npz, ".npy": _read_npy}
@@ -221,10 +223,10 @@ def _looks_like_numbers(names: Sequence[str]) -> bool:
         return False
 
 
-def _read_images(folder: Path) -> Source:
+def _read_images(folder: Path, files: Sequence[Path] | None = None) -> Source:
     from PIL import Image
 
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMAGES)
+    files = files or sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMAGES)
     if not files:
         raise ValueError(f"{folder} has no images in it: {', '.join(IMAGES)} are looked for.")
     arrays = []

@@ -1,0 +1,223 @@
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cpvae.checkpoint import RunFolder
+from cpvae.explorer import STEPS, Explorer
+
+# Gradio's and pandas' ways with one another are theirs; warnings of our own stay errors elsewhere
+pytestmark = pytest.mark.filterwarnings("default")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+@pytest.fixture
+def explorer(any_model, tmp_path) -> Explorer:
+    return Explorer(any_model, torch.rand(40, *any_model.shape), None, tmp_path / "names.json")
+
+
+def test_walks_start_and_end_where_they_should(explorer):
+    model = explorer.model
+    ends = explorer.between(3, 7)[[0, -1]]
+    torch.testing.assert_close(ends, model.reconstruct(explorer.x[[3, 7]]))
+    inside = explorer.inside(model.n_components - 1, seed=4)
+    assert inside.shape == (STEPS, *model.shape)
+    assert torch.isfinite(inside).all()
+    assert not torch.allclose(inside[0], inside[-1])
+    with pytest.raises(ValueError, match="no example 40: they go from 0 to 39"):
+        explorer.between(0, 40)
+
+
+def test_neighbours_are_the_nearest_codes(explorer):
+    found = explorer.neighbours(explorer.x[[5]]).tolist()
+    distance = (explorer.codes - explorer.codes[5]).norm(dim=1).numpy()
+    assert found[0] == 5
+    np.testing.assert_allclose(distance[found], np.sort(distance)[: len(found)], rtol=1e-5)
+
+
+def test_a_click_on_the_map_finds_the_point_under_it(explorer):
+    before = explorer.map()
+    for number in (0, 11, 39):
+        column, row = explorer._places[number]
+        found = explorer.at(round(column), round(row))
+        assert np.abs(explorer._places[found] - [column, row]).max() < 1
+        ring = (explorer.map(number) != before).any(-1)
+        rows, columns = ring.nonzero()
+        assert abs((rows.min() + rows.max()) / 2 - row) < 2
+        assert abs((columns.min() + columns.max()) / 2 - column) < 2
+    np.testing.assert_array_equal(explorer.map(), before)
+
+
+def test_names_are_kept_and_merge(explorer, tmp_path):
+    k = explorer.model.n_components
+    names = ["same"] * max(1, k - 1) + ["other"] * min(1, k - 1)
+    explorer.rename(names)
+    again = Explorer(explorer.model, explorer.x, None, tmp_path / "names.json")
+    assert again.names == names
+    found, probs = again.label(explorer.x), explorer.probs.numpy()
+    merged = probs[:, : max(1, k - 1)].sum(1)
+    np.testing.assert_allclose(found["probability"], np.maximum(merged, 1 - merged), rtol=1e-4)
+    np.testing.assert_array_equal(found["component"], probs.argmax(1))
+    with pytest.raises(ValueError, match="give each of them a name"):
+        explorer.rename([" "] * k)
+
+
+def test_without_its_data_a_run_is_looked_at_through_what_it_generates(any_model, tmp_path):
+    alone = Explorer(any_model, None, None, tmp_path / "names.json")
+    assert alone.generated
+    assert alone.x.shape == (600, *any_model.shape)
+
+
+# --- in a browser --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not CHROMIUM:
+        pytest.skip("no chromium on this machine: the explorer's page is not tried")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser, tmp_path, monkeypatch):
+    """Fits a little, serves the explorer, and gives its page; nothing may be asked of elsewhere."""
+    from cpvae import app, cli
+
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
+    opened, errors, asked = [], [], []
+
+    def visit(*arguments: str):
+        run = tmp_path / "run"
+        blocks = []
+        with monkeypatch.context() as patched:
+            argv = ["cpvae", "fit", *arguments, "--max-epochs", "3", "--out", str(run)]
+            patched.setattr("sys.argv", argv)
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+            assert not ended.value.code
+            patched.setattr(app, "serve", lambda served, port, browser: blocks.append(served))
+            cli.explore(run, None, False)
+        address = app.serve(blocks[0], None, False, wait=False)
+        opened.append(blocks[0])
+        assert address.startswith("http://127.0.0.1:")
+        page = browser.new_page(viewport={"width": 1300, "height": 1000})
+        page.set_default_timeout(20_000)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(address)
+        opened.append(page)
+        return page, run
+
+    yield visit
+    for thing in reversed(opened):
+        thing.close()
+    assert [url for url in asked if not url.startswith(("http://127.0.0.1", "data:"))] == []
+    assert errors == []
+
+
+def source(page, place: str) -> str:
+    image = page.locator(f"#{place} img")
+    image.wait_for()
+    page.wait_for_function(f"document.querySelector('#{place} img').naturalWidth > 0")
+    return image.get_attribute("src")
+
+
+def changes(page, place: str, action) -> None:
+    """Does something, and waits until a picture is another one."""
+    from playwright.sync_api import expect
+
+    before = source(page, place) if page.locator(f"#{place} img").count() else ""
+    action()
+    expect(page.locator(f"#{place} img")).not_to_have_attribute("src", before)
+
+
+def choose(page, label: str, number: int) -> None:
+    page.get_by_label(label).locator("visible=true").click()
+    page.get_by_role("option").nth(number).click()
+
+
+def test_every_control_of_the_page_for_images(visit, tmp_path):
+    from PIL import Image
+    from playwright.sync_api import expect
+
+    page, run = visit("digits", "-k", "4")
+    changes(page, "drawn", lambda: page.click("#again"))
+    changes(page, "drawn", lambda: choose(page, "Category", 2))
+    source(page, "real")
+
+    page.get_by_role("tab", name="Map").click()
+    source(page, "map")
+    changes(page, "nearest", lambda: page.locator("#map img").click())
+    expect(page.locator("#clicked")).to_contain_text("probability")
+
+    page.get_by_role("tab", name="Walk").click()
+    page.locator("#second input").fill("5")
+    changes(page, "walk", lambda: page.click("#between"))
+    changes(page, "walk", lambda: page.click("#inside"))
+    choose(page, "Category", 1)
+    changes(page, "walk", lambda: page.click("#inside"))
+    page.locator("#second input").fill("5000")
+    page.click("#between")
+    expect(page.get_by_text("There is no example 5000")).to_be_visible()
+
+    page.get_by_role("tab", name="Names").click()
+    for row in (0, 1):
+        cell = page.locator(f"#names [data-testid=cell-{row}-2]")
+        cell.dblclick()
+        page.keyboard.press("Control+A")
+        page.keyboard.type("round")
+        page.keyboard.press("Enter")
+    page.click("#keep")
+    expect(page.locator("#kept")).to_contain_text("3 different names")
+    largest = RunFolder(run).read_model().aggregated.topk(2).indices.tolist()
+    kept = json.loads((run / "names.json").read_text())
+    assert {int(k) for k in kept if kept[k] == "round"} == set(largest)
+    page.click("#export")
+    with page.expect_download() as download:
+        page.locator("#labels a").first.click()
+    lines = Path(download.value.path()).read_text().splitlines()
+    assert lines[0] == "row,component,name,probability"
+    assert len(lines) == 1 + 1797
+
+    page.get_by_role("tab", name="Your example").click()
+    pixels = np.zeros((8, 8), dtype=np.uint8)
+    pixels[1:7, 3:5] = 255
+    Image.fromarray(pixels).save(tmp_path / "one.png")
+    changes(
+        page,
+        "beside",
+        lambda: page.locator("#yours input[type=file]").set_input_files(tmp_path / "one.png"),
+    )
+    expect(page.locator("#where [data-testid=cell-0-1]")).to_have_text(re.compile(r"\d"))
+
+
+def test_the_page_for_tables(visit, tmp_path, blobs):
+    from playwright.sync_api import expect
+
+    table = tmp_path / "blobs.csv"
+    np.savetxt(table, blobs[0], delimiter=",", header="a,b,c,d", comments="")
+    page, _ = visit(str(table), "-k", "3")
+    expect(page.locator("#drawn [data-testid=cell-11-3]")).to_be_visible()
+    page.get_by_role("tab", name="Map").click()
+    source(page, "map")
+    page.locator("#map img").click()
+    expect(page.locator("#nearest [data-testid=cell-11-3]")).to_be_visible()
+    page.get_by_role("tab", name="Your example").click()
+    page.locator("#yours input[type=file]").set_input_files(table)
+    expect(page.locator("#where [data-testid=cell-0-1]")).to_have_text(re.compile(r"\d"))
+    np.savetxt(table, blobs[0][:, :3], delimiter=",", header="a,b,c", comments="")
+    page.locator("#yours").get_by_label("Remove").or_(
+        page.locator("#yours").get_by_label("Clear")
+    ).first.click()
+    page.locator("#yours input[type=file]").set_input_files(table)
+    expect(page.get_by_text("has no column 'd'")).to_be_visible()
