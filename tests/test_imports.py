@@ -31,6 +31,7 @@ ORDER = [
     "train",
     "restarts",
     "report",
+    "hub",
     "defaults",
     "estimator",
     "progress",

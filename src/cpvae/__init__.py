@@ -4,13 +4,14 @@ import importlib
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["CPVAE", "Recipe", "__version__", "build", "fit", "load"]
+__all__ = ["CPVAE", "Recipe", "__version__", "build", "fit", "from_pretrained", "load"]
 
 _HOMES = {
     "CPVAE": "estimator",
     "Recipe": "train",
     "build": "models",
     "fit": "train",
+    "from_pretrained": "hub",
     "load": "data",
 }
 

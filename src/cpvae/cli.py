@@ -1,4 +1,4 @@
-"""The command line: fit, evaluate, generate, assign, compact, report, export, app, reproduce.
+"""The command line, one function a command, in the order of a run's life.
 
 Each command imports what it needs.
 """
@@ -539,6 +539,34 @@ def export(
     folder = RunFolder(run)
     for file in export_onnx(_model(folder, folder.read_info()), out or run / "onnx"):
         print(f"{file.stem} -> {file}")
+
+
+@app.command()
+def share(
+    run: Run,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write to.", show_default="RUN-shared")
+    ] = None,
+    push: Annotated[
+        str | None,
+        typer.Option(metavar="USER/NAME", help="Upload to this repository instead of writing."),
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="Make the repository private.")
+    ] = False,
+) -> None:
+    """Write a run in the layout of the Hugging Face Hub, with a card, or upload it."""
+    from cpvae import hub
+
+    if push and out:
+        raise ValueError("--push uploads and --out writes a folder: use one of them.")
+    if push:
+        address = hub.push_to_hub(run, push, private)
+    else:
+        address = str(
+            hub.save_pretrained(run, out or run.with_name(f"{run.resolve().name}-shared"))
+        )
+    print(f"shared run -> {address}")
 
 
 @app.command(name="app")
