@@ -242,7 +242,7 @@ def bad_inputs(tmp_path):
     rng = np.random.default_rng(0)
     rows = "\n".join(f"{a},{b}" for a, b in rng.normal(size=(50, 2)))
     contents = {
-        "nan.csv": "a,b\n" + rows + "\nnan,1\n",
+        "bare.csv": "a,b\n" + rows + "\nnan,\n",
         "inf.csv": "a,b\n" + rows + "\ninf,1\n",
         "header.csv": "a,b\n",
         "one.csv": "a,b\n1,2\n",
@@ -258,8 +258,8 @@ def bad_inputs(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["nan.csv"], "NaN or infinite values in column a"),
-        (["inf.csv"], "NaN or infinite values in column a"),
+        (["bare.csv"], "1 rows have no values, row 50 first"),
+        (["inf.csv"], "1 infinite values in column a"),
         (["empty.csv"], "empty"),
         (["header.csv"], "empty"),
         (["one.csv"], "one row"),
@@ -358,3 +358,25 @@ def test_compact_writes_a_smaller_run_that_all_commands_read(cpvae, tmp_path):
     assert cpvae("report", small)[0] == 0
     assert "How many components" in (small / "report.html").read_text()
     assert "already holds a run" in cpvae("compact", run, "--out", small)[2]
+
+
+def test_a_table_with_missing_values_goes_all_the_way(cpvae, blobs, tmp_path):
+    rng = np.random.default_rng(0)
+    x = blobs[0] / 1000 + 0.4  # within [0, 1], where whole data would be taken for probabilities
+    cells = [[f"{v:.5f}" if rng.random() > 0.2 else "" for v in row] for row in x[:, :4]]
+    cells = [row if any(row) else ["0.4"] * 4 for row in cells]
+    table, run = tmp_path / "holes.csv", tmp_path / "run"
+    table.write_text("a,b,c,d\n" + "\n".join(map(",".join, cells)) + "\n")
+    assert cpvae("fit", str(table), "-k", "3", "--max-epochs", "4", "--out", str(run))[0] == 0
+    assert json.loads((run / "run.json").read_text())["model"]["likelihood"] == "gaussian"
+    for command in (
+        ["evaluate", str(run)],
+        ["assign", str(run), str(table), "--out", str(tmp_path / "assigned.csv")],
+        ["generate", str(run), "-n", "5", "--out", str(tmp_path / "new.csv")],
+        ["report", str(run)],
+    ):
+        code, out, err = cpvae(*command)
+        assert code == 0, err
+        assert "nan" not in out
+    assert "nan" not in (tmp_path / "assigned.csv").read_text()
+    assert "nan" not in (tmp_path / "new.csv").read_text()

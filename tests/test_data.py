@@ -111,10 +111,22 @@ def test_refuses_values_that_cannot_be_learned_from():
     check(good)
     bad = good.copy()
     bad[2, 1] = np.nan
+    check(bad)  # a table may miss values
+    with pytest.raises(ValueError, match="1 NaN or infinite values"):
+        check(bad.reshape(9, 1, 3, 1))  # an image may not
     with pytest.raises(ValueError, match="NaN or infinite values in column height"):
-        check(bad, ["width", "height", "depth"])
+        check_like(bad, (3,), ["width", "height", "depth"])
+    check_like(bad, (3,), missing=True)
     bad[2, 1] = np.inf
-    with pytest.raises(ValueError, match="1 NaN or infinite values in column 1"):
+    with pytest.raises(ValueError, match="1 infinite values in column height"):
+        check(bad, ["width", "height", "depth"])
+    bad = good.copy()
+    bad[:, 1] = np.nan
+    with pytest.raises(ValueError, match="Column height has no values: drop it"):
+        check(bad, ["width", "height", "depth"])
+    bad = good.copy()
+    bad[4:6] = np.nan
+    with pytest.raises(ValueError, match="2 rows have no values, row 4 first: drop them"):
         check(bad)
     with pytest.raises(ValueError, match="empty"):
         check(good[:0])
@@ -143,10 +155,13 @@ def test_refuses_tables_that_are_not_numbers(table, tmp_path, ending):
         data.read(path, columns=("a", "z"))
 
 
-def test_refuses_missing_values_by_column(tmp_path):
-    (tmp_path / "t.csv").write_text("a,b\n" + "1,2\n3,\n" * 10)
-    with pytest.raises(ValueError, match="10 NaN or infinite values in column b"):
-        data.load(tmp_path / "t.csv")
+def test_empty_cells_are_missing_values(tmp_path):
+    (tmp_path / "t.csv").write_text("a,b\n" + "1,2\n3,\nNA,4\n" * 10)
+    source = data.read(tmp_path / "t.csv")
+    np.testing.assert_array_equal(np.isnan(source.x).sum(0), [10, 10])
+    splits = data.load(tmp_path / "t.csv")
+    assert splits.missing
+    assert not data.load("digits").missing
 
 
 def test_refuses_columns_of_the_same_name(tmp_path):

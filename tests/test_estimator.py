@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from cpvae import CPVAE
 from cpvae.checkpoint import RunFolder
-from cpvae.evaluate import elbo_of_each
+from cpvae.evaluate import cluster_scores, elbo_of_each
 
 QUICK = {"n_components": 3, "max_epochs": 3, "accelerator": "cpu"}
 
@@ -126,8 +126,8 @@ def test_refusals(fitted, tmp_path):
         model.predict(x[:, :4])
     with pytest.raises(ValueError, match="from 0 to 2"):
         model.sample(1, component=3)
-    with pytest.raises(ValueError, match="NaN"):
-        model.predict(np.full((2, 5), np.nan))
+    with pytest.raises(ValueError, match="infinite"):
+        model.predict(np.full((2, 5), np.inf))
     for wrong, message in [
         ({"n_components": 0}, "n_components=0"),
         ({"n_init": 0}, "n_init=0"),
@@ -232,3 +232,20 @@ def test_compact_keeps_the_components_that_the_data_has(blobs):
     assert len(set(zip(model.predict(x).tolist(), labels.tolist(), strict=True))) == 3
     assert sorted(k for group in model.groups_ for k in group) == list(range(6))
     assert set(model.sample(50)[1].tolist()) == {0, 1, 2}
+
+
+def test_missing_values_are_learned_around_and_filled_in(blobs):
+    x, labels = blobs
+    rng = np.random.default_rng(1)
+    gone = (rng.random(x.shape) < 0.2) & (np.arange(4) != rng.integers(4, size=(len(x), 1)))
+    holes = np.where(gone, np.nan, x)
+    model = CPVAE(n_components=3, max_epochs=150, random_state=0).fit(holes)
+    assert cluster_scores(labels, model.predict(holes))["accuracy"] > 0.9
+    filled = model.impute(holes)
+    np.testing.assert_array_equal(filled[~gone], x[~gone])
+    error = ((filled - x) / x.std(0))[gone]
+    by_mean = ((np.nanmean(holes, 0) - x) / x.std(0))[gone]
+    assert (error**2).mean() < 0.5 * (by_mean**2).mean()
+    assert np.isfinite(model.score_samples(holes)).all()
+    with pytest.raises(ValueError, match="takes no missing values"):
+        CPVAE(likelihood="bernoulli").fit(np.where(gone, np.nan, rng.random(x.shape)))

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch.distributions import Bernoulli, Normal
@@ -69,3 +71,25 @@ def test_noise_is_learned_above_a_floor_or_fixed():
     with torch.no_grad():
         learned.log_noise.fill_(-100)
     torch.testing.assert_close(learned.noise_var(), torch.full((2,), 0.05**2))
+
+
+def test_missing_values_are_left_out_of_the_density(generator):
+    loc, scale = torch.tensor([1.0, -2.0, 3.0]), torch.tensor([2.0, 0.5, 1.0])
+    whole = GaussianLikelihood(loc, scale)
+    part = GaussianLikelihood(loc[[0, 2]], scale[[0, 2]])
+    x = torch.randn(7, 3, generator=generator)
+    params = torch.randn(7, 3, generator=generator, requires_grad=True)
+    gone = x.clone()
+    gone[:, 1] = math.nan
+    seen = whole.observe(gone)
+    torch.testing.assert_close(
+        whole.log_prob(seen, params), part.log_prob(part.observe(x[:, [0, 2]]), params[:, [0, 2]])
+    )
+    whole.log_prob(seen, params).sum().backward()
+    assert torch.isfinite(params.grad).all()
+    assert (params.grad[:, 1] == 0).all()
+    assert torch.isfinite(whole.log_noise.grad).all()
+    assert whole.log_noise.grad[1] == 0
+    torch.testing.assert_close(whole.filled(seen)[:, 1], torch.zeros(7))
+    nothing = torch.full((2, 3), math.nan)
+    torch.testing.assert_close(whole.log_prob(nothing, params[:2]), torch.zeros(2))

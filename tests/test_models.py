@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from cpvae.evaluate import draw_noise
 from cpvae.functional import component_kl, log_mean_exp
+from cpvae.likelihoods import GaussianLikelihood
 from cpvae.models import ESTIMATORS, MODELS, Noise, build
 
 
@@ -306,3 +307,24 @@ def test_weights_start_from_glorot_gate_by_gate():
         assert half.abs().max() <= bound
         assert half.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.02)
     assert not layer.bias.any()
+
+
+def test_missing_values_leave_bounds_and_gradients_finite(any_model, observed, generator):
+    if not isinstance(any_model.likelihood, GaussianLikelihood):
+        pytest.skip("only Gaussian features may miss")
+    x = observed.clone()
+    x[::2, 1] = torch.nan
+    noise = draw_noise(any_model, len(x), generator)
+    for estimator in ("relaxed", "straight_through", "exact"):
+        terms = any_model.terms(x, noise, 0.5, estimator)
+        any_model.zero_grad()
+        terms.elbo().sum().backward()
+        assert all(
+            torch.isfinite(p.grad).all() for p in any_model.parameters() if p.grad is not None
+        )
+        whole = any_model.terms(any_model.likelihood.filled(x), noise, 0.5, estimator)
+        torch.testing.assert_close(terms.kl_z, whole.kl_z)  # the networks read the same
+        torch.testing.assert_close(terms.log_px[1::2], whole.log_px[1::2])
+        assert (terms.log_px[::2] != whole.log_px[::2]).all()
+    weights = any_model.log_weights(x, 5, generator)
+    assert torch.isfinite(weights).all()

@@ -710,7 +710,7 @@ def _train(
         config = defaults.model_config(x, splits.columns, **stored["model"])
         recipe = Recipe(**{**stored["recipe"], **recipe_given})
     else:
-        config = defaults.model_config(x, splits.columns, **model_given)
+        config = defaults.model_config(x, splits.columns, splits.missing, **model_given)
         if source["invariance"]:
             recipe_given["invariance"] = INVARIANCE
         recipe = defaults.recipe(len(x), config, accelerator, **recipe_given)
@@ -900,7 +900,8 @@ def _examples(info: dict[str, Any], source: str, label: str | None, whole: bool 
         columns = stored.get("columns")
         read = data.read(source, label, columns=columns)
         x, labels, rows = read.x, read.labels, read.rows
-    check_like(x, info["model"]["shape"], stored.get("columns"))
+    missing = info["model"]["likelihood"] == "gaussian" and x.ndim == 2
+    check_like(x, info["model"]["shape"], stored.get("columns"), missing)
     return torch.from_numpy(np.ascontiguousarray(x)), labels, rows
 
 

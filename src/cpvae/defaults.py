@@ -17,17 +17,19 @@ STEPS = 10_000  # optimisation steps that a run gets by default, between 100 and
 
 
 def model_config(
-    x: np.ndarray, columns: Sequence[str] | None = None, **given: Any
+    x: np.ndarray, columns: Sequence[str] | None = None, missing: bool = False, **given: Any
 ) -> dict[str, Any]:
     """Keywords of `models.build` for training examples ``x`` (n, ...); ``given`` values win.
 
-    Data in [0, 1] gets a Bernoulli likelihood, other data a Gaussian one on features standardised
-    one by one for a table and channel by channel for images.
+    ``missing`` says that values are missing elsewhere in the data, if not in ``x``.
+
+    Data in [0, 1] gets a Bernoulli likelihood, other data and data with missing values (NaN) a
+    Gaussian one on features standardised one by one for a table and channel by channel for images.
 
     Raises:
         ValueError: more components than examples, fewer than one, constant columns under a
-            Gaussian likelihood, or data outside [0, 1] under a Bernoulli likelihood. What `build`
-            refuses is refused there.
+            Gaussian likelihood, or data outside [0, 1] or missing under a Bernoulli likelihood.
+            What `build` refuses is refused there.
     """
     given = {key: value for key, value in given.items() if value is not None}
     n, shape = len(x), x.shape[1:]
@@ -42,12 +44,20 @@ def model_config(
     for name in ("latent_dim", *(["noise_scale"] if "noise_scale" in given else [])):
         if given.get(name, 1) <= 0:
             raise ValueError(f"{name}={given[name]}: use a number above 0.")
-    in_unit_interval = bool(x.min() >= 0 and x.max() <= 1)
-    likelihood = given.get("likelihood", "bernoulli" if in_unit_interval else "gaussian")
+    low, high = np.nanmin(x), np.nanmax(x)
+    missing = missing or bool(np.isnan(x).any())
+    in_unit_interval = bool(low >= 0 and high <= 1)
+    probabilities = in_unit_interval and not missing
+    likelihood = given.get("likelihood", "bernoulli" if probabilities else "gaussian")
     if likelihood == "bernoulli" and not in_unit_interval:
         raise ValueError(
-            f"A Bernoulli likelihood needs data in [0, 1], and this data goes from {x.min():g} to "
-            f"{x.max():g}: rescale it, or use the Gaussian likelihood."
+            f"A Bernoulli likelihood needs data in [0, 1], and this data goes from {low:g} to "
+            f"{high:g}: rescale it, or use the Gaussian likelihood."
+        )
+    if likelihood == "bernoulli" and missing:
+        raise ValueError(
+            "A Bernoulli likelihood takes no missing values: fill them in, or use the Gaussian "
+            "likelihood."
         )
     n_features = math.prod(shape)
     width = 300 if n * n_features >= 1_000_000 else 100
@@ -113,7 +123,7 @@ def _standardisation(x: np.ndarray, columns: Sequence[str] | None) -> tuple[np.n
     """Origin and unit of every feature, flat."""
     if x.ndim == 2:
         check_varies(x, columns)
-        loc, scale = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
+        loc, scale = np.nanmean(x, 0, dtype=np.float64), np.nanstd(x, 0, dtype=np.float64)
     else:
         axes = (0, 2, 3)
         loc = np.broadcast_to(x.mean(axes, keepdims=True, dtype=np.float64)[0], x.shape[1:]).ravel()

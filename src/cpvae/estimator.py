@@ -134,7 +134,8 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
     def fit(self, X: ArrayLike, y: Any = None) -> "CPVAE":
         """Fits to examples (n, f), (n, height, width) or (n, channels, height, width).
 
-        ``y`` is ignored: labels have no way into the fit.
+        Values of a table may be missing (NaN): the others are learned from. ``y`` is ignored:
+        labels have no way into the fit.
 
         Raises:
             ValueError: data that cannot be learned from, or a setting out of range.
@@ -156,6 +157,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         train, valid = x[order[held:]], x[order[:held]]
         config = defaults.model_config(
             train,
+            missing=bool(np.isnan(x).any()),
             model=self.model,
             n_components=self.n_components,
             latent_dim=self.latent_dim,
@@ -193,6 +195,11 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         self._take(model, config, recipe, array.shape[1:])
         return self
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
     def predict(self, X: ArrayLike) -> np.ndarray:
         """The most probable component of each example, (n) ints."""
         return self.predict_proba(X).argmax(axis=1)
@@ -214,6 +221,11 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
     def reconstruct(self, X: ArrayLike) -> np.ndarray:
         """Each example as the model sees it, in the shape of ``X``."""
         return self._in_parts(X, lambda x: self.model_.reconstruct(x)).reshape(np.shape(X))
+
+    def impute(self, X: ArrayLike) -> np.ndarray:
+        """``X`` with its missing values (NaN) replaced by those of `reconstruct`."""
+        array = np.asarray(X)
+        return np.where(np.isnan(array), self.reconstruct(X), array)
 
     def score_samples(self, X: ArrayLike) -> np.ndarray:
         """The one-hot bound on log p(x) of each example, (n) nats; a lower bound (eq. 7).
@@ -348,7 +360,8 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
     def _examples(self, X: ArrayLike) -> torch.Tensor:
         self._check_fitted()
         x = as_examples(self._validated(X, reset=False), "X")
-        check_like(x, self.config_["shape"])
+        missing = self.config_["likelihood"] == "gaussian" and x.ndim == 2
+        check_like(x, self.config_["shape"], missing=missing)
         return torch.from_numpy(np.ascontiguousarray(x)).to(self.model_.aggregated.device)
 
     def _in_parts(self, X: ArrayLike, function: Any) -> np.ndarray:

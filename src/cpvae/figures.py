@@ -1,5 +1,6 @@
 """Pictures of a fitted model. Each function returns a matplotlib figure and touches no file."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -105,7 +106,7 @@ def _table_sheet(
     down = -(-len(shown) // across)
     figure = Figure(figsize=(11, 2 * down + 1.6), layout="constrained")
     all_axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
-    loc, scale = x.mean(0), np.maximum(x.std(0), 1e-12)
+    loc, scale = np.nanmean(x, 0), np.maximum(np.nanstd(x, 0), 1e-12)
     names = _names(x, columns)
     for axes in all_axes[len(shown) :]:
         axes.set_visible(False)
@@ -129,7 +130,9 @@ def _table_sheet(
 
 
 def _profile(axes: Any, data: np.ndarray, colour: str, label: str) -> None:
-    low, middle, high = np.quantile(data, [0.1, 0.5, 0.9], axis=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a feature that is missing in all of them
+        low, middle, high = np.nanquantile(data, [0.1, 0.5, 0.9], axis=0)
     if data.shape[1] == 1:  # one feature: its distribution says more than three quantiles
         axes.hist(data[:, 0], bins=40, density=True, color=colour, alpha=0.5, label=label)
         return
@@ -151,8 +154,8 @@ def reconstructions(model: Model, x: torch.Tensor, columns: Sequence[str] | None
             axes.set_title(title, fontsize=10)
         return figure
     made = torch.cat([model.reconstruct(part) for part in x.split(model.rows_at_once())])
-    residual = ((x - made) ** 2).mean(0).numpy()
-    explained = 1 - residual / np.maximum(x.var(0).numpy(), 1e-12)
+    residual = np.nanmean((x - made).numpy() ** 2, 0)
+    explained = 1 - residual / np.maximum(np.nanvar(x.numpy(), 0), 1e-12)
     names = _names(x, columns)
     figure = Figure(figsize=(11, 3), layout="constrained")
     axes = figure.subplots()

@@ -7,6 +7,10 @@ density of the data in the user's own units.
 
 Training keeps the data on the device as `store` makes it and calls `draw` with noise that was made
 for many steps at once by `noise`; `observe` is the same in one go.
+
+A value that is missing (NaN) is integrated out: features are independent given the latents, so its
+factor is left out of the density, and what remains is a bound on the density of the values that are
+there (Nazabal et al. 2020). The networks are given `filled` data. Only Gaussian features may miss.
 """
 
 import math
@@ -35,6 +39,10 @@ class BernoulliLikelihood(nn.Module):
         if generator is None:
             return x
         return self.draw(self.store(x), self.noise(x.shape, generator))
+
+    def filled(self, x: Float[Tensor, "*n f"]) -> Float[Tensor, "*n f"]:
+        """What the networks read of observed data: the data, none of which may miss."""
+        return x
 
     def store(self, x: Float[Tensor, "*n f"]) -> Int16[Tensor, "*n f"]:
         """Grey values as one of 65,536 levels: half the memory, and cheap to compare with noise."""
@@ -121,6 +129,10 @@ class GaussianLikelihood(nn.Module):
         """Standardised data (n, f); nothing is drawn."""
         return (x - self.loc) / self.scale
 
+    def filled(self, x: Float[Tensor, "*n f"]) -> Float[Tensor, "*n f"]:
+        """What the networks read of observed data: the mean of its feature for a missing value."""
+        return torch.where(x.isnan(), 0.0, x)
+
     def store(self, x: Float[Tensor, "*n f"]) -> Float[Tensor, "*n f"]:
         """Standardised data as they are."""
         return x
@@ -138,10 +150,14 @@ class GaussianLikelihood(nn.Module):
         return stored
 
     def log_prob(self, x: Float[Tensor, "*#b f"], params: Float[Tensor, "*#b f"]) -> Tensor:
-        """Log p in nats, shape (*b), of standardised ``x`` as a density of the data's own units."""
-        var = self.noise_var()
-        constant = (torch.log(var) + LOG_2PI).sum() + 2 * torch.log(self.scale).sum()
-        return -0.5 * (((x - params) ** 2 / var).sum(-1) + constant)
+        """Log p in nats, shape (*b), of standardised ``x`` as a density of the data's own units.
+
+        Of an example with missing values it is the density of the others.
+        """
+        var, there = self.noise_var(), ~x.isnan()
+        constant = torch.log(var) + LOG_2PI + 2 * torch.log(self.scale)
+        distance = torch.where(there, x - params, 0.0) ** 2 / var
+        return -0.5 * (distance.sum(-1) + there.to(var.dtype) @ constant)
 
     def mean(self, params: Float[Tensor, "n f"]) -> Float[Tensor, "n f"]:
         """Expected data in the user's units."""

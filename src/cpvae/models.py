@@ -207,7 +207,7 @@ class ConditionalPriorVAE(Generative):
 
     def infer(self, x: Float[Tensor, "b f"]) -> tuple[Tensor, Float[Tensor, "b k"]]:
         """Features (b, h) and log q(c|x) (b, k) of observed data (eq. 6)."""
-        features = self.trunk(x)
+        features = self.trunk(self.likelihood.filled(x))
         return features, F.log_softmax(self.classifier(features), dim=-1)
 
     def encode(self, features: Float[Tensor, "b h"], gate: Float[Tensor, "b k"]) -> Gaussian:
@@ -400,7 +400,7 @@ class VAE(Generative):
 
     def encode(self, x: Float[Tensor, "b f"]) -> Gaussian:
         """q(z | x) of observed data, (b, d)."""
-        return Gaussian(*self.posterior(self.trunk(x)).chunk(2, dim=-1))
+        return Gaussian(*self.posterior(self.trunk(self.likelihood.filled(x))).chunk(2, dim=-1))
 
     def decode(self, z: Float[Tensor, "b d"]) -> Float[Tensor, "b f"]:
         """Parameters of p(x | z), as the likelihood reads them."""
@@ -505,7 +505,7 @@ class HierarchicalVAE(Generative):
 
     def encode(self, x: Float[Tensor, "b f"]) -> Gaussian:
         """q(z2 | x) of observed data, (b, d)."""
-        return Gaussian(*self.posterior2(self.trunk2(x)).chunk(2, dim=-1))
+        return Gaussian(*self.posterior2(self.trunk2(self.likelihood.filled(x))).chunk(2, dim=-1))
 
     def encode_lower(self, features: Float[Tensor, "b h"], z2: Float[Tensor, "b d"]) -> Gaussian:
         """q(z1 | x, z2) of the features ``trunk1`` finds in x, (b, d)."""
@@ -538,7 +538,7 @@ class HierarchicalVAE(Generative):
         normal2, normal1 = noise.normal.chunk(2, dim=-1)
         q2 = self.encode(x)
         z2 = q2.sample(normal2)
-        q1 = self.encode_lower(self.trunk1(x), z2)
+        q1 = self.encode_lower(self.trunk1(self.likelihood.filled(x)), z2)
         kl_2, log_qc = _kl_of_mixture(q2, z2, self.mixture())
         kl_z = kl_2 + gaussian_kl(q1, self.lower_prior(z2))
         log_px = self.likelihood.log_prob(x, self.decode(z2, q1.sample(normal1)))
@@ -554,7 +554,7 @@ class HierarchicalVAE(Generative):
         self, x: Float[Tensor, "b f"], n_samples: int, generator: torch.Generator
     ) -> Float[Tensor, "s b"]:
         """Log p(x,z1,z2) - log q(z1,z2|x) in nats for both drawn from q, (s, b)."""
-        features = self.trunk1(x).repeat(n_samples, 1)
+        features = self.trunk1(self.likelihood.filled(x)).repeat(n_samples, 1)
         q2 = Gaussian(*(t.repeat(n_samples, 1) for t in self.encode(x)))
         z2 = q2.sample(_normal(q2.mean, generator))
         q1 = self.encode_lower(features, z2)

@@ -110,7 +110,8 @@ class VampPrior(nn.Module):
         shape = self.pseudo_inputs.shape
         row = torch.randint(len(observed), shape[:1], generator=generator, device=observed.device)
         noise = torch.randn(shape, generator=generator, device=observed.device)
-        self.pseudo_inputs.copy_(observed[row] + 0.01 * noise)
+        examples = observed[row].nan_to_num()  # where a value is missing, the mean
+        self.pseudo_inputs.copy_(examples + 0.01 * noise)
 
     def forward(self, encoder: Encoder) -> Mixture:
         """Equal weights 1/K, and the means and log-variances (k, d) of q(z | pseudo-input)."""

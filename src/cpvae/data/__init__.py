@@ -44,6 +44,11 @@ class Splits:
         """Shape of one example: (f,) for a table, (channels, height, width) for images."""
         return self.train.x.shape[1:]
 
+    @property
+    def missing(self) -> bool:
+        """Whether values are missing (NaN) in any part."""
+        return any(np.isnan(part.x).any() for part in (self.train, self.valid, self.test))
+
 
 def load_digits() -> Source:
     """The 1,797 handwritten digits of 8x8 pixels that come with scikit-learn."""

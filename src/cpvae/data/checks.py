@@ -9,7 +9,8 @@ def check(x: np.ndarray, columns: Sequence[str] | None = None) -> None:
     """Refuses examples (n, ...) that no model can be fitted to.
 
     Raises:
-        ValueError: empty data, one row, NaN or infinite values, or nothing that varies.
+        ValueError: empty data, one row, infinite values, images with missing ones, a column or a
+            row without any value, or nothing that varies.
     """
     if x.ndim not in (2, 4):
         raise ValueError(
@@ -18,26 +19,35 @@ def check(x: np.ndarray, columns: Sequence[str] | None = None) -> None:
         )
     if x.size == 0:
         raise ValueError(f"The data is empty: its shape is {x.shape}.")
-    check_finite(x, columns)
+    check_finite(x, columns, missing=x.ndim == 2)
     if len(x) < 2:
         raise ValueError("The data has one row: a mixture needs many, bring some hundreds.")
+    if x.ndim == 2:
+        empty = np.flatnonzero(np.isnan(x).all(axis=0))
+        if len(empty):
+            raise ValueError(f"Column {_named(empty, columns)} has no values: drop it.")
+        if np.isnan(x).all(axis=1).any():
+            bare = np.flatnonzero(np.isnan(x).all(axis=1))
+            raise ValueError(f"{len(bare)} rows have no values, row {bare[0]} first: drop them.")
     if (x == x[0]).all():
         raise ValueError("The data is constant: all rows are equal, so there is nothing to learn.")
 
 
-def check_finite(x: np.ndarray, columns: Sequence[str] | None = None) -> None:
-    """Refuses NaN and infinite values.
+def check_finite(
+    x: np.ndarray, columns: Sequence[str] | None = None, missing: bool = False
+) -> None:
+    """Refuses infinite values, and NaN unless values may be ``missing``.
 
     Raises:
         ValueError: names the columns of a table, and the count.
     """
-    bad = ~np.isfinite(x)
+    bad, what = (np.isinf(x), "infinite") if missing else (~np.isfinite(x), "NaN or infinite")
     if bad.any():
         where = (
             f"in column {_named(np.flatnonzero(bad.any(axis=0)), columns)}" if x.ndim == 2 else ""
         )
         raise ValueError(
-            f"The data has {int(bad.sum())} NaN or infinite values {where}".rstrip()
+            f"The data has {int(bad.sum())} {what} values {where}".rstrip()
             + ": fill them in or drop those rows."
         )
 
@@ -48,7 +58,7 @@ def check_varies(x: np.ndarray, columns: Sequence[str] | None = None) -> None:
     Raises:
         ValueError: names the columns.
     """
-    constant = np.flatnonzero((x == x[0]).all(axis=0))
+    constant = np.flatnonzero(np.nanmin(x, axis=0) == np.nanmax(x, axis=0))
     if len(constant):
         raise ValueError(
             f"Column {_named(constant, columns)} is constant and tells nothing: drop it. (For "
@@ -56,11 +66,16 @@ def check_varies(x: np.ndarray, columns: Sequence[str] | None = None) -> None:
         )
 
 
-def check_like(x: np.ndarray, shape: Sequence[int], columns: Sequence[str] | None = None) -> None:
+def check_like(
+    x: np.ndarray,
+    shape: Sequence[int],
+    columns: Sequence[str] | None = None,
+    missing: bool = False,
+) -> None:
     """Refuses data (n, ...) that a fitted model for examples of ``shape`` cannot take.
 
     Raises:
-        ValueError: another shape, empty, NaN or infinite values.
+        ValueError: another shape, empty, infinite values, or NaN unless values may be ``missing``.
     """
     if tuple(x.shape[1:]) != tuple(shape):
         raise ValueError(
@@ -69,7 +84,7 @@ def check_like(x: np.ndarray, shape: Sequence[int], columns: Sequence[str] | Non
         )
     if len(x) == 0:
         raise ValueError("The data is empty: it has no rows.")
-    check_finite(x, columns)
+    check_finite(x, columns, missing)
 
 
 def _named(index: np.ndarray, columns: Sequence[str] | None) -> str:
