@@ -123,7 +123,8 @@ def _standardisation(x: np.ndarray, columns: Sequence[str] | None) -> tuple[np.n
     """Origin and unit of every feature, flat."""
     if x.ndim == 2:
         check_varies(x, columns)
-        loc, scale = np.nanmean(x, 0, dtype=np.float64), np.nanstd(x, 0, dtype=np.float64)
+        loc = np.asarray(np.nanmean(x, 0, dtype=np.float64))
+        scale = np.asarray(np.nanstd(x, 0, dtype=np.float64))
     else:
         axes = (0, 2, 3)
         loc = np.broadcast_to(x.mean(axes, keepdims=True, dtype=np.float64)[0], x.shape[1:]).ravel()
