@@ -12,11 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cpvae.paper import accuracy, cells, table1, toy
+from cpvae.paper import accuracy, cells, table1, tables, toy
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"
-PAGES = ("paper.md", "accuracy.md")
+PAGES = ("paper.md", "accuracy.md", "table.md")
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
@@ -34,11 +34,18 @@ def seeds(name: str) -> str:
     return markdown(accuracy.rows(accuracy.of(name, cells.read(RESULTS / "accuracy"))))
 
 
+def beside_scikit_learn() -> str:
+    """Every data set and method of the comparison on tables."""
+    each = [tables.run(d, m, RESULTS / "tables") for d in tables.DATASETS for m in tables.METHODS]
+    return markdown(tables.rows(each))
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "toy sd": lambda: markdown(toy.rows(toy.run("sd", RESULTS / "toy"))),
     "toy variance": lambda: markdown(toy.rows(toy.run("variance", RESULTS / "toy"))),
     "table1": lambda: table1.table(cells.read(RESULTS / "table1")),
     "generation": lambda: markdown(table1.generation(cells.read(RESULTS / "table1"))),
+    "tables": beside_scikit_learn,
     "accuracy mnist-affine-k10": partial(seeds, "mnist-affine-k10"),
     "accuracy mnist-plain-k10": partial(seeds, "mnist-plain-k10"),
     "accuracy digits-affine-k10": partial(seeds, "digits-affine-k10"),

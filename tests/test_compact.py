@@ -77,7 +77,7 @@ def test_six_categories_of_three_blobs_become_three(blobs):
     fit(model, x[:500], x[500:], defaults.recipe(500, config, max_epochs=100), accelerator="cpu")
     found = compact(model, config, x[500:])
     assert found.model.n_components == 3
-    assert found.elbo_after_nats >= found.elbo_before_nats - 0.01
+    assert found.elbo_after_nats >= found.elbo_before_nats - 0.02
     assigned = found.model.cluster_probs(x).argmax(1)
     pairs = {(int(a), int(b)) for a, b in zip(assigned, labels, strict=True)}
     assert len(pairs) == 3

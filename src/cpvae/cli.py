@@ -455,7 +455,7 @@ def compact(
         typer.Option(
             min=0.0, help="Take the fewest components this close to the best bound, nats."
         ),
-    ] = 0.01,
+    ] = 0.02,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run in --out.")
     ] = False,

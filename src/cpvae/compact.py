@@ -42,7 +42,7 @@ def compact(
     model: Model,
     config: dict[str, Any],
     x: Tensor,
-    tolerance: float = 0.01,
+    tolerance: float = 0.02,
     seed: int = 0,
 ) -> Compacted:
     """Drops and merges categories while the bound allows it.

@@ -278,7 +278,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         x, drawn = self.model_.sample(n_samples, component, from_, generator, mean)
         return x.cpu().numpy().reshape(n_samples, *self.example_shape_), drawn.cpu().numpy()
 
-    def compact(self, X: ArrayLike, tolerance: float = 0.01) -> "CPVAE":
+    def compact(self, X: ArrayLike, tolerance: float = 0.02) -> "CPVAE":
         """Drops components that are not used and merges those that say the same, see `compact`.
 
         Arguments:
