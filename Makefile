@@ -4,12 +4,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 PEERS := benchmarks/peers/.venv
 
-.PHONY: help install demo test docs bench lint package clean
+.PHONY: help install demo test docs site bench lint package clean
 
 help:
 	@echo "make demo     fit, evaluate and report on handwritten digits (runs/demo)"
 	@echo "make test     run the tests"
 	@echo "make docs     draw the tables of docs/ from results/"
+	@echo "make site     build the documents as a site (build/site)"
 	@echo "make bench    measure speed and memory, beside other implementations (15 minutes)"
 	@echo "make lint     check style and types"
 	@echo "make package  build dist/*.whl and *.tar.gz, and try the wheel in an environment of its own"
@@ -44,6 +45,10 @@ test: install
 docs: install
 	@echo "== drawing the tables of docs/ from results/"
 	$(BIN)/python docs/fill.py
+
+site: install
+	@echo "== building the documents; a warning is an error"
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/site
 
 bench: install $(PEERS)/.installed
 	@echo "== speed beside the matrix products alone and beside peers (leave the machine alone)"

@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pandas
+import polars
 import pytest
 import torch
 from sklearn.base import clone
@@ -249,3 +250,16 @@ def test_missing_values_are_learned_around_and_filled_in(blobs):
     assert np.isfinite(model.score_samples(holes)).all()
     with pytest.raises(ValueError, match="takes no missing values"):
         CPVAE(likelihood="bernoulli").fit(np.where(gone, np.nan, rng.random(x.shape)))
+
+
+def test_polars_frames_go_in_and_come_back(blobs):
+    frame = polars.DataFrame(blobs[0], schema=["a", "b", "c", "d"])
+    holes = frame.with_columns(polars.when(polars.col("a") > 10).then(polars.col("a")).alias("a"))
+    model = CPVAE(n_components=3, max_epochs=2, random_state=0).fit(holes)
+    assert model.feature_names_in_.tolist() == ["a", "b", "c", "d"]
+    assert np.isfinite(model.impute(holes)).all()
+    codes = model.set_output(transform="polars").transform(holes)
+    assert isinstance(codes, polars.DataFrame)
+    assert codes.shape == (len(frame), 2)
+    with pytest.raises(ValueError, match="feature names should match"):
+        model.predict(holes.select("b", "a", "c", "d"))

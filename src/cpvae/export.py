@@ -45,12 +45,13 @@ class _Decoder(nn.Module):
 def export_onnx(model: Model, folder: Path) -> list[Path]:
     """Writes ``encoder.onnx``, ``decoder.onnx`` and ``prior.json`` into a folder.
 
-    The encoder takes ``x`` (n, *shape) in the data's units and gives ``probabilities`` (n, k), see
-    `Model.cluster_probs`, and the latent values that the decoder takes: ``z`` (n, d) and one-hot
-    ``c`` (n, k) for CP-VAE, ``z`` for models of one layer, ``z2`` and ``z1`` for those of two. The
-    decoder gives ``mean``, E[x | latent], (n, *shape). To generate from component k of a model of
-    one layer, draw z from the k-th Gaussian of ``prior.json`` (``mean``, ``logvar``, and
-    ``unit_tril`` of a full covariance) and decode it; ``weights`` are the shares of the components.
+    The encoder takes ``x``, ``(n, *shape)``, in the data's units and gives ``probabilities``
+    (n, k), see `Model.cluster_probs`, and the latent values that the decoder takes: ``z`` (n, d)
+    and one-hot ``c`` (n, k) for CP-VAE, ``z`` for models of one layer, ``z2`` and ``z1`` for those
+    of two. The decoder gives ``mean``, E[x | latent], ``(n, *shape)``. To generate from component
+    k of a model of one layer, draw z from the k-th Gaussian of ``prior.json`` (``mean``,
+    ``logvar``, and ``unit_tril`` of a full covariance) and decode it; ``weights`` are the shares of
+    the components.
 
     Arguments:
         model: a fitted model

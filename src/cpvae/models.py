@@ -61,7 +61,7 @@ class Terms(NamedTuple):
 
 
 class Generative(nn.Module):
-    """What users ask of a model, in their own units; data in and out has shape (n, *shape).
+    """What users ask of a model, in their own units; data in and out has shape ``(n, *shape)``.
 
     A model brings four methods: ``mixture`` (the prior as it stands), ``code`` (the latent values
     of observed data, z first, and log q(c|x)), ``draw`` (latent values from given components of the
@@ -123,7 +123,7 @@ class Generative(nn.Module):
                 Bernoulli likelihood this is the grey image.
 
         Returns:
-            x of shape (n, *shape) in the data's units, and the component (n) each came from.
+            x of shape ``(n, *shape)`` in the data's units, and the component (n) each came from.
 
         Raises:
             ValueError: n below 1, no such component, or an unknown ``from_``.
