@@ -3,17 +3,18 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cpvae.data.checks import check
 from cpvae.data.files import read_file, readable
 from cpvae.data.mnist import load_mnist
+from cpvae.data.objects import annotate, read_object
 from cpvae.data.omniglot import load_omniglot
 from cpvae.data.source import Source
 
-__all__ = ["NAMED", "Split", "Splits", "check", "load", "load_digits", "read", "split"]
+__all__ = ["NAMED", "Split", "Splits", "annotate", "check", "load", "load_digits", "read", "split"]
 
 
 class Split(NamedTuple):
@@ -63,7 +64,7 @@ NAMED = {"digits": load_digits, "mnist": load_mnist, "omniglot": load_omniglot}
 
 
 def load(
-    source: str | Path,
+    source: Any,
     label: str | None = None,
     drop: Sequence[str] = (),
     seed: int = 0,
@@ -71,7 +72,8 @@ def load(
     """Loads a data source and splits it.
 
     Arguments:
-        source: a name in `NAMED`, a .npz, .npy, .csv or .parquet file, or a folder of images
+        source: a name in `NAMED`, a .npz, .npy, .csv or .parquet file, a folder of images, or an
+            object in memory, see `objects.read_object`
         label: column of a table with the labels, kept out of the features
         drop: columns of a table to leave out
         seed: of the split, where the source does not come with one
@@ -83,7 +85,7 @@ def load(
 
 
 def read(
-    source: str | Path,
+    source: Any,
     label: str | None = None,
     drop: Sequence[str] = (),
     columns: Sequence[str] | None = None,
@@ -92,6 +94,8 @@ def read(
 
     ``columns`` are the columns of a table to take, by name; None takes all that are left.
     """
+    if not isinstance(source, str | Path):
+        return read_object(source, label, drop, columns)
     if str(source) in NAMED:
         if label or drop:
             raise ValueError(f"{source} has no columns to name: leave out --label and --drop.")

@@ -52,7 +52,7 @@ def read_file(
             )
         return readers[ending](path)
     if ending in tables:
-        return _from_table(path, tables[ending](path), label, drop, columns)
+        return from_table(path, tables[ending](path), label, drop, columns)
     raise ValueError(f"{path} ends in {ending or 'nothing'!r}: use {readable()}.")
 
 
@@ -175,9 +175,10 @@ def _read_parquet(path: Path):
         raise _unreadable(path, error) from error
 
 
-def _from_table(
+def from_table(
     path: Path, table, label: str | None, drop: Sequence[str], columns: Sequence[str] | None
 ) -> Source:
+    """Examples from a table of pyarrow; ``path`` is what errors call it. As for `read_file`."""
     import pyarrow as pa
 
     names = table.column_names

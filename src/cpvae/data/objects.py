@@ -1,0 +1,120 @@
+"""Data that is in memory already: frames, Hugging Face data sets, AnnData, PyTorch data sets.
+
+None of these packages is imported here; an object brings its own.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cpvae.data.files import as_examples, from_table, single
+from cpvae.data.source import Source
+
+
+def read_object(
+    data: Any,
+    label: str | None = None,
+    drop: Sequence[str] = (),
+    columns: Sequence[str] | None = None,
+) -> Source:
+    """Reads an object in memory.
+
+    Arguments:
+        data: a frame of pandas or polars, a table of pyarrow, a `datasets.Dataset` of columns or of
+            one image each, an AnnData (cells by genes; ``label`` is a column of ``obs``), an array,
+            or a PyTorch data set whose items are examples or pairs (example, label)
+        label: column with the labels
+        drop: columns to leave out
+        columns: columns to take, by name and in this order; None takes all others
+
+    Raises:
+        ValueError: an object of another kind, or data that is refused from a file as well.
+    """
+    package, kind = type(data).__module__.split(".")[0], type(data).__name__
+    if package == "anndata":
+        return _from_anndata(data, label, drop, columns)
+    if package == "datasets" and hasattr(data, "features"):
+        images = [name for name, is_a in data.features.items() if type(is_a).__name__ == "Image"]
+        if images:
+            return _from_images(data, images[0], label)
+        return from_table(Path(kind), data.with_format("arrow")[:], label, drop, columns)
+    if package == "pandas":
+        import pyarrow
+
+        data = pyarrow.Table.from_pandas(data, preserve_index=False)
+    elif package == "polars":
+        data = data.to_arrow()
+    if type(data).__module__.split(".")[0] == "pyarrow":
+        return from_table(Path(kind), data, label, drop, columns)
+    if label or drop:
+        raise ValueError(f"A {kind} has no columns to name: leave out label and drop.")
+    if isinstance(data, np.ndarray):
+        return Source(kind, as_examples(data, "the array"))
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, dict):
+        return _from_items(data, kind)
+    raise ValueError(
+        f"A {kind} cannot be read: use an array, a frame of pandas or polars, a Hugging Face or "
+        f"PyTorch data set with a length, or an AnnData."
+    )
+
+
+def annotate(cells: Any, estimator: Any, key: str = "cpvae") -> None:
+    """Writes what a fitted `CPVAE` says of the cells of an AnnData into it.
+
+    Codes go to ``obsm["X_key"]``, components to ``obs["key"]`` and the probability of each cell's
+    component to ``obs["key_probability"]``.
+    """
+    x = _from_anndata(cells).x
+    probs = estimator.predict_proba(x)
+    cells.obsm[f"X_{key}"] = estimator.transform(x)
+    cells.obs[key] = probs.argmax(1)
+    cells.obs[f"{key}_probability"] = probs.max(1)
+
+
+def _from_anndata(
+    cells: Any,
+    label: str | None = None,
+    drop: Sequence[str] = (),
+    columns: Sequence[str] | None = None,
+) -> Source:
+    if label and label not in cells.obs:
+        raise ValueError(f"obs has no column {label!r}: it has {', '.join(cells.obs)}.")
+    genes = list(cells.var_names)
+    for name in (*drop, *(columns or ())):
+        if name not in genes:
+            raise ValueError(f"The AnnData has no variable {name!r}.")
+    kept = list(columns) if columns else [gene for gene in genes if gene not in set(drop)]
+    x = cells[:, kept].X
+    x = x.toarray() if hasattr(x, "toarray") else np.asarray(x)
+    labels = np.asarray(cells.obs[label]) if label else None
+    rows = tuple(map(str, cells.obs_names))
+    return Source("AnnData", single(x, "X"), labels, columns=tuple(kept), rows=rows)
+
+
+def _from_images(data: Any, column: str, label: str | None) -> Source:
+    if label is None and "label" in data.column_names:
+        label = "label"
+    if label and label not in data.column_names:
+        raise ValueError(f"There is no column {label!r}: there are {', '.join(data.column_names)}.")
+    arrays = [np.asarray(image) for image in data[column]]
+    return Source(column, _stacked(arrays), np.asarray(data[label]) if label else None)
+
+
+def _from_items(data: Any, kind: str) -> Source:
+    items = [data[i] for i in range(len(data))]
+    pairs = bool(items) and isinstance(items[0], tuple) and len(items[0]) == 2
+    arrays = [np.asarray(item[0] if pairs else item) for item in items]
+    labels = np.array([np.asarray(item[1]) for item in items]) if pairs else None
+    return Source(kind, _stacked(arrays), labels)
+
+
+def _stacked(arrays: list[np.ndarray]) -> np.ndarray:
+    shapes = {array.shape for array in arrays}
+    if len(shapes) != 1:
+        raise ValueError(
+            f"The examples have {len(shapes)} different shapes, such as {sorted(shapes)[:3]}: "
+            f"bring them to one."
+        )
+    return as_examples(np.stack(arrays), "the data set")
