@@ -174,9 +174,10 @@ def test_every_control_of_the_page_for_images(visit, tmp_path):
     for row in (0, 1):
         cell = page.locator(f"#names [data-testid=cell-{row}-2]")
         cell.dblclick()
-        page.keyboard.press("Control+A")
-        page.keyboard.type("round")
-        page.keyboard.press("Enter")
+        box = cell.locator("textarea, input")
+        box.fill("round")
+        box.press("Enter")
+        expect(cell).to_contain_text("round")
     page.click("#keep")
     expect(page.locator("#kept")).to_contain_text("3 different names")
     largest = RunFolder(run).read_model().aggregated.topk(2).indices.tolist()
@@ -221,3 +222,17 @@ def test_the_page_for_tables(visit, tmp_path, blobs):
     ).first.click()
     page.locator("#yours input[type=file]").set_input_files(table)
     expect(page.get_by_text("has no column 'd'")).to_be_visible()
+
+
+def test_a_port_that_is_taken_is_told(any_model, tmp_path):
+    import socket
+
+    from cpvae import app
+
+    explorer = Explorer(any_model, None, None, tmp_path / "names.json")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=f"Port {port} is taken: choose another --port"):
+            app.serve(app.page(explorer, "a run", lambda file: None), port, False, wait=False)

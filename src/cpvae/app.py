@@ -1,7 +1,9 @@
 """The explorer in the browser: one page about a run, served on this machine and to it alone."""
 
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -197,27 +199,32 @@ def serve(blocks: Any, port: int | None, browser: bool, wait: bool = True) -> st
     """Serves a page on 127.0.0.1 until Ctrl-C, or in the background; returns its address.
 
     Raises:
-        OSError: the port is taken.
+        ValueError: the port is taken.
     """
     import gradio as gr
     from starlette.middleware import Middleware
 
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
-    _, address, _ = blocks.launch(
-        server_name="127.0.0.1",
-        server_port=port,
-        inbrowser=browser,
-        prevent_thread_lock=True,
-        quiet=True,
-        theme=theme,
-        share=False,
-        footer_links=[],
-        ssr_mode=False,
-        app_kwargs={"middleware": [Middleware(_OnlyHere)]},
-    )
+    try:
+        _, address, _ = blocks.launch(
+            server_name="127.0.0.1",
+            server_port=port,
+            inbrowser=browser,
+            prevent_thread_lock=True,
+            quiet=True,
+            theme=theme,
+            share=False,
+            footer_links=[],
+            ssr_mode=False,
+            app_kwargs={"middleware": [Middleware(_OnlyHere)]},
+        )
+    except OSError as error:
+        raise ValueError(f"Port {port or 7860} is taken: choose another --port.") from error
     print(f"explorer -> {address}   (Ctrl-C stops it)", flush=True)
     if wait:
-        blocks.block_thread()
+        with suppress(KeyboardInterrupt):
+            threading.Event().wait()
+        blocks.close(verbose=False)
     return address
 
 
