@@ -11,4 +11,3 @@ html_title = "cpvae"
 autodoc_typehints = "none"  # the docstrings say shapes, which types do not
 myst_heading_anchors = 3
 suppress_warnings = ["myst.xref_missing"]  # links to files beside the pages, which git has
-exclude_patterns = ["_site"]

@@ -34,18 +34,12 @@ def seeds(name: str) -> str:
     return markdown(accuracy.rows(accuracy.of(name, cells.read(RESULTS / "accuracy"))))
 
 
-def beside_scikit_learn() -> str:
-    """Every data set and method of the comparison on tables."""
-    each = [tables.run(d, m, RESULTS / "tables") for d in tables.DATASETS for m in tables.METHODS]
-    return markdown(tables.rows(each))
-
-
 TABLES: dict[str, Callable[[], str]] = {
     "toy sd": lambda: markdown(toy.rows(toy.run("sd", RESULTS / "toy"))),
     "toy variance": lambda: markdown(toy.rows(toy.run("variance", RESULTS / "toy"))),
     "table1": lambda: table1.table(cells.read(RESULTS / "table1")),
     "generation": lambda: markdown(table1.generation(cells.read(RESULTS / "table1"))),
-    "tables": beside_scikit_learn,
+    "tables": lambda: markdown(tables.rows(tables.run_all(RESULTS / "tables"))),
     "accuracy mnist-affine-k10": partial(seeds, "mnist-affine-k10"),
     "accuracy mnist-plain-k10": partial(seeds, "mnist-plain-k10"),
     "accuracy digits-affine-k10": partial(seeds, "digits-affine-k10"),

@@ -3,6 +3,7 @@ import http.server
 import json
 import re
 import threading
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -78,7 +79,7 @@ def test_refusals(run, tmp_path):
 class Hub(http.server.BaseHTTPRequestHandler):
     """As much of the Hub as an upload and a download need, in memory."""
 
-    files: dict[str, bytes] = {}  # noqa: RUF012
+    files: ClassVar[dict[str, bytes]] = {}
     commit = "0123456789abcdef0123456789abcdef01234567"
 
     def answer(self) -> None:

@@ -9,6 +9,7 @@ import cpvae
 
 SOURCE = Path(cpvae.__file__).parent
 ORDER = [
+    "extras",
     "fused",
     "functional",
     "likelihoods",

@@ -4,7 +4,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,6 @@ SHOWN = 12  # examples of a category
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 
 Read = Callable[[str | None], tuple[Tensor, Sequence[str] | None]]
-
-
-def need_gradio() -> None:
-    """Raises an error that names the extra where Gradio is missing.
-
-    Raises:
-        ModuleNotFoundError: it is not installed.
-    """
-    if find_spec("gradio") is None:
-        raise ModuleNotFoundError("gradio is not installed: pip install 'cpvae[app]'.")
 
 
 def page(explorer: Explorer, title: str, read: Read) -> Any:
@@ -64,20 +53,16 @@ def page(explorer: Explorer, title: str, read: Read) -> Any:
     def real(component: int) -> Any:
         return explorer.sheet(explorer.real(component, SHOWN))
 
-    def told(x: Tensor) -> str:
-        found = explorer.label(x)
-        return (
-            f"**{_titled(explorer, int(found['component'][0]))}**, "
-            f"probability {found['probability'][0]:.3f}"
-        )
-
     def around(x: Tensor) -> Any:
         return explorer.sheet(explorer.x[explorer.neighbours(x)])
 
     def click(event: gr.SelectData) -> tuple[Any, ...]:
         number = explorer.at(*event.index)
         x = explorer.x[[number]]
-        return explorer.map(number), f"Example {number}: {told(x)}", around(x), number
+        found = explorer.label(x)
+        told = f"**{_titled(explorer, int(found['component'][0]))}**"
+        told = f"Example {number}: {told}, probability {found['probability'][0]:.3f}"
+        return explorer.map(number), told, around(x), number
 
     def guard(function: Callable[..., Any]) -> Callable[..., Any]:
         """Bad input shows its message on the page instead of a stack trace in the terminal."""

@@ -579,12 +579,12 @@ def explore(
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
 ) -> None:
     """Explore a run in the browser: draw, walk, look around, name the categories."""
-    from cpvae.app import need_gradio, page, serve
-
-    need_gradio()
+    from cpvae.app import page, serve
     from cpvae.checkpoint import NAMES, RunFolder
     from cpvae.explorer import Explorer
+    from cpvae.extras import need
 
+    need("gradio", "app")
     folder = RunFolder(run)
     info = folder.read_info()
     model = _model(folder, info)

@@ -125,7 +125,7 @@ class Explorer:
         Categories of one name are added up.
         """
         probs = cluster_probs(self.model, x)
-        named = sorted(set(self.names), key=self.names.index)
+        named = list(dict.fromkeys(self.names))
         together = torch.stack(
             [probs[:, [n == name for n in self.names]].sum(1) for name in named], dim=1
         )

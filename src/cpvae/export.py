@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cpvae.extras import need
 from cpvae.models import VAE, ConditionalPriorVAE, HierarchicalVAE, Model
 
 OPSET = 20
@@ -66,7 +67,7 @@ def export_onnx(model: Model, folder: Path) -> list[Path]:
             (``mog``): ONNX has no triangular solver.
     """
     for name in ("onnx", "onnxscript"):
-        _need(name)
+        need(name, "onnx")
     if type(model) is VAE and model.mixture().unit_tril is not None:
         raise ValueError(
             "ONNX has no triangular solver, which the categories of a mixture with full covariance "
@@ -119,10 +120,3 @@ def _export(
     finally:
         for logger, level in zip(talkative, levels, strict=True):
             logger.setLevel(level)
-
-
-def _need(package: str) -> None:
-    from importlib.util import find_spec
-
-    if find_spec(package) is None:
-        raise ModuleNotFoundError(f"{package} is not installed: pip install 'cpvae[onnx]'.")

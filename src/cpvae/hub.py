@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cpvae.checkpoint import HISTORY, MODEL, NAMES, RunFolder
+from cpvae.extras import need
 from cpvae.models import Model
 from cpvae.report import EVALUATION, meaning, stored_evaluation
 
@@ -32,7 +33,8 @@ def save_pretrained(run: str | Path, folder: str | Path) -> Path:
     run, folder = Path(run), Path(folder)
     if folder.resolve() == run.resolve():
         raise ValueError(f"{folder} is the run itself: write to another folder.")
-    source, info = RunFolder(run), RunFolder(run).read_info()
+    source = RunFolder(run)
+    info = source.read_info()
     source.read_model()  # what cannot be read must not be shared
     if info.get("data"):
         info["data"]["source"] = Path(info["data"]["source"]).stem
@@ -113,10 +115,7 @@ def _card(run: RunFolder, info: dict[str, Any], pictured: bool) -> str:
 
 
 def _hub() -> Any:
-    try:
-        import huggingface_hub
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "huggingface_hub is not installed: pip install 'cpvae[hub]'."
-        ) from error
+    need("huggingface_hub", "hub")
+    import huggingface_hub
+
     return huggingface_hub

@@ -75,6 +75,11 @@ def run(dataset: str, method: str, results: Path) -> dict[str, Any]:
     return result
 
 
+def run_all(results: Path) -> list[dict[str, Any]]:
+    """`run` for every data set and method."""
+    return [run(dataset, method, results) for dataset in DATASETS for method in METHODS]
+
+
 def rows(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A row a data set and method: mean and worst accuracy over folds and seeds, mean NMI."""
     table = []
