@@ -11,6 +11,7 @@ from cpvae.evaluate import (
     exact_terms,
     kl_split,
     log_likelihood,
+    sampled_terms,
 )
 from cpvae.functional import log_mean_exp
 from cpvae.models import ConditionalPriorVAE
@@ -53,6 +54,15 @@ def test_likelihood_with_rounded_products_is_close_and_leaves_the_model(any_mode
     assert rounded != before
     assert rounded == pytest.approx(before, rel=0.02)
     assert log_likelihood(any_model, observed, 200, seeded[2]) == before
+
+
+def test_one_sampled_category_estimates_the_enumerated_bound(any_cpvae, observed_cpvae, generator):
+    many = observed_cpvae.repeat(3000, 1)
+    sampled = sampled_terms(any_cpvae, many, generator)
+    exact = exact_terms(any_cpvae, many, generator)
+    assert (sampled.log_qc == exact.log_qc).all()
+    error = sampled.elbo().std().item() / len(many) ** 0.5
+    assert sampled.elbo().mean().item() == pytest.approx(exact.elbo().mean().item(), abs=6 * error)
 
 
 def test_mutual_information_is_enumeration_by_hand(any_cpvae, observed_cpvae, generator):

@@ -764,11 +764,11 @@ def _train(
         raise
     finally:
         records = folder.read_history()
-        best = max(records, key=lambda r: r["valid_elbo_exact_nats"], default=None)
+        best = max(records, key=lambda r: r["valid_elbo_nats"], default=None)
         ended: dict[str, Any] = {"status": status, "epochs": len(records)}
         if best:
             ended["best_epoch"] = best["epoch"]
-            ended["best_valid_elbo_exact_nats"] = best["valid_elbo_exact_nats"]
+            ended["best_valid_elbo_nats"] = best["valid_elbo_nats"]
         folder.write_info({**info, **ended})
     if restarts > 1:
         _print_restarts(outcomes, console)
@@ -793,9 +793,9 @@ def _print_restarts(outcomes: list[dict[str, Any]], console: Any) -> None:
     from rich.table import Table
 
     table = Table("seed", "epochs", "best epoch", "validation bound (nats)")
-    best = max(o["best_valid_elbo_exact_nats"] for o in outcomes)
+    best = max(o["best_valid_elbo_nats"] for o in outcomes)
     for outcome in outcomes:
-        bound = outcome["best_valid_elbo_exact_nats"]
+        bound = outcome["best_valid_elbo_nats"]
         style = "bold" if bound == best else None
         cells = (outcome["seed"], outcome["epochs"], outcome["best_epoch"], f"{bound:.2f}")
         table.add_row(*map(str, cells), style=style)
@@ -818,7 +818,7 @@ def _summary(
     best = history[ended["best_epoch"] - 1]
     console.print(
         f"\n[bold]Done[/] after {len(history)} epochs, {history[-1]['seconds']:.0f} s. Best "
-        f"validation bound (exact) {best['valid_elbo_exact_nats']:.2f} nats, in epoch "
+        f"validation bound (one-hot) {best['valid_elbo_nats']:.2f} nats, in epoch "
         f"{best['epoch']}"
         + (f"; {best['components_used']} of {n_components} components in use" * (n_components > 1))
         + ".\n"

@@ -176,9 +176,9 @@ def curves(history: Sequence[dict[str, Any]], best_epoch: int) -> Figure:
     figure = Figure(figsize=(11, 3), layout="constrained")
     bound, parts, used = figure.subplots(1, 3)
     train = [r[train_key] for r in history]
-    valid = [r["valid_elbo_exact_nats"] for r in history]
+    valid = [r["valid_elbo_nats"] for r in history]
     bound.plot(epochs, train, color=GREY, linewidth=1, label=f"training, {train_name}")
-    bound.plot(epochs, valid, color=BLUE, linewidth=1.5, label="validation, exact")
+    bound.plot(epochs, valid, color=BLUE, linewidth=1.5, label="validation, one-hot")
     bound.axvline(best_epoch, color=ORANGE, linewidth=1, linestyle=":", label="weights kept")
     settled = valid[len(valid) // 20 :]  # the first epochs would squeeze all others flat
     low, high = min(settled), max(max(settled), max(train))

@@ -36,8 +36,8 @@ class EpochsBar:
     def update(self, place: int, record: Record) -> None:
         """Shows an epoch's record of the run at that place."""
         self.last[place] = record
-        best = max(self.last.values(), key=lambda r: r["valid_elbo_exact_nats"])
-        bound = f"bound {best['valid_elbo_exact_nats']:.2f} nats"
+        best = max(self.last.values(), key=lambda r: r["valid_elbo_nats"])
+        bound = f"bound {best['valid_elbo_nats']:.2f} nats"
         used = f"{best['components_used']} components" if self.counts else ""
         done = sum(r["epoch"] for r in self.last.values())
         self.progress.update(self.task, completed=done, bound=f"{bound}  {used}")

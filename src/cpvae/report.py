@@ -142,7 +142,7 @@ def _figures(folder: RunFolder, splits: Splits) -> dict[str, Figure]:
     model, history = folder.read_model(), folder.read_history()
     if not history:
         raise ValueError(f"{folder.path} has no finished epoch to report on.")
-    best = max(history, key=lambda record: record["valid_elbo_exact_nats"])["epoch"]
+    best = max(history, key=lambda record: record["valid_elbo_nats"])["epoch"]
     x = _pictured(splits)
     with torch.no_grad():
         return {

@@ -52,7 +52,7 @@ def fit_best(
 
     Returns:
         The best model, its records, and for every restart its ``seed``, ``epochs``, ``best_epoch``
-        and ``best_valid_elbo_exact_nats``. One that diverges ends there with its best weights.
+        and ``best_valid_elbo_nats``. One that diverges ends there with its best weights.
 
     Raises:
         Diverged: every restart diverged.
@@ -82,7 +82,7 @@ def fit_best(
             restart.write_info({**info, "status": "finished"})
         histories = [restart.read_history() for restart in folders]
         outcomes = [_outcome(r.seed, h) for r, h in zip(recipes, histories, strict=True)]
-        best = max(range(n_restarts), key=lambda r: outcomes[r]["best_valid_elbo_exact_nats"])
+        best = max(range(n_restarts), key=lambda r: outcomes[r]["best_valid_elbo_nats"])
         model = build(**{**config, "seed": recipes[best].seed})
         model.load_state_dict(folders[best].read_weights())
         if folder:
@@ -92,13 +92,13 @@ def fit_best(
 
 
 def _outcome(seed: int, history: Sequence[Record]) -> dict[str, Any]:
-    none = {"epoch": 0, "valid_elbo_exact_nats": -math.inf}  # diverged in its first epoch
-    best = max(history, key=lambda r: r["valid_elbo_exact_nats"], default=none)
+    none = {"epoch": 0, "valid_elbo_nats": -math.inf}  # diverged in its first epoch
+    best = max(history, key=lambda r: r["valid_elbo_nats"], default=none)
     return {
         "seed": seed,
         "epochs": len(history),
         "best_epoch": best["epoch"],
-        "best_valid_elbo_exact_nats": best["valid_elbo_exact_nats"],
+        "best_valid_elbo_nats": best["valid_elbo_nats"],
     }
 
 
