@@ -11,7 +11,7 @@ help:
 	@echo "make test     run the tests"
 	@echo "make docs     draw the tables of docs/ from results/"
 	@echo "make site     build the documents as a site (build/site)"
-	@echo "make bench    measure speed and memory, beside other implementations (15 minutes)"
+	@echo "make bench    measure speed and memory, beside other implementations (half an hour)"
 	@echo "make lint     check style and types"
 	@echo "make package  build dist/*.whl and *.tar.gz, and try the wheel in an environment of its own"
 	@echo "make install  build .venv from constraints.txt"

@@ -43,6 +43,12 @@ def blobs() -> tuple[np.ndarray, np.ndarray]:
     return x.astype(np.float32), labels
 
 
+MIXED = {
+    "shape": (6,),
+    "likelihood": "mixed",
+    "kinds": ("count", "gaussian", "categorical", "binary", "gaussian", "categorical"),
+    "n_levels": (0, 0, 3, 0, 0, 2),
+}
 CONFIGS = [
     {"shape": (6,), "likelihood": "bernoulli"},
     {"shape": (6,), "likelihood": "gaussian", "covariance": "full"},
@@ -50,6 +56,7 @@ CONFIGS = [
     {"shape": (6,), "likelihood": "gaussian", "gate": "category", "covariance": "full"},
     {"shape": (1, 5, 6), "likelihood": "bernoulli", "network": "conv"},
     {"shape": (3, 8, 8), "likelihood": "gaussian", "network": "conv", "noise_scale": 0.3},
+    MIXED,
 ]
 
 
@@ -66,11 +73,14 @@ OTHERS = [
         "n_components": 1,
     },
     {"model": "hvamp", "shape": (6,), "likelihood": "bernoulli"},
+    {"model": "vamp", **MIXED},
+    {"model": "hvae", **MIXED, "n_components": 1},
 ]
 
 
 def name_of(config: dict) -> str:
-    return "-".join(str(v) for v in config.values())
+    named = {key: v for key, v in config.items() if key not in ("kinds", "n_levels")}
+    return "-".join(str(v) for v in named.values())
 
 
 def small(config: dict):
@@ -110,6 +120,8 @@ def build_small():
 def eight(model, generator):
     """Eight examples as a model sees them."""
     x = torch.rand(8, int(np.prod(model.shape)), generator=generator)
+    if hasattr(model.likelihood, "kinds"):  # whole numbers, which fit every kind
+        x = (2 * x).floor()
     return model.likelihood.observe(x, generator)
 
 

@@ -18,7 +18,9 @@ CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 
 @pytest.fixture
 def explorer(any_model, tmp_path) -> Explorer:
-    return Explorer(any_model, torch.rand(40, *any_model.shape), None, tmp_path / "names.json")
+    return Explorer(
+        any_model, torch.rand(40, *any_model.shape), None, None, tmp_path / "names.json"
+    )
 
 
 def test_walks_start_and_end_where_they_should(explorer):
@@ -57,7 +59,7 @@ def test_names_are_kept_and_merge(explorer, tmp_path):
     k = explorer.model.n_components
     names = ["same"] * max(1, k - 1) + ["other"] * min(1, k - 1)
     explorer.rename(names)
-    again = Explorer(explorer.model, explorer.x, None, tmp_path / "names.json")
+    again = Explorer(explorer.model, explorer.x, None, None, tmp_path / "names.json")
     assert again.names == names
     found, probs = again.label(explorer.x), explorer.probs.numpy()
     merged = probs[:, : max(1, k - 1)].sum(1)
@@ -68,7 +70,7 @@ def test_names_are_kept_and_merge(explorer, tmp_path):
 
 
 def test_without_its_data_a_run_is_looked_at_through_what_it_generates(any_model, tmp_path):
-    alone = Explorer(any_model, None, None, tmp_path / "names.json")
+    alone = Explorer(any_model, None, None, None, tmp_path / "names.json")
     assert alone.generated
     assert alone.x.shape == (600, *any_model.shape)
 
@@ -229,7 +231,7 @@ def test_a_port_that_is_taken_is_told(any_model, tmp_path):
 
     from cpvae import app
 
-    explorer = Explorer(any_model, None, None, tmp_path / "names.json")
+    explorer = Explorer(any_model, None, None, None, tmp_path / "names.json")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

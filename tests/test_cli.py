@@ -9,13 +9,14 @@ import sys
 import time
 
 import numpy as np
+import pandas
 import pyarrow as pa
 import pytest
 from PIL import Image
 from pyarrow import csv, parquet
 from safetensors.torch import load_file
 
-from cpvae import cli
+from cpvae import CPVAE, cli
 from cpvae.models import MODELS
 
 FIT = ["fit", "digits", "--max-epochs", "3", "--components", "10", "--accelerator", "cpu"]
@@ -247,7 +248,7 @@ def bad_inputs(tmp_path):
         "header.csv": "a,b\n",
         "one.csv": "a,b\n1,2\n",
         "constant.csv": "a,b\n" + "\n".join(f"{v},3" for v in rng.normal(size=50)),
-        "text.csv": "a,b\n" + "\n".join(f"{v},x" for v in rng.normal(size=50)),
+        "text.csv": "a,b\n" + "\n".join(f"{v},x{v}" for v in rng.normal(size=50)),
         "good.csv": "a,b\n" + rows,
         "empty.csv": "",
     }
@@ -264,7 +265,11 @@ def bad_inputs(tmp_path):
         (["header.csv"], "empty"),
         (["one.csv"], "one row"),
         (["constant.csv"], "Column b is constant"),
-        (["text.csv"], "column b is not numeric"),
+        (["text.csv"], "column b is text with 50 different values in 50 rows"),
+        (["good.csv", "--kind", "a"], "kind 'a' of column 'a' is unknown"),
+        (["good.csv", "--kind", "a=count"], "Column 'a' cannot be count"),
+        (["good.csv", "--kind", "c=count"], "There is no column 'c': there are a, b"),
+        (["good.csv", "--kind", "count", "--kind", "a=count"], "write COLUMN=KIND"),
         (["nowhere.csv"], "neither a file"),
         (["good.csv", "-k", "0"], "n_components=0"),
         (["good.csv", "-k", "41"], "from 1 to 40"),
@@ -380,3 +385,40 @@ def test_a_table_with_missing_values_goes_all_the_way(cpvae, blobs, tmp_path):
         assert "nan" not in out
     assert "nan" not in (tmp_path / "assigned.csv").read_text()
     assert "nan" not in (tmp_path / "new.csv").read_text()
+
+
+def test_a_table_of_several_kinds_of_columns(cpvae, tmp_path):
+    """Fitted, told how it was read, generated, assigned, resumed, reported, exported."""
+    rng = np.random.default_rng(0)
+    group = rng.integers(2, size=300)
+    columns = {
+        "height": 160 + 25 * group + rng.normal(0, 4, 300),
+        "visits": rng.poisson(np.where(group, 1, 12)),
+        "pet": np.where(group ^ (rng.random(300) < 0.1), "dog", "cat").tolist(),
+        "floor": 3 + group,
+    }
+    file, run = tmp_path / "people.csv", tmp_path / "run"
+    csv.write_csv(pa.table(columns), file)
+    command = ("fit", file, "-k", 2, "--max-epochs", 3, "--out", run, "--kind", "floor=categorical")
+    code, _, err = cpvae(*command)
+    assert code == 0, err
+    assert "categorical  pet, floor" in err
+    info = json.loads((run / "run.json").read_text())
+    assert info["model"]["kinds"] == ["gaussian", "count", "categorical", "categorical"]
+    assert info["data"]["levels"] == {"pet": ["cat", "dog"], "floor": ["3", "4"]}
+    assert cpvae(*command, "--resume", "--max-epochs", 5)[0] == 0
+    assert len((run / "history.jsonl").read_text().splitlines()) == 5
+    new = tmp_path / "new.csv"
+    assert cpvae("generate", run, "-n", 40, "--out", new)[0] == 0
+    drawn = csv.read_csv(new).to_pydict()
+    assert list(drawn) == [*columns, "component"]
+    assert set(drawn["pet"]) == {"cat", "dog"}
+    assert set(drawn["floor"]) == {3, 4}
+    assert cpvae("assign", run, new, "--out", tmp_path / "assigned.csv")[0] == 0
+    new.write_text("height,visits,pet,floor\n170,3,cow,3\n")
+    code, _, err = cpvae("assign", run, new)
+    assert code == 2
+    assert "column pet has 'cow', which the model has not seen: it knows cat, dog" in err
+    assert cpvae("report", run)[0] == 0
+    assert cpvae("evaluate", run, "--json", "--samples", 5)[0] == 0
+    assert CPVAE.load(run).predict(pandas.read_csv(file)).shape == (300,)

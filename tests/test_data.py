@@ -8,6 +8,7 @@ from PIL import Image
 from pyarrow import csv, parquet
 
 from cpvae import data
+from cpvae.data import levels
 from cpvae.data.checks import check, check_like, check_varies
 from cpvae.data.files import as_examples
 from cpvae.data.mnist import _ArraysOnly, _from_idx, _idx
@@ -145,14 +146,48 @@ def test_refuses_values_that_cannot_be_learned_from():
 
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet"])
-def test_refuses_tables_that_are_not_numbers(table, tmp_path, ending):
+def test_refuses_columns_that_are_not_there(table, tmp_path, ending):
     path = write(table, tmp_path / f"t{ending}")
-    with pytest.raises(ValueError, match=r"column kind is not numeric.*--drop.*--label"):
-        data.load(path)
     with pytest.raises(ValueError, match="no column 'size': it has a, b, flag, kind"):
         data.load(path, label="size")
     with pytest.raises(ValueError, match="no column 'z'"):
         data.read(path, columns=("a", "z"))
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_text_is_categories_and_text_again(tmp_path, ending):
+    columns = {"a": [1.5, 2, 3, 4] * 5, "pet": ["dog", "cat", None, " cat "] * 5, "n": [7, 9] * 10}
+    path = write(pa.table(columns), tmp_path / f"t{ending}")
+    source = data.read(path)
+    assert source.columns == ("a", "pet", "n")
+    assert source.levels == {"pet": ["cat", "dog"]}
+    np.testing.assert_array_equal(source.x[:4, 1], [1, 0, np.nan, 0])
+    again = levels.decode(source.x, source.columns, source.levels)
+    assert again["pet"][:4].tolist() == ["dog", "cat", None, "cat"]
+    np.testing.assert_array_equal(again["a"], source.x[:, 0])
+    shown, names = levels.indicators(source.x, source.columns, source.levels)
+    assert names == ["a", "pet=cat", "pet=dog", "n"]
+    np.testing.assert_array_equal(shown[:3, 1:3], [[0, 1], [1, 0], [np.nan, np.nan]])
+    numbers = data.read(path, categorical=["n"])
+    assert numbers.levels == {"pet": ["cat", "dog"], "n": ["7", "9"]}
+    np.testing.assert_array_equal(numbers.x[:2, 2], [0, 1])
+    known = data.read(path, levels={"pet": ["ant", "cat", "dog"]})
+    np.testing.assert_array_equal(known.x[:2, 1], [2, 1])
+    with pytest.raises(ValueError, match="column pet has 'dog', which the model has not seen: it"):
+        data.read(path, levels={"pet": ["cat"]})
+    parts = data.load(path)
+    assert parts.levels == source.levels
+
+
+def test_text_that_is_no_category_is_refused(tmp_path):
+    rows = "\n".join(f"{i},name {i}" for i in range(30))
+    (tmp_path / "t.csv").write_text(f"a,who\n{rows}\n")
+    with pytest.raises(ValueError, match="column who is text with 30 different.*--drop.*--label"):
+        data.load(tmp_path / "t.csv")
+    days = pa.array([0, 1] * 5, pa.date32())
+    parquet.write_table(pa.table({"a": range(10), "day": days}), tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=r"column day holds date32\[day\], neither.*--drop"):
+        data.load(tmp_path / "t.parquet")
 
 
 def test_empty_cells_are_missing_values(tmp_path):

@@ -263,3 +263,81 @@ def test_polars_frames_go_in_and_come_back(blobs):
     assert codes.shape == (len(frame), 2)
     with pytest.raises(ValueError, match="feature names should match"):
         model.predict(holes.select("b", "a", "c", "d"))
+
+
+@pytest.fixture
+def people():
+    """Two groups that differ in every column, and who is in which."""
+    rng = np.random.default_rng(0)
+    group = rng.integers(2, size=400)
+    other = rng.random((3, 400)) < 0.1
+    frame = pandas.DataFrame(
+        {
+            "height": 160 + 25 * group + rng.normal(0, 4, 400),
+            "visits": rng.poisson(np.where(group, 1, 12)),
+            "pet": np.where(group ^ other[0], "dog", "cat"),
+            "member": group ^ other[1] == 1,
+            "floor": 3 + (group ^ other[2]),
+        }
+    )
+    return frame, group
+
+
+def test_frames_of_several_kinds_of_columns(people, tmp_path):
+    frame, group = people
+    model = CPVAE(2, max_epochs=60, kinds={"floor": "categorical"}, random_state=0).fit(frame)
+    assert model.config_["likelihood"] == "mixed"
+    assert model.config_["kinds"] == ["gaussian", "count", "categorical", "binary", "categorical"]
+    assert model.levels_ == {"pet": ["cat", "dog"], "floor": ["3", "4"]}
+    assert list(model.feature_names_in_) == list(frame)
+    found = model.predict(frame)
+    assert max((found == group).mean(), (found != group).mean()) > 0.97
+    dogs = int(np.bincount(found[frame["pet"] == "dog"]).argmax())
+    new, component = model.sample(300, component=dogs)
+    assert list(new) == list(frame)
+    assert set(component) == {dogs}
+    assert (new["pet"] == "dog").mean() > 0.7
+    assert (new["visits"] == new["visits"].round()).all()
+    assert set(new["member"]) <= {0, 1}
+    assert new["height"].mean() == pytest.approx(185, abs=5)
+    holes = frame.copy()
+    holes.loc[holes.index % 3 == 0, "pet"] = None
+    holes.loc[holes.index % 3 == 1, "height"] = np.nan
+    filled = model.impute(holes)
+    assert not filled.isna().any().any()
+    there = holes.index % 3 != 0
+    assert (filled["pet"] == frame["pet"])[there].all()
+    assert (filled["pet"] == frame["pet"])[~there].mean() > 0.8
+    assert np.abs(filled["height"] - frame["height"])[holes.index % 3 == 1].mean() < 6
+    assert list(model.reconstruct(frame)) == list(frame)
+    model.save(tmp_path / "run")
+    again = CPVAE.load(tmp_path / "run")
+    np.testing.assert_array_equal(again.predict_proba(frame), model.predict_proba(frame))
+    pandas.testing.assert_frame_equal(again.sample(5)[0], model.sample(5)[0])
+    assert clone(again).fit(frame).config_["kinds"] == model.config_["kinds"]
+    with pytest.raises(ValueError, match="column pet has 'cow', which the model has not seen"):
+        model.predict(frame.assign(pet="cow"))
+    with pytest.raises(ValueError, match="feature names should match"):
+        model.predict(frame[list(frame)[::-1]])
+
+
+def test_kinds_of_arrays_are_chosen_and_checked(people):
+    x = people[0][["height", "visits", "member"]].to_numpy(dtype=float)
+    model = CPVAE(2, max_epochs=2, kinds={1: "count"}).fit(x)
+    assert model.config_["kinds"] == ["gaussian", "count", "binary"]
+    assert model.sample(3)[0].shape == (3, 3)
+    whole = CPVAE(2, max_epochs=2, kinds="gaussian").fit(x)
+    assert whole.config_["kinds"] == ["gaussian"] * 3
+    text = CPVAE(2, max_epochs=2, kinds={2: "categorical"}).fit(x)
+    assert text.levels_ == {"2": ["0", "1"]}
+    np.testing.assert_array_equal(text.predict(x[:5]), text.predict(x)[:5])
+    for kinds, said in (
+        ({"size": "count"}, "no column 'size': there are 0, 1, 2"),
+        ({0: "number"}, "kind 'number' of column '0' is unknown: choose from gaussian, binary"),
+        ({0: "count"}, "Column '0' cannot be count, which needs whole numbers from 0 up"),
+        ({1: "binary"}, "Column '1' cannot be binary, which needs zeros and ones"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            CPVAE(2, kinds=kinds).fit(x)
+    with pytest.raises(ValueError, match="likelihood='gaussian' does not go with columns of text"):
+        CPVAE(2, likelihood="gaussian").fit(people[0])

@@ -2,9 +2,9 @@ import math
 
 import pytest
 import torch
-from torch.distributions import Bernoulli, Normal
+from torch.distributions import Bernoulli, Categorical, NegativeBinomial, Normal
 
-from cpvae.likelihoods import BernoulliLikelihood, GaussianLikelihood
+from cpvae.likelihoods import BernoulliLikelihood, GaussianLikelihood, MixedLikelihood
 
 
 def test_bernoulli_is_torch_distributions():
@@ -90,6 +90,90 @@ def test_missing_values_are_left_out_of_the_density(generator):
     assert (params.grad[:, 1] == 0).all()
     assert torch.isfinite(whole.log_noise.grad).all()
     assert whole.log_noise.grad[1] == 0
-    torch.testing.assert_close(whole.filled(seen)[:, 1], torch.zeros(7))
+    torch.testing.assert_close(whole.inputs(seen)[:, 1], torch.zeros(7))
     nothing = torch.full((2, 3), math.nan)
     torch.testing.assert_close(whole.log_prob(nothing, params[:2]), torch.zeros(2))
+
+
+def mixed() -> MixedLikelihood:
+    """A count, a Gaussian, one of three categories, a binary and one of two categories."""
+    kinds = ("count", "gaussian", "categorical", "binary", "categorical")
+    loc = torch.tensor([1.5, 4.0, 0.0, 0.0, 0.0])
+    scale = torch.tensor([0.5, 3.0, 1.0, 1.0, 1.0])
+    likelihood = MixedLikelihood(kinds, (0, 0, 3, 0, 2), loc, scale)
+    with torch.no_grad():
+        likelihood.log_noise.fill_(-0.4)
+        likelihood.log_dispersion.fill_(0.7)
+    return likelihood
+
+
+TABLE = [[3.0, 5.5, 2.0, 1.0, 0.0], [0.0, -1.0, 0.0, 0.0, 1.0], [12.0, 4.0, 1.0, 1.0, 1.0]]
+
+
+def test_mixed_is_torch_distributions_column_by_column(generator):
+    likelihood, x = mixed(), torch.tensor(TABLE)
+    params = torch.randn(3, 8, generator=generator)
+    noise = 3 * math.sqrt(0.05**2 + math.exp(-0.4))
+    mean = torch.exp(1.5 + 0.5 * params[:, 2])
+    r = math.exp(0.7)
+    expected = (
+        Normal(4 + 3 * params[:, 0], noise).log_prob(x[:, 1])
+        + Bernoulli(logits=params[:, 1]).log_prob(x[:, 3])
+        + NegativeBinomial(r, probs=mean / (mean + r)).log_prob(x[:, 0])
+        + Categorical(logits=params[:, 3:6]).log_prob(x[:, 2])
+        + Categorical(logits=params[:, 6:8]).log_prob(x[:, 4])
+    )
+    torch.testing.assert_close(likelihood.log_prob(x, params), expected)
+    assert likelihood.network_shape((5,)) == (8,)
+    inputs = likelihood.inputs(x)
+    torch.testing.assert_close(inputs[:, 0], (x[:, 1] - 4) / 3)
+    torch.testing.assert_close(inputs[:, 2], (torch.log1p(x[:, 0]) - 1.5) / 0.5)
+    assert inputs[:, 3:].tolist() == [[0, 0, 1, 1, 0], [1, 0, 0, 0, 1], [0, 1, 0, 0, 1]]
+
+
+def test_missing_values_of_mixed_columns_are_left_out(generator):
+    likelihood, x = mixed(), torch.tensor(TABLE)
+    params = torch.randn(3, 8, generator=generator, requires_grad=True)
+    whole = likelihood.log_prob(x, params)
+    total = torch.zeros(3)
+    for column in range(5):
+        alone = torch.full_like(x, math.nan)
+        alone[:, column] = x[:, column]
+        part = likelihood.log_prob(alone, params)
+        total = total + part
+        (gradient,) = torch.autograd.grad(part.sum(), params)
+        assert torch.isfinite(gradient).all()
+        assert int((gradient != 0).any(0).sum()) == (1, 1, 3, 1, 2)[column]
+    torch.testing.assert_close(total, whole)
+    nothing = torch.full((3, 5), math.nan)
+    torch.testing.assert_close(likelihood.log_prob(nothing, params), torch.zeros(3))
+    torch.testing.assert_close(likelihood.inputs(nothing), torch.zeros(3, 8))
+
+
+def test_mixed_samples_have_the_moments_of_their_columns(generator):
+    likelihood, n = mixed(), 200_000
+    params = torch.tensor([0.3, -0.8, 0.6, 0.1, 1.2, -0.5, 2.0, 0.0]).repeat(n, 1)
+    with torch.no_grad():
+        x = likelihood.sample(params, generator)
+        expected = likelihood.mean(params[:1])[0]
+    assert expected[2] == 1  # the most probable of three
+    assert expected[4] == 0
+    mean, r = math.exp(1.5 + 0.5 * 0.6), math.exp(0.7)
+    assert expected[0].item() == pytest.approx(mean)
+    assert x[:, 0].mean().item() == pytest.approx(mean, rel=0.01)
+    assert x[:, 0].var().item() == pytest.approx(mean + mean**2 / r, rel=0.03)
+    assert x[:, 1].mean().item() == pytest.approx(4 + 3 * 0.3, rel=0.01)
+    assert x[:, 1].std().item() == pytest.approx(3 * math.sqrt(0.05**2 + math.exp(-0.4)), rel=0.01)
+    assert x[:, 3].mean().item() == pytest.approx(expected[3].item(), abs=0.01)
+    for column, logits in ((2, params[0, 3:6]), (4, params[0, 6:8])):
+        shares = torch.bincount(x[:, column].long()) / n
+        torch.testing.assert_close(shares, logits.softmax(0), atol=0.01, rtol=0)
+    assert (x[:, 0] == x[:, 0].round()).all()
+
+
+def test_kinds_of_mixed_columns_are_checked():
+    one = torch.ones(1)
+    with pytest.raises(ValueError, match="kind 'colour' is unknown: choose from gaussian, binary"):
+        MixedLikelihood(("colour",), (0,), one, one)
+    with pytest.raises(ValueError, match="'categorical' cannot have 0 categories"):
+        MixedLikelihood(("categorical",), (0,), one, one)

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -52,6 +53,7 @@ class Likelihood(StrEnum):
 
     bernoulli = "bernoulli"
     gaussian = "gaussian"
+    mixed = "mixed"
 
 
 class Network(StrEnum):
@@ -144,6 +146,14 @@ def fit(
     drop: Annotated[
         list[str] | None, typer.Option(help="Column of a table to leave out; repeat.")
     ] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN=KIND",
+            help="gaussian, binary, count or categorical; KIND alone is for all columns; repeat.",
+            show_default="by the values",
+        ),
+    ] = None,
     model: Annotated[
         System | None,
         typer.Option(
@@ -155,7 +165,9 @@ def fit(
     likelihood: Annotated[
         Likelihood | None,
         typer.Option(
-            rich_help_panel="Model", help="Decoder.", show_default="bernoulli for data in [0, 1]"
+            rich_help_panel="Model",
+            help="Decoder; mixed takes columns of several kinds.",
+            show_default="bernoulli for data in [0, 1]; mixed for text",
         ),
     ] = None,
     noise_scale: Annotated[
@@ -307,6 +319,7 @@ def fit(
         "source": data if _is_name(data) else str(Path(data).resolve()),
         "label": label,
         "drop": drop or [],
+        "kinds": _kinds(kind or []),
         "invariance": invariance.value if invariance else None,
     }
     _fit(source, given, restarts, out, resume, overwrite, accelerator)
@@ -405,8 +418,11 @@ def generate(
 
         np.savez_compressed(out, x=x, component=drawn)
     else:
-        names = info.get("data", {}).get("columns") or [str(i) for i in range(x.shape[1])]
-        _save_table({**dict(zip(names, x.T, strict=True)), "component": drawn}, out)
+        from cpvae.data.levels import decode
+
+        stored = info.get("data") or {}
+        names = stored.get("columns") or [str(i) for i in range(x.shape[1])]
+        _save_table({**decode(x, names, stored.get("levels") or {}), "component": drawn}, out)
     source = "all components" if component is None else f"component {component}"
     print(f"{n} examples from {source} -> {out}")
 
@@ -599,7 +615,7 @@ def explore(
         examples, _, rows = _examples(info, file or stored["source"], None, whole=True)
         return examples, rows
 
-    explorer = Explorer(model, x, stored.get("columns"), run / NAMES)
+    explorer = Explorer(model, x, stored.get("columns"), stored.get("levels"), run / NAMES)
     serve(page(explorer, run.resolve().name, read), port, browser)
 
 
@@ -666,8 +682,6 @@ def _fit(
             f"{folder.path} already holds a run: go on with it by --resume, replace it by "
             f"--overwrite, or choose another --out."
         )
-    from cpvae import data
-
     seed = given.get("seed", 0)
     if stored and resume:
         _check_same(stored, source, given, folder.path)
@@ -679,7 +693,7 @@ def _fit(
                 f"{folder.path} was started with --restarts {begun}, and this asks for {restarts}: "
                 f"fit into another folder."
             )
-    splits = data.load(source["source"], source["label"], source["drop"], seed)
+    splits = _load(source, seed)
     _train(folder, stored if resume else None, source, given, restarts or 1, splits, accelerator)
 
 
@@ -707,10 +721,14 @@ def _train(
     model_given = {k: v for k, v in given.items() if k in MODEL_KEYS}
     recipe_given = {k: v for k, v in given.items() if k not in MODEL_KEYS or k == "seed"}
     if stored:
-        config = defaults.model_config(x, splits.columns, **stored["model"])
+        config = defaults.model_config(
+            x, splits.columns, levels=splits.levels, kind_of=source["kinds"], **stored["model"]
+        )
         recipe = Recipe(**{**stored["recipe"], **recipe_given})
     else:
-        config = defaults.model_config(x, splits.columns, splits.missing, **model_given)
+        config = defaults.model_config(
+            x, splits.columns, splits.missing, splits.levels, source["kinds"], **model_given
+        )
         if source["invariance"]:
             recipe_given["invariance"] = INVARIANCE
         recipe = defaults.recipe(len(x), config, accelerator, **recipe_given)
@@ -726,6 +744,7 @@ def _train(
     described = {
         **source,
         "columns": list(splits.columns) if splits.columns else None,
+        "levels": splits.levels,
         "n_train": len(x),
         "n_valid": len(splits.valid.x),
         "n_test": len(splits.test.x),
@@ -744,6 +763,8 @@ def _train(
         f"{_count(config['n_components'], 'component')}, "
         f"{config['latent_dim']} latent dimensions, at most {recipe.max_epochs} epochs."
     )
+    if "kinds" in config:
+        console.print(_told_kinds(config["kinds"], splits.columns))
     status = "diverged"
     try:
         with EpochsBar(recipe.max_epochs, restarts, console, config["n_components"] > 1) as bar:
@@ -773,6 +794,27 @@ def _train(
     if restarts > 1:
         _print_restarts(outcomes, console)
     _summary(folder, splits, history, ended, config, console)
+
+
+def _kinds(options: list[str]) -> dict[str, str] | str | None:
+    """Of ``--kind``: one kind for all columns, or that of each column by name."""
+    if len(options) == 1 and "=" not in options[0]:
+        return options[0]
+    for option in options:
+        if "=" not in option:
+            raise ValueError(f"--kind {option!r}: write COLUMN=KIND, as in --kind age=gaussian.")
+    return dict(option.rsplit("=", 1) for option in options) or None
+
+
+def _told_kinds(kinds: list[str], columns: Sequence[str] | None) -> str:
+    """How each column is read, a line a kind."""
+    names = columns or [str(i) for i in range(len(kinds))]
+    lines = []
+    for kind in dict.fromkeys(kinds):
+        mine = [name for name, k in zip(names, kinds, strict=True) if k == kind]
+        more = f" and {len(mine) - 8} more" if len(mine) > 8 else ""
+        lines.append(f"  {kind:12s} {', '.join(mine[:8])}{more}")
+    return "Columns are read as (--kind COLUMN=KIND says otherwise):\n" + "\n".join(lines)
 
 
 MODEL_KEYS = (
@@ -849,7 +891,7 @@ def _check_same(
                 f"{path} was started with {key}={known.get(key)}, and this asks for {value}: "
                 f"leave it out to resume, or fit into another folder."
             )
-    source |= {key: stored["data"][key] for key in source}
+    source |= {key: stored["data"].get(key) for key in source}
 
 
 def _count(n: int, noun: str) -> str:
@@ -876,12 +918,20 @@ def _is_name(data: str) -> bool:
 
 def _splits(info: dict[str, Any], run: Path) -> "Splits":
     """The data that a run was fitted on, split as it was then."""
-    from cpvae import data
-
     stored = info.get("data")
     if not stored:
         raise ValueError(f"{run} does not say what it was fitted on: name the data.")
-    return data.load(stored["source"], stored["label"], stored["drop"], info["recipe"]["seed"])
+    return _load(stored, info["recipe"]["seed"])
+
+
+def _load(source: dict[str, Any], seed: int) -> "Splits":
+    """What ``run.json`` or the command line names as data."""
+    from cpvae import data
+
+    kinds = source.get("kinds")
+    named = kinds if isinstance(kinds, dict) else {}
+    categorical = [name for name, kind in named.items() if kind == "categorical"]
+    return data.load(source["source"], source["label"], source["drop"], seed, categorical)
 
 
 def _examples(info: dict[str, Any], source: str, label: str | None, whole: bool = False):
@@ -898,9 +948,9 @@ def _examples(info: dict[str, Any], source: str, label: str | None, whole: bool 
         x, labels, rows = part.x, part.labels, None
     else:
         columns = stored.get("columns")
-        read = data.read(source, label, columns=columns)
+        read = data.read(source, label, columns=columns, levels=stored.get("levels"))
         x, labels, rows = read.x, read.labels, read.rows
-    missing = info["model"]["likelihood"] == "gaussian" and x.ndim == 2
+    missing = info["model"]["likelihood"] != "bernoulli" and x.ndim == 2
     check_like(x, info["model"]["shape"], stored.get("columns"), missing)
     return torch.from_numpy(np.ascontiguousarray(x)), labels, rows
 
@@ -925,7 +975,7 @@ def _label_in(info: dict[str, Any], source: str) -> str | None:
     if not stored.get("label"):
         return None
     try:
-        data.read(source, stored["label"], columns=stored["columns"])
+        data.read(source, stored["label"], columns=stored["columns"], levels=stored.get("levels"))
     except ValueError:
         return None
     return stored["label"]

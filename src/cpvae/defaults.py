@@ -1,37 +1,60 @@
 """What is chosen where the user says nothing: from the data's shape, size and range alone."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from cpvae.data.checks import check_varies
+from cpvae.data.levels import Levels
+from cpvae.likelihoods import KINDS
 from cpvae.models import MODELS
 from cpvae.priors import StandardNormal
 from cpvae.train import Recipe, choose_device, has_bfloat16
 
+Kinds = str | Mapping[Any, str]
 OF_C = ("estimator", "kl_c_start", "invariance")  # settings that only a model with c has
 LARGE = 100_000  # weights of the first layer from which products in bfloat16 pay
 STEPS = 10_000  # optimisation steps that a run gets by default, between 100 and 1000 epochs
 
 
 def model_config(
-    x: np.ndarray, columns: Sequence[str] | None = None, missing: bool = False, **given: Any
+    x: np.ndarray,
+    columns: Sequence[str] | None = None,
+    missing: bool = False,
+    levels: Levels | None = None,
+    kind_of: Kinds | None = None,
+    **given: Any,
 ) -> dict[str, Any]:
     """Keywords of `models.build` for training examples ``x`` (n, ...); ``given`` values win.
 
-    ``missing`` says that values are missing elsewhere in the data, if not in ``x``.
-
     Data in [0, 1] gets a Bernoulli likelihood, other data and data with missing values (NaN) a
     Gaussian one on features standardised one by one for a table and channel by channel for images.
+    A table with columns of text, or for whose columns kinds are given, gets a mixed one.
+
+    Arguments:
+        x: training examples (n, ...)
+        columns: names of the columns of a table
+        missing: whether values are missing elsewhere in the data, if not in ``x``
+        levels: the categories of columns of text, by name, see `data.levels`
+        kind_of: kinds of columns, by name, or one for all, where `column_kinds` is not to choose
+        **given: keywords of `models.build`
 
     Raises:
         ValueError: more components than examples, fewer than one, constant columns under a
-            Gaussian likelihood, or data outside [0, 1] or missing under a Bernoulli likelihood.
-            What `build` refuses is refused there.
+            Gaussian likelihood, data outside [0, 1] or missing under a Bernoulli likelihood, or a
+            kind that does not fit its column. What `build` refuses is refused there.
     """
     given = {key: value for key, value in given.items() if value is not None}
+    if levels or kind_of:
+        given.setdefault("likelihood", "mixed")
+        if given["likelihood"] != "mixed":
+            named = "columns of text" if levels else "kinds of columns"
+            raise ValueError(
+                f"likelihood={given['likelihood']!r} does not go with {named}: use 'mixed', which "
+                f"is the default for them, or leave them out."
+            )
     n, shape = len(x), x.shape[1:]
     model = given.get("model", "cpvae")
     one = model in MODELS and MODELS[model].prior is StandardNormal
@@ -72,7 +95,82 @@ def model_config(
     if likelihood == "gaussian":
         loc, scale = _standardisation(x, columns)
         config |= {"loc": loc.tolist(), "scale": scale.tolist()}
+    if likelihood == "mixed":
+        config |= _mixed(x, columns, levels or {}, kind_of or {})
     return config | given
+
+
+def column_kinds(
+    x: np.ndarray,
+    columns: Sequence[str] | None = None,
+    levels: Levels | None = None,
+    given: Kinds | None = None,
+) -> list[str]:
+    """The kind of each column of a table (n, f), see `likelihoods.KINDS`; ``given`` ones win.
+
+    A column of text is ``categorical``, one of zeros and ones ``binary``, one of whole numbers that
+    begins at 0 a ``count``, and any other ``gaussian``.
+
+    Raises:
+        ValueError: a kind for a column that is not there, or one that does not fit its column.
+    """
+    names = list(columns or map(str, range(x.shape[1])))
+    levels, given = levels or {}, given or {}
+    if isinstance(given, str):
+        given = dict.fromkeys(names, given)
+    given = {str(name): kind for name, kind in given.items()}
+    for name, kind in given.items():
+        if name not in names:
+            raise ValueError(f"There is no column {name!r}: there are {', '.join(names)}.")
+        if kind not in KINDS:
+            raise ValueError(
+                f"kind {kind!r} of column {name!r} is unknown: choose from {', '.join(KINDS)}."
+            )
+    kinds = []
+    for name, column in zip(names, x.T, strict=True):
+        values = column[~np.isnan(column)]
+        whole = bool((values == np.rint(values)).all() and values.min() == 0)
+        binary = whole and values.max() <= 1
+        fitting = "binary" if binary else "count" if whole else "gaussian"
+        kind = "categorical" if name in levels else given.get(name, fitting)
+        fits = {
+            "binary": bool(np.isin(values, (0, 1)).all()),
+            "count": bool((values == np.rint(values)).all() and values.min() >= 0),
+            "categorical": name in levels,
+            "gaussian": True,
+        }
+        if given.get(name, kind) != kind or not fits[kind]:
+            needs = {
+                "binary": "zeros and ones",
+                "count": "whole numbers from 0 up",
+                "categorical": "to be read as text",
+                "gaussian": "numbers",
+            }[given.get(name, kind)]
+            raise ValueError(f"Column {name!r} cannot be {given[name]}, which needs {needs}.")
+        kinds.append(kind)
+    return kinds
+
+
+def _mixed(
+    x: np.ndarray, columns: Sequence[str] | None, levels: Levels, given: Kinds
+) -> dict[str, Any]:
+    """What a `MixedLikelihood` is built from."""
+    if x.ndim != 2:
+        raise ValueError("likelihood='mixed' is for tables, and the data are images.")
+    kinds = column_kinds(x, columns, levels, given)
+    names = list(columns or map(str, range(x.shape[1])))
+    scaled = np.array(x, dtype=np.float64)
+    for i, kind in enumerate(kinds):
+        if kind == "count":
+            scaled[:, i] = np.log1p(scaled[:, i])
+    loc, scale = _standardisation(scaled, names)
+    free = np.isin(kinds, ("gaussian", "count"))
+    return {
+        "kinds": kinds,
+        "n_levels": [len(levels.get(name, ())) for name in names],
+        "loc": np.where(free, loc, 0.0).tolist(),
+        "scale": np.where(free, scale, 1.0).tolist(),
+    }
 
 
 def recipe(

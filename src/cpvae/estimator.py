@@ -1,6 +1,6 @@
 """`CPVAE`: the model, its training and its generation behind scikit-learn's interface."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,10 @@ from cpvae.checkpoint import RunFolder, describe
 from cpvae.compact import compact
 from cpvae.data.checks import check, check_like
 from cpvae.data.files import as_examples
+from cpvae.data.levels import decode
+from cpvae.data.objects import as_arrow, has_text, read_object
 from cpvae.evaluate import elbo_of_each, evaluate
+from cpvae.extras import need
 from cpvae.models import Model
 from cpvae.restarts import fit_best
 from cpvae.train import Recipe, Record
@@ -42,7 +45,11 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         latent_dim: dimensions of the continuous latent z
         hidden: widths of the hidden layers
         network: ``mlp``, or ``conv`` for images
-        likelihood: ``bernoulli`` for data in [0, 1], or ``gaussian``
+        likelihood: ``bernoulli`` for data in [0, 1], ``gaussian``, or ``mixed`` for columns of
+            several kinds, which is the default where a frame has columns of text
+        kinds: of columns, by name or number, or one for all of them, where
+            `defaults.column_kinds` is not to choose: ``gaussian``, ``binary``, ``count`` or
+            ``categorical``
         noise_scale: fixed standard deviation of a Gaussian likelihood; None learns it
         covariance: ``diag`` (default) or ``full`` covariance of p(z | c)
         gate: what q(z | x, .) reads, ``probabilities`` (default) or ``category``
@@ -91,6 +98,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         hidden: Sequence[int] | None = None,
         network: str = "mlp",
         likelihood: str | None = None,
+        kinds: Mapping[Any, str] | str | None = None,
         noise_scale: float | None = None,
         covariance: str | None = None,
         gate: str | None = None,
@@ -114,6 +122,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         self.hidden = hidden
         self.network = network
         self.likelihood = likelihood
+        self.kinds = kinds
         self.noise_scale = noise_scale
         self.covariance = covariance
         self.gate = gate
@@ -134,15 +143,14 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
     def fit(self, X: ArrayLike, y: Any = None) -> "CPVAE":
         """Fits to examples (n, f), (n, height, width) or (n, channels, height, width).
 
-        Values of a table may be missing (NaN): the others are learned from. ``y`` is ignored:
-        labels have no way into the fit.
+        A frame may have columns of text, which are categories. Values of a table may be missing
+        (NaN): the others are learned from. ``y`` is ignored: labels have no way into the fit.
 
         Raises:
             ValueError: data that cannot be learned from, or a setting out of range.
         """
-        array = self._validated(X, reset=True)
-        x = as_examples(array, "X")
-        check(x)
+        x, shape, columns = self._read(X, reset=True)
+        check(x, columns)
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
             seed = int(check_random_state(seed).randint(2**31))
@@ -157,7 +165,10 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         train, valid = x[order[held:]], x[order[:held]]
         config = defaults.model_config(
             train,
-            missing=bool(np.isnan(x).any()),
+            columns,
+            bool(np.isnan(x).any()),
+            self.levels_,
+            self.kinds,
             model=self.model,
             n_components=self.n_components,
             latent_dim=self.latent_dim,
@@ -192,7 +203,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
             on_epoch=_print_epoch if self.verbose else None,
             accelerator=self.accelerator,
         )
-        self._take(model, config, recipe, array.shape[1:])
+        self._take(model, config, recipe, shape)
         return self
 
     def __sklearn_tags__(self) -> Any:
@@ -218,14 +229,19 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         wider = getattr(X, "dtype", None) == np.float64
         return codes.astype(np.float64) if wider else codes
 
-    def reconstruct(self, X: ArrayLike) -> np.ndarray:
-        """Each example as the model sees it, in the shape of ``X``."""
-        return self._in_parts(X, lambda x: self.model_.reconstruct(x)).reshape(np.shape(X))
+    def reconstruct(self, X: ArrayLike) -> Any:
+        """Each example as the model sees it, in the shape of ``X``; a frame if `fit` took text."""
+        made = self._in_parts(X, lambda x: self.model_.reconstruct(x))
+        return self._frame(made) if self.levels_ else made.reshape(np.shape(X))
 
-    def impute(self, X: ArrayLike) -> np.ndarray:
+    def impute(self, X: ArrayLike) -> Any:
         """``X`` with its missing values (NaN) replaced by those of `reconstruct`."""
-        array = np.asarray(X)
-        return np.where(np.isnan(array), self.reconstruct(X), array)
+        if not self.levels_:
+            array = np.asarray(X)
+            return np.where(np.isnan(array), self.reconstruct(X), array)
+        array = self._examples(X).cpu().numpy()
+        made = self._in_parts(X, lambda x: self.model_.reconstruct(x))
+        return self._frame(np.where(np.isnan(array), made, array))
 
     def score_samples(self, X: ArrayLike) -> np.ndarray:
         """The one-hot bound on log p(x) of each example, (n) nats; a lower bound (eq. 7).
@@ -252,7 +268,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         from_: str | None = None,
         random_state: int | None = None,
         mean: bool | None = None,
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[Any, np.ndarray]:
         """Generates examples and says which component each came from.
 
         Arguments:
@@ -265,7 +281,8 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
                 (grey images) and draws for a Gaussian one
 
         Returns:
-            Examples in the shape that `fit` took, and components (n).
+            Examples in the shape that `fit` took, and components (n). If `fit` took columns of
+            text the examples are a pandas frame.
 
         Raises:
             ValueError: no such component.
@@ -276,7 +293,10 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         if mean is None:
             mean = self.config_["likelihood"] == "bernoulli"
         x, drawn = self.model_.sample(n_samples, component, from_, generator, mean)
-        return x.cpu().numpy().reshape(n_samples, *self.example_shape_), drawn.cpu().numpy()
+        examples = x.cpu().numpy()
+        if self.levels_:
+            return self._frame(examples), drawn.cpu().numpy()
+        return examples.reshape(n_samples, *self.example_shape_), drawn.cpu().numpy()
 
     def compact(self, X: ArrayLike, tolerance: float = 0.02) -> "CPVAE":
         """Drops components that are not used and merges those that say the same, see `compact`.
@@ -310,7 +330,10 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         if folder.exists():
             raise ValueError(f"{path} already holds a run: choose another folder.")
         info = describe(self.config_, self.recipe_)
-        folder.write_info({**info, "status": "finished", "example_shape": self.example_shape_})
+        table = {"columns": self._columns(), "levels": self.levels_}
+        folder.write_info(
+            {**info, "status": "finished", "example_shape": self.example_shape_, "table": table}
+        )
         folder.write_history(self.history_)
         folder.write_model(self.model_.state_dict())
 
@@ -324,11 +347,17 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         folder = RunFolder(path)
         info = folder.read_info()
         model, config, recipe = folder.read_model(), info["model"], Recipe(**info["recipe"])
-        known = set(cls._get_param_names()) - {"invariance"}  # the function itself is not stored
+        # of the first the function itself is not stored, the second is set below
+        known = set(cls._get_param_names()) - {"invariance", "kinds"}
         if config["model"] != "cpvae":
             known -= set(defaults.OF_C)
         settings = {k: v for k, v in {**config, **info["recipe"]}.items() if k in known}
         estimator = cls(**settings, random_state=recipe.seed)
+        table = info.get("table") or info.get("data") or {}
+        if config["likelihood"] == "mixed":  # its columns have names, and some have levels
+            estimator.kinds = dict(zip(table["columns"], config["kinds"], strict=True))
+            estimator.feature_names_in_ = np.array(table["columns"], dtype=object)
+        estimator.levels_ = table.get("levels")
         estimator.history_ = folder.read_history()
         shape = tuple(info.get("example_shape") or config["shape"])
         estimator._take(model, config, recipe, shape)
@@ -347,6 +376,45 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         if not hasattr(self, "model_"):
             raise NotFittedError("This CPVAE is not fitted yet: call fit first, or CPVAE.load.")
 
+    def _read(
+        self, X: ArrayLike, reset: bool
+    ) -> tuple[np.ndarray, tuple[int, ...], list[str] | None]:
+        """Examples in single precision, the shape of one of ``X``, and names of its columns."""
+        if reset:
+            self.levels_ = None
+        categorical = [str(k) for k, v in dict(self._kinds()).items() if v == "categorical"]
+        if not (self.levels_ or (reset and (categorical or has_text(X)))):
+            array = self._validated(X, reset)
+            return (
+                as_examples(array, "X"),
+                array.shape[1:],
+                self._columns() if array.ndim == 2 else None,
+            )
+        validate_data(self, X, reset=reset, skip_check_array=True)
+        if as_arrow(X) is None:
+            import pyarrow
+
+            X = pyarrow.table(dict(zip(self._columns(), np.asarray(X).T, strict=True)))
+        source = read_object(
+            X, columns=self._columns(), levels=self.levels_, categorical=categorical
+        )
+        self.levels_ = source.levels
+        return source.x, source.x.shape[1:], self._columns()
+
+    def _kinds(self) -> Mapping[Any, str]:
+        return {} if self.kinds is None or isinstance(self.kinds, str) else self.kinds
+
+    def _columns(self) -> list[str]:
+        named = getattr(self, "feature_names_in_", range(self.n_features_in_))
+        return [str(name) for name in named]
+
+    def _frame(self, x: np.ndarray) -> Any:
+        """A table as a pandas frame, its categories as text."""
+        need("pandas", "data")
+        import pandas
+
+        return pandas.DataFrame(decode(x, self._columns(), self.levels_ or {}))
+
     def _validated(self, X: ArrayLike, reset: bool) -> np.ndarray:
         """scikit-learn's checks of ``X``; those of this project follow."""
         kinds: dict[str, Any] = {"dtype": "numeric", "ensure_all_finite": False}
@@ -359,8 +427,8 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
 
     def _examples(self, X: ArrayLike) -> torch.Tensor:
         self._check_fitted()
-        x = as_examples(self._validated(X, reset=False), "X")
-        missing = self.config_["likelihood"] == "gaussian" and x.ndim == 2
+        x = self._read(X, reset=False)[0]
+        missing = self.model_.likelihood.takes_missing and x.ndim == 2
         check_like(x, self.config_["shape"], missing=missing)
         return torch.from_numpy(np.ascontiguousarray(x)).to(self.model_.aggregated.device)
 

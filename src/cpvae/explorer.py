@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cpvae import figures
+from cpvae.data.levels import Levels, decode
 from cpvae.evaluate import cluster_probs
 from cpvae.models import Model
 
@@ -25,11 +26,19 @@ class Explorer:
         model: a fitted model, on the CPU
         x: examples (n, ...) in the data's units, or None to look at 600 that the model generates
         columns: names of a table's features
+        levels: categories of its columns of text
         names: JSON file that keeps the names of the categories; need not exist yet
     """
 
-    def __init__(self, model: Model, x: Tensor | None, columns: Sequence[str] | None, names: Path):
-        self.model, self.columns, self._file = model, columns, names
+    def __init__(
+        self,
+        model: Model,
+        x: Tensor | None,
+        columns: Sequence[str] | None,
+        levels: Levels | None,
+        names: Path,
+    ):
+        self.model, self.columns, self.levels, self._file = model, columns, levels or {}, names
         self.generated = x is None
         self.x = model.sample(600, from_="aggregated")[0] if x is None else x[:MOST]
         self.is_image = len(model.shape) == 3
@@ -142,8 +151,8 @@ class Explorer:
             import pandas
 
             columns = self.columns or [str(i) for i in range(x.shape[1])]
-            frame = pandas.DataFrame(x.double().numpy(), columns=list(columns))
-            return frame.map(lambda value: float(f"{value:.5g}"))
+            frame = pandas.DataFrame(decode(x.double().numpy(), columns, self.levels))
+            return frame.map(lambda cell: float(f"{cell:.5g}") if isinstance(cell, float) else cell)
         images = figures.displayable(x.numpy(), self.x.numpy())
         return figures.enlarge(figures.image_grid(images, STEPS // 2, gap=2, fill=1.0))
 

@@ -9,6 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from cpvae.data.levels import Levels, indicators
 from cpvae.evaluate import cluster_probs
 from cpvae.models import Model
 
@@ -70,12 +71,17 @@ def show(axes: Any, page: np.ndarray) -> None:
         side.set_visible(False)
 
 
-def component_sheet(model: Model, x: torch.Tensor, columns: Sequence[str] | None) -> Figure:
+def component_sheet(
+    model: Model,
+    x: torch.Tensor,
+    columns: Sequence[str] | None = None,
+    levels: Levels | None = None,
+) -> Figure:
     """Generated examples of each component beside real examples assigned to it."""
     assigned = cluster_probs(model, x).argmax(1).numpy()
     if x.ndim == 4:
         return _image_sheet(model, x.numpy(), assigned)
-    return _table_sheet(model, x.numpy(), assigned, columns)
+    return _table_sheet(model, x.numpy(), assigned, columns, levels)
 
 
 def _image_sheet(model: Model, x: np.ndarray, assigned: np.ndarray) -> Figure:
@@ -98,25 +104,33 @@ def _image_sheet(model: Model, x: np.ndarray, assigned: np.ndarray) -> Figure:
 
 
 def _table_sheet(
-    model: Model, x: np.ndarray, assigned: np.ndarray, columns: Sequence[str] | None
+    model: Model,
+    x: np.ndarray,
+    assigned: np.ndarray,
+    columns: Sequence[str] | None,
+    levels: Levels | None,
 ) -> Figure:
-    """Median and middle 80% of every feature, generated and real, in units of the whole table."""
+    """Median and middle 80% of every feature, generated and real, in units of the whole table; of
+    features that are 0 or 1 the mean.
+    """
     shown = by_share(model.aggregated.numpy())
     across = min(3, len(shown))
     down = -(-len(shown) // across)
     figure = Figure(figsize=(11, 2 * down + 1.6), layout="constrained")
     all_axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
+    x, names = _features(x, columns, levels)
     loc, scale = np.nanmean(x, 0), np.maximum(np.nanstd(x, 0), 1e-12)
-    names = _names(x, columns)
+    shares = (np.isnan(x) | np.isin(x, (0, 1))).all(0)
     for axes in all_axes[len(shown) :]:
         axes.set_visible(False)
     for axes, k in zip(all_axes, shown, strict=False):
         generator = torch.Generator().manual_seed(int(k))
-        generated = (model.sample(500, int(k), generator=generator)[0].numpy() - loc) / scale
+        drawn = model.sample(500, int(k), generator=generator)[0].numpy()
+        generated = (_features(drawn, columns, levels)[0] - loc) / scale
         real = (x[assigned == k] - loc) / scale
         for data, colour, label in ((real, GREY, "real"), (generated, BLUE, "generated")):
             if len(data):
-                _profile(axes, data, colour, label)
+                _profile(axes, data, shares, colour, label)
         share = 100 * float(model.aggregated[k])
         axes.set_title(f"component {k}: {share:.1f}%, {len(real)} rows here", fontsize=9)
         axes.axhline(0, color="#d1d5db", linewidth=0.8, zorder=0)
@@ -129,10 +143,12 @@ def _table_sheet(
     return figure
 
 
-def _profile(axes: Any, data: np.ndarray, colour: str, label: str) -> None:
+def _profile(axes: Any, data: np.ndarray, shares: np.ndarray, colour: str, label: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # a feature that is missing in all of them
         low, middle, high = np.nanquantile(data, [0.1, 0.5, 0.9], axis=0)
+        mean = np.nanmean(data, axis=0)
+    low, middle, high = (np.where(shares, mean, line) for line in (low, middle, high))
     if data.shape[1] == 1:  # one feature: its distribution says more than three quantiles
         axes.hist(data[:, 0], bins=40, density=True, color=colour, alpha=0.5, label=label)
         return
@@ -141,7 +157,12 @@ def _profile(axes: Any, data: np.ndarray, colour: str, label: str) -> None:
     axes.plot(at, middle, color=colour, marker="o", markersize=2.5, linewidth=1.2, label=label)
 
 
-def reconstructions(model: Model, x: torch.Tensor, columns: Sequence[str] | None) -> Figure:
+def reconstructions(
+    model: Model,
+    x: torch.Tensor,
+    columns: Sequence[str] | None = None,
+    levels: Levels | None = None,
+) -> Figure:
     """Real examples and what the model makes of them."""
     if x.ndim == 4:
         real = x[: 2 * COLUMNS]
@@ -154,9 +175,9 @@ def reconstructions(model: Model, x: torch.Tensor, columns: Sequence[str] | None
             axes.set_title(title, fontsize=10)
         return figure
     made = torch.cat([model.reconstruct(part) for part in x.split(model.rows_at_once())])
-    residual = np.nanmean((x - made).numpy() ** 2, 0)
-    explained = 1 - residual / np.maximum(np.nanvar(x.numpy(), 0), 1e-12)
-    names = _names(x, columns)
+    features, names = _features(x.numpy(), columns, levels)
+    residual = np.nanmean((features - _features(made.numpy(), columns, levels)[0]) ** 2, 0)
+    explained = 1 - residual / np.maximum(np.nanvar(features, 0), 1e-12)
     figure = Figure(figsize=(11, 3), layout="constrained")
     axes = figure.subplots()
     axes.bar(range(len(names)), np.clip(explained, 0, 1), color=BLUE, width=0.7)
@@ -289,10 +310,12 @@ def codes(model: Model, x: torch.Tensor) -> Figure:
     return figure
 
 
-def _names(x: np.ndarray | torch.Tensor, columns: Sequence[str] | None) -> list[str]:
-    """Names of the features, cut to a length that leaves room for the picture."""
-    names = columns or [str(i) for i in range(x.shape[1])]
-    return [name if len(name) <= 18 else name[:17] + "\N{HORIZONTAL ELLIPSIS}" for name in names]
+def _features(
+    x: np.ndarray, columns: Sequence[str] | None, levels: Levels | None
+) -> tuple[np.ndarray, list[str]]:
+    """The features that are drawn, and their names, cut to a length that leaves room for them."""
+    x, names = indicators(x, columns or [str(i) for i in range(x.shape[1])], levels or {})
+    return x, [n if len(n) <= 18 else n[:17] + "\N{HORIZONTAL ELLIPSIS}" for n in names]
 
 
 def plain(axes: Any) -> None:

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from cpvae.fused import diagonal_kl
 
@@ -136,6 +137,16 @@ def gumbel(uniform: Tensor) -> Tensor:
     """Gumbel(0, 1) noise from uniform noise in [0, 1), kept finite at both ends in float32."""
     noise = uniform.clamp(torch.finfo(torch.float32).tiny, 1 - torch.finfo(torch.float32).eps)
     return noise.log_().neg_().log_().neg_()
+
+
+def negative_binomial_log_prob(
+    x: Float[Tensor, "*#b f"], log_mean: Float[Tensor, "*#b f"], log_dispersion: Float[Tensor, " f"]
+) -> Float[Tensor, "*b f"]:
+    """Log-probability in nats of counts with a mean m and a variance m + m^2 / dispersion."""
+    r = torch.exp(log_dispersion)
+    ways = torch.lgamma(x + r) - torch.lgamma(r) - torch.lgamma(x + 1)
+    ratio = log_mean - log_dispersion
+    return ways - r * F.softplus(ratio) - x * F.softplus(-ratio)
 
 
 def log_mean_exp(x: Tensor, dim: int) -> Tensor:

@@ -27,7 +27,12 @@ from cpvae.functional import (
     mixture_log_prob,
 )
 from cpvae.fused import straight_through
-from cpvae.likelihoods import BernoulliLikelihood, GaussianLikelihood, Likelihood
+from cpvae.likelihoods import (
+    BernoulliLikelihood,
+    GaussianLikelihood,
+    Likelihood,
+    MixedLikelihood,
+)
 from cpvae.nets import NETWORKS, gated_mlp, glorot
 from cpvae.priors import GaussianMixture, Prior, StandardNormal, VampPrior
 
@@ -192,22 +197,22 @@ class ConditionalPriorVAE(Generative):
     ):
         super().__init__(shape, likelihood, prior.n_components)
         _choose("gate", gate, GATES)
-        trunk, decoder = _networks(network, shape)
+        trunk, decoder, seen = _networks(network, shape, likelihood)
         n_components = prior.n_components
         self.latent_dim, self.gate = latent_dim, gate
         self.normal_dim, self.gumbel_dim = latent_dim, n_components
-        self.trunk = trunk(shape, hidden)
+        self.trunk = trunk(seen, hidden)
         self.classifier = glorot(nn.Linear(hidden[-1], n_components))
         self.posterior_gate = glorot(nn.Linear(n_components, hidden[-1]))
         self.posterior = glorot(nn.Linear(hidden[-1] + n_components, 2 * latent_dim), halves=2)
         self.prior = prior
-        self.decoder = decoder(latent_dim + n_components, shape, hidden)
+        self.decoder = decoder(latent_dim + n_components, seen, hidden)
 
     # --- inference -------------------------------------------------------------------------------
 
     def infer(self, x: Float[Tensor, "b f"]) -> tuple[Tensor, Float[Tensor, "b k"]]:
         """Features (b, h) and log q(c|x) (b, k) of observed data (eq. 6)."""
-        features = self.trunk(self.likelihood.filled(x))
+        features = self.trunk(self.likelihood.inputs(x))
         return features, F.log_softmax(self.classifier(features), dim=-1)
 
     def encode(self, features: Float[Tensor, "b h"], gate: Float[Tensor, "b k"]) -> Gaussian:
@@ -390,17 +395,17 @@ class VAE(Generative):
         network: str = "mlp",
     ):
         super().__init__(shape, likelihood, prior.n_components)
-        trunk, decoder = _networks(network, shape)
+        trunk, decoder, seen = _networks(network, shape, likelihood)
         self.latent_dim = latent_dim
         self.normal_dim, self.gumbel_dim = latent_dim, 0
-        self.trunk = trunk(shape, hidden)
+        self.trunk = trunk(seen, hidden)
         self.posterior = glorot(nn.Linear(hidden[-1], 2 * latent_dim), halves=2)
         self.prior = prior
-        self.decoder = decoder(latent_dim, shape, hidden)
+        self.decoder = decoder(latent_dim, seen, hidden)
 
-    def encode(self, x: Float[Tensor, "b f"]) -> Gaussian:
-        """q(z | x) of observed data, (b, d)."""
-        return Gaussian(*self.posterior(self.trunk(self.likelihood.filled(x))).chunk(2, dim=-1))
+    def encode(self, inputs: Float[Tensor, "b w"]) -> Gaussian:
+        """q(z | x) of what the networks read of observed data, (b, d)."""
+        return Gaussian(*self.posterior(self.trunk(inputs)).chunk(2, dim=-1))
 
     def decode(self, z: Float[Tensor, "b d"]) -> Float[Tensor, "b f"]:
         """Parameters of p(x | z), as the likelihood reads them."""
@@ -423,7 +428,7 @@ class VAE(Generative):
         KL(z) is closed form under a standard prior and log q(z|x) - log p(z) at the sample of z
         under a mixture.
         """
-        q = self.encode(x)
+        q = self.encode(self.likelihood.inputs(x))
         z = q.sample(noise.normal)
         kl_z, log_qc = _kl_of_mixture(q, z, self.mixture())
         log_px = self.likelihood.log_prob(x, self.decode(z))
@@ -439,7 +444,7 @@ class VAE(Generative):
         self, x: Float[Tensor, "b f"], n_samples: int, generator: torch.Generator
     ) -> Float[Tensor, "s b"]:
         """Log p(x,z) - log q(z|x) in nats for z drawn from q(z|x), (s, b)."""
-        q = Gaussian(*(t.repeat(n_samples, 1) for t in self.encode(x)))
+        q = Gaussian(*(t.repeat(n_samples, 1) for t in self.encode(self.likelihood.inputs(x))))
         z = q.sample(_normal(q.mean, generator))
         log_pz, _ = mixture_log_prob(z, self.mixture())
         log_px = self.likelihood.log_prob(x, self.decode(z).view(n_samples, len(x), -1))
@@ -447,7 +452,7 @@ class VAE(Generative):
 
     def code(self, observed: Float[Tensor, "n f"]) -> tuple[tuple[Tensor], Float[Tensor, "n k"]]:
         """Posterior mean of z, and the log-responsibilities of the components there."""
-        z = self.encode(observed).mean
+        z = self.encode(self.likelihood.inputs(observed)).mean
         return (z,), mixture_log_prob(z, self.mixture())[1]
 
     def draw(
@@ -485,13 +490,13 @@ class HierarchicalVAE(Generative):
         network: str = "mlp",
     ):
         super().__init__(shape, likelihood, prior.n_components)
-        trunk, decoder = _networks(network, shape)
+        trunk, decoder, seen = _networks(network, shape, likelihood)
         self.latent_dim = latent_dim
         self.normal_dim, self.gumbel_dim = 2 * latent_dim, 0
         width = hidden[-1]
-        self.trunk2 = trunk(shape, hidden)
+        self.trunk2 = trunk(seen, hidden)
         self.posterior2 = glorot(nn.Linear(width, 2 * latent_dim), halves=2)
-        self.trunk1 = trunk(shape, hidden[-1:])
+        self.trunk1 = trunk(seen, hidden[-1:])
         self.from_z2 = gated_mlp([latent_dim, width])
         self.joint1 = gated_mlp([2 * width, width])
         self.posterior1 = glorot(nn.Linear(width, 2 * latent_dim), halves=2)
@@ -501,11 +506,11 @@ class HierarchicalVAE(Generative):
         )
         self.decode1 = gated_mlp([latent_dim, width])
         self.decode2 = gated_mlp([latent_dim, width])
-        self.decoder = decoder(2 * width, shape, hidden[-1:])
+        self.decoder = decoder(2 * width, seen, hidden[-1:])
 
-    def encode(self, x: Float[Tensor, "b f"]) -> Gaussian:
-        """q(z2 | x) of observed data, (b, d)."""
-        return Gaussian(*self.posterior2(self.trunk2(self.likelihood.filled(x))).chunk(2, dim=-1))
+    def encode(self, inputs: Float[Tensor, "b w"]) -> Gaussian:
+        """q(z2 | x) of what the networks read of observed data, (b, d)."""
+        return Gaussian(*self.posterior2(self.trunk2(inputs)).chunk(2, dim=-1))
 
     def encode_lower(self, features: Float[Tensor, "b h"], z2: Float[Tensor, "b d"]) -> Gaussian:
         """q(z1 | x, z2) of the features ``trunk1`` finds in x, (b, d)."""
@@ -536,9 +541,10 @@ class HierarchicalVAE(Generative):
         ``kl_z`` is KL(z2) + KL(z1 given z2), the second in closed form at the sample of z2.
         """
         normal2, normal1 = noise.normal.chunk(2, dim=-1)
-        q2 = self.encode(x)
+        inputs = self.likelihood.inputs(x)
+        q2 = self.encode(inputs)
         z2 = q2.sample(normal2)
-        q1 = self.encode_lower(self.trunk1(self.likelihood.filled(x)), z2)
+        q1 = self.encode_lower(self.trunk1(inputs), z2)
         kl_2, log_qc = _kl_of_mixture(q2, z2, self.mixture())
         kl_z = kl_2 + gaussian_kl(q1, self.lower_prior(z2))
         log_px = self.likelihood.log_prob(x, self.decode(z2, q1.sample(normal1)))
@@ -554,8 +560,9 @@ class HierarchicalVAE(Generative):
         self, x: Float[Tensor, "b f"], n_samples: int, generator: torch.Generator
     ) -> Float[Tensor, "s b"]:
         """Log p(x,z1,z2) - log q(z1,z2|x) in nats for both drawn from q, (s, b)."""
-        features = self.trunk1(self.likelihood.filled(x)).repeat(n_samples, 1)
-        q2 = Gaussian(*(t.repeat(n_samples, 1) for t in self.encode(x)))
+        inputs = self.likelihood.inputs(x)
+        features = self.trunk1(inputs).repeat(n_samples, 1)
+        q2 = Gaussian(*(t.repeat(n_samples, 1) for t in self.encode(inputs)))
         z2 = q2.sample(_normal(q2.mean, generator))
         q1 = self.encode_lower(features, z2)
         z1 = q1.sample(_normal(q1.mean, generator))
@@ -568,8 +575,9 @@ class HierarchicalVAE(Generative):
         self, observed: Float[Tensor, "n f"]
     ) -> tuple[tuple[Tensor, Tensor], Float[Tensor, "n k"]]:
         """Posterior means of z2 and z1, and the log-responsibilities of the components of z2."""
-        z2 = self.encode(observed).mean
-        z1 = self.encode_lower(self.trunk1(observed), z2).mean
+        inputs = self.likelihood.inputs(observed)
+        z2 = self.encode(inputs).mean
+        z1 = self.encode_lower(self.trunk1(inputs), z2).mean
         return (z2, z1), mixture_log_prob(z2, self.mixture())[1]
 
     def draw(
@@ -606,11 +614,14 @@ def _choose(name: str, value: str, allowed: Sequence[str]) -> None:
         raise ValueError(f"{name}={value!r} is unknown: choose from {', '.join(allowed)}.")
 
 
-def _networks(network: str, shape: Sequence[int]) -> tuple[Any, Any]:
+def _networks(
+    network: str, shape: Sequence[int], likelihood: Likelihood
+) -> tuple[Any, Any, tuple[int, ...]]:
+    """Trunk, decoder, and the shape of what they take and give."""
     _choose("network", network, tuple(NETWORKS))
     if network == "conv" and len(shape) != 3:
         raise ValueError(f"network='conv' needs images, and examples have shape {tuple(shape)}.")
-    return NETWORKS[network]
+    return *NETWORKS[network], likelihood.network_shape(shape)
 
 
 Model = ConditionalPriorVAE | VAE | HierarchicalVAE
@@ -642,6 +653,8 @@ def build(
     likelihood: str = "bernoulli",
     loc: Sequence[float] | None = None,
     scale: Sequence[float] | None = None,
+    kinds: Sequence[str] = (),
+    n_levels: Sequence[int] = (),
     noise_scale: float | None = None,
     n_components: int | None = None,
     latent_dim: int = 40,
@@ -655,9 +668,11 @@ def build(
     Arguments:
         model: a name in `MODELS`
         shape: shape of one example
-        likelihood: ``bernoulli`` or ``gaussian``
-        loc: origin of each feature, for ``gaussian``; zeros by default
-        scale: unit of each feature, for ``gaussian``; ones by default
+        likelihood: ``bernoulli``, ``gaussian``, or ``mixed`` for a table of several kinds
+        loc: origin of each feature, for the last two; zeros by default
+        scale: unit of each feature, for the last two; ones by default
+        kinds: of each column, for ``mixed``, see `MixedLikelihood`
+        n_levels: categories of each column, for ``mixed``
         noise_scale: fixed noise of a Gaussian likelihood in the data's units; None learns it
         n_components: components of the prior; by default 10, and 1 where the prior is N(0, I)
         latent_dim: dimensions of z
@@ -672,7 +687,7 @@ def build(
         ValueError: an unknown name, or a setting that the model does not have.
     """
     _choose("model", model, tuple(MODELS))
-    _choose("likelihood", likelihood, ("bernoulli", "gaussian"))
+    _choose("likelihood", likelihood, ("bernoulli", "gaussian", "mixed"))
     system = MODELS[model]
     for name in settings:
         if name not in system.settings:
@@ -689,7 +704,10 @@ def build(
         scale_ = (
             torch.ones(n_features) if scale is None else torch.tensor(scale, dtype=torch.float32)
         )
-        p_x = GaussianLikelihood(loc_, scale_, noise_scale)
+        if likelihood == "gaussian":
+            p_x = GaussianLikelihood(loc_, scale_, noise_scale)
+        else:
+            p_x = MixedLikelihood(kinds, n_levels, loc_, scale_)
     gate = {"gate": settings.pop("gate")} if "gate" in settings else {}
     with torch.random.fork_rng(devices=[]):  # layers start from torch's global generator
         torch.manual_seed(seed)
@@ -705,5 +723,6 @@ def build(
             prior = GaussianMixture(n_components or 10, latent_dim, scale=spread, **settings)
         else:
             bounded = likelihood == "bernoulli"
-            prior = VampPrior(n_components or 10, math.prod(shape), bounded, **settings)
+            width = math.prod(p_x.network_shape(shape))
+            prior = VampPrior(n_components or 10, width, bounded, **settings)
         return system.model(shape, p_x, prior, latent_dim, hidden, network, **gate)  # type: ignore[arg-type]

@@ -105,13 +105,14 @@ class VampPrior(nn.Module):
         self.register_buffer("logits", torch.zeros(n_components))
 
     @torch.no_grad()
-    def start_from(self, observed: Float[Tensor, "n f"], generator: torch.Generator) -> None:
-        """Starts the pseudo-inputs at examples drawn at random, plus a little noise."""
+    def start_from(self, inputs: Float[Tensor, "n f"], generator: torch.Generator) -> None:
+        """Starts the pseudo-inputs at examples drawn at random, as the networks read them, plus
+        a little noise.
+        """
         shape = self.pseudo_inputs.shape
-        row = torch.randint(len(observed), shape[:1], generator=generator, device=observed.device)
-        noise = torch.randn(shape, generator=generator, device=observed.device)
-        examples = observed[row].nan_to_num()  # where a value is missing, the mean
-        self.pseudo_inputs.copy_(examples + 0.01 * noise)
+        row = torch.randint(len(inputs), shape[:1], generator=generator, device=inputs.device)
+        noise = torch.randn(shape, generator=generator, device=inputs.device)
+        self.pseudo_inputs.copy_(inputs[row] + 0.01 * noise)
 
     def forward(self, encoder: Encoder) -> Mixture:
         """Equal weights 1/K, and the means and log-variances (k, d) of q(z | pseudo-input)."""

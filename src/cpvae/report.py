@@ -146,8 +146,8 @@ def _figures(folder: RunFolder, splits: Splits) -> dict[str, Figure]:
     x = _pictured(splits)
     with torch.no_grad():
         return {
-            "components": figures.component_sheet(model, x, splits.columns),
-            "reconstructions": figures.reconstructions(model, x, splits.columns),
+            "components": figures.component_sheet(model, x, splits.columns, splits.levels),
+            "reconstructions": figures.reconstructions(model, x, splits.columns, splits.levels),
             "curves": figures.curves(history, best),
             "usage": figures.usage(model.aggregated.numpy()),
             "codes": figures.codes(model, x),

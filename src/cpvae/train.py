@@ -214,7 +214,7 @@ def fit_together(
     generators = [torch.Generator(device).manual_seed(r.seed) for r in recipes]
     for model, generator in zip(models, generators, strict=True):
         if isinstance(model.prior, VampPrior) and model.prior.from_data:
-            model.prior.start_from(train, generator)
+            model.prior.start_from(model.likelihood.inputs(train), generator)
     engine = Engine(
         models,
         generators,

@@ -9,6 +9,7 @@ import numpy as np
 
 from cpvae.data.checks import check
 from cpvae.data.files import read_file, readable
+from cpvae.data.levels import Levels
 from cpvae.data.mnist import load_mnist
 from cpvae.data.objects import annotate, read_object
 from cpvae.data.omniglot import load_omniglot
@@ -39,6 +40,7 @@ class Splits:
     valid: Split
     test: Split
     columns: tuple[str, ...] | None = None
+    levels: Levels | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -68,6 +70,7 @@ def load(
     label: str | None = None,
     drop: Sequence[str] = (),
     seed: int = 0,
+    categorical: Sequence[str] = (),
 ) -> Splits:
     """Loads a data source and splits it.
 
@@ -77,11 +80,12 @@ def load(
         label: column of a table with the labels, kept out of the features
         drop: columns of a table to leave out
         seed: of the split, where the source does not come with one
+        categorical: columns of numbers of a table to read as categories, as columns of text are
 
     Raises:
         ValueError: no such source, or data that cannot be learned from; says what to do.
     """
-    return split(read(source, label, drop), seed)
+    return split(read(source, label, drop, categorical=categorical), seed)
 
 
 def read(
@@ -89,16 +93,21 @@ def read(
     label: str | None = None,
     drop: Sequence[str] = (),
     columns: Sequence[str] | None = None,
+    levels: Levels | None = None,
+    categorical: Sequence[str] = (),
 ) -> Source:
     """Loads a data source whole; arguments and errors as for `load`.
 
     ``columns`` are the columns of a table to take, by name; None takes all that are left.
+    ``levels`` are the categories of columns of text that a model was fitted to.
     """
     if not isinstance(source, str | Path):
-        return read_object(source, label, drop, columns)
+        return read_object(source, label, drop, columns, levels, categorical)
     if str(source) in NAMED:
-        if label or drop:
-            raise ValueError(f"{source} has no columns to name: leave out --label and --drop.")
+        if label or drop or categorical:
+            raise ValueError(
+                f"{source} has no columns to name: leave out --label, --drop and --kind."
+            )
         return NAMED[str(source)]()
     path = Path(source)
     if not path.exists():
@@ -106,7 +115,7 @@ def read(
             f"{source} is neither a file nor a folder here nor a data set that is known by name "
             f"({', '.join(NAMED)}). Files may be {readable()}."
         )
-    return read_file(path, label, drop, columns)
+    return read_file(path, label, drop, columns, levels, categorical)
 
 
 def split(source: Source, seed: int = 0) -> Splits:
@@ -141,4 +150,4 @@ def split(source: Source, seed: int = 0) -> Splits:
         labels = None if source.labels is None else source.labels[index]
         return Split(np.ascontiguousarray(source.x[index]), labels)
 
-    return Splits(source.name, part(train), part(valid), part(test), source.columns)
+    return Splits(source.name, part(train), part(valid), part(test), source.columns, source.levels)

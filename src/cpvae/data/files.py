@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cpvae.data.levels import Levels, encode
 from cpvae.data.source import Source
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
@@ -23,6 +24,8 @@ def read_file(
     label: str | None = None,
     drop: Sequence[str] = (),
     columns: Sequence[str] | None = None,
+    levels: Levels | None = None,
+    categorical: Sequence[str] = (),
 ) -> Source:
     """Reads a file, an image or a folder of images.
 
@@ -31,10 +34,12 @@ def read_file(
         label: column of a table with the labels
         drop: columns of a table to leave out
         columns: columns of a table to take, by name and in this order; None takes all others
+        levels: categories of columns of text that a model knows; None takes those that occur
+        categorical: columns of numbers to read as text
 
     Raises:
         ValueError: an unknown ending, a file that is empty, truncated or not what its ending says,
-            text where numbers are needed, images of different sizes, a column that is not there.
+            text that is no category, images of different sizes, a column that is not there.
     """
     if path.is_dir():
         return _read_images(path)
@@ -46,13 +51,14 @@ def read_file(
     tables = {".csv": _read_csv, ".parquet": _read_parquet}
     ending = path.suffix.lower()
     if ending in readers:
-        if label or drop:
+        if label or drop or categorical:
             raise ValueError(
-                f"{path} is not a table with named columns: leave out --label and --drop."
+                f"{path} is not a table with named columns: leave out --label, --drop and --kind."
             )
         return readers[ending](path)
     if ending in tables:
-        return from_table(path, tables[ending](path), label, drop, columns)
+        table = tables[ending](path)
+        return from_table(path, table, label, drop, columns, levels, categorical)
     raise ValueError(f"{path} ends in {ending or 'nothing'!r}: use {readable()}.")
 
 
@@ -159,6 +165,11 @@ def _read_csv(path: Path):
     with open(path, encoding="utf-8", errors="replace") as file:
         header = file.readline()
     delimiter = max(",;\t", key=header.count)  # the comma, unless another one is in the header more
+    if _looks_like_numbers(header.strip().split(delimiter)):
+        raise ValueError(
+            f"{path}: its first line is made of numbers, and a header with the names of the "
+            f"columns belongs there. Add one."
+        )
     try:
         return csv.read_csv(path, parse_options=csv.ParseOptions(delimiter=delimiter))
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -176,17 +187,18 @@ def _read_parquet(path: Path):
 
 
 def from_table(
-    path: Path, table, label: str | None, drop: Sequence[str], columns: Sequence[str] | None
+    path: Path,
+    table,
+    label: str | None = None,
+    drop: Sequence[str] = (),
+    columns: Sequence[str] | None = None,
+    levels: Levels | None = None,
+    categorical: Sequence[str] = (),
 ) -> Source:
     """Examples from a table of pyarrow; ``path`` is what errors call it. As for `read_file`."""
     import pyarrow as pa
 
     names = table.column_names
-    if _looks_like_numbers(names):
-        raise ValueError(
-            f"{path}: its first line is made of numbers, and a header with the names of the "
-            f"columns belongs there. Add one."
-        )
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"{path} has several columns named {', '.join(twice)}: rename them.")
@@ -196,30 +208,46 @@ def from_table(
             raise ValueError(f"{path} has no column {name!r}: it has {', '.join(names)}.")
     labels = table[label].to_numpy() if label else None
     table = table.select(columns) if columns else table.drop_columns(aside)
-    numeric = [
-        pa.types.is_integer(t)
-        or pa.types.is_floating(t)
-        or pa.types.is_boolean(t)
-        or pa.types.is_null(t)
-        for t in table.schema.types
-    ]
-    text = [n for n, ok in zip(table.column_names, numeric, strict=True) if not ok]
-    if text:
-        raise ValueError(
-            f"{path}: column {', '.join(text)} is not numeric. Leave it out with --drop, name it "
-            f"with --label if it is the label, or encode it as numbers."
-        )
     if not table.num_columns or not table.num_rows:
         raise ValueError(f"{path} is empty: {table.num_rows} rows of {table.num_columns} features.")
-    cells = [column.cast(pa.float64()).to_numpy() for column in table.columns]  # null becomes NaN
-    pairs = zip(table.column_names, cells, strict=True)
-    x = np.column_stack([single(cell, f"{path}: column {name}") for name, cell in pairs])
-    return Source(path.stem, x, labels, columns=tuple(table.column_names))
+    found: Levels = {}
+    cells = []
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        called = f"{path}: column {name}"
+        if is_text(column.type) or name in categorical or name in (levels or {}):
+            known = levels.get(name) if levels else None
+            text = column.cast(pa.string()).to_pylist()
+            cell, found[name] = encode(text, called, known)
+        elif _is_numeric(column.type):
+            cell = column.cast(pa.float64()).to_numpy()  # null becomes NaN
+        else:
+            raise ValueError(
+                f"{called} holds {column.type}, neither numbers nor text. Leave it out with --drop."
+            )
+        cells.append(single(cell, called))
+    x = np.column_stack(cells)
+    return Source(path.stem, x, labels, columns=tuple(table.column_names), levels=found or None)
+
+
+def _is_numeric(kind) -> bool:
+    from pyarrow import types
+
+    is_a = (types.is_integer, types.is_floating, types.is_boolean, types.is_null, types.is_decimal)
+    return any(test(kind) for test in is_a)
+
+
+def is_text(kind) -> bool:
+    """Whether a type of pyarrow is one of text."""
+    from pyarrow import types
+
+    if types.is_dictionary(kind):
+        return True
+    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
 
 
 def _looks_like_numbers(names: Sequence[str]) -> bool:
     try:
-        return bool([float(name) for name in names])
+        return bool([float(name.strip('"')) for name in names])
     except ValueError:
         return False
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from cpvae.data.files import as_examples, from_table, single
+from cpvae.data.files import as_examples, from_table, is_text, single
+from cpvae.data.levels import Levels
 from cpvae.data.source import Source
 
 
@@ -18,6 +19,8 @@ def read_object(
     label: str | None = None,
     drop: Sequence[str] = (),
     columns: Sequence[str] | None = None,
+    levels: Levels | None = None,
+    categorical: Sequence[str] = (),
 ) -> Source:
     """Reads an object in memory.
 
@@ -28,6 +31,8 @@ def read_object(
         label: column with the labels
         drop: columns to leave out
         columns: columns to take, by name and in this order; None takes all others
+        levels: categories of columns of text that a model knows; None takes those that occur
+        categorical: columns of numbers to read as text
 
     Raises:
         ValueError: an object of another kind, or data that is refused from a file as well.
@@ -39,15 +44,11 @@ def read_object(
         images = [name for name, is_a in data.features.items() if type(is_a).__name__ == "Image"]
         if images:
             return _from_images(data, images[0], label)
-        return from_table(Path(kind), data.with_format("arrow")[:], label, drop, columns)
-    if package == "pandas":
-        import pyarrow
-
-        data = pyarrow.Table.from_pandas(data, preserve_index=False)
-    elif package == "polars":
-        data = data.to_arrow()
-    if type(data).__module__.split(".")[0] == "pyarrow":
-        return from_table(Path(kind), data, label, drop, columns)
+        data = data.with_format("arrow")[:]
+        return from_table(Path(kind), data, label, drop, columns, levels, categorical)
+    table = as_arrow(data)
+    if table is not None:
+        return from_table(Path(kind), table, label, drop, columns, levels, categorical)
     if label or drop:
         raise ValueError(f"A {kind} has no columns to name: leave out label and drop.")
     if isinstance(data, np.ndarray):
@@ -58,6 +59,27 @@ def read_object(
         f"A {kind} cannot be read: use an array, a frame of pandas or polars, a Hugging Face or "
         f"PyTorch data set with a length, or an AnnData."
     )
+
+
+def as_arrow(data: Any) -> Any | None:
+    """A frame of pandas or polars as a table of pyarrow; None for an object of another kind."""
+    package, kind = type(data).__module__.split(".")[0], type(data).__name__
+    if package == "pandas" and kind == "DataFrame":
+        import pyarrow
+
+        return pyarrow.Table.from_pandas(data, preserve_index=False)
+    if package == "polars" and kind == "DataFrame":
+        return data.to_arrow()
+    return data if package == "pyarrow" and kind == "Table" else None
+
+
+def has_text(data: Any) -> bool:
+    """Whether an object is a frame with columns of text."""
+    try:
+        table = as_arrow(data)
+    except (ValueError, TypeError):  # objects that are neither numbers nor text, refused elsewhere
+        return False
+    return table is not None and any(is_text(column) for column in table.schema.types)
 
 
 def annotate(cells: Any, estimator: Any, key: str = "cpvae") -> None:

@@ -1,0 +1,69 @@
+"""Columns of text: read as the numbers of their categories, and written as text again."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+Levels = dict[str, list[str]]  # categories of each column of text, by its name
+MOST = 100  # categories of a column
+GONE = ("", "NA", "N/A", "NaN", "nan", "null", "?")  # texts that mean a missing value
+
+
+def encode(
+    text: Sequence[str | None], name: str, known: Sequence[str] | None = None
+) -> tuple[np.ndarray, list[str]]:
+    """The number of each text's category (n), NaN for a missing one, and the categories.
+
+    Arguments:
+        text: a column
+        name: of the column, for errors
+        known: categories that a model was fitted to; by default those that occur, sorted
+
+    Raises:
+        ValueError: too many categories to learn from, or one that is not ``known``.
+    """
+    there = [None if t is None or t.strip() in GONE else t.strip() for t in text]
+    found = sorted({t for t in there if t is not None})
+    levels = list(known) if known is not None else found
+    if known is None and len(found) > min(MOST, max(2, len(text) // 2)):
+        raise ValueError(
+            f"{name} is text with {len(found)} different values in {len(text)} rows, too many for "
+            f"categories: leave it out with --drop, or name it with --label if it is the label."
+        )
+    new = sorted(set(found) - set(levels))
+    if new:
+        raise ValueError(
+            f"{name} has {new[0]!r}, which the model has not seen: it knows {', '.join(levels)}. "
+            f"Leave the cell empty to have it treated as missing."
+        )
+    number = {level: i for i, level in enumerate(levels)} | {None: np.nan}
+    return np.array([number[t] for t in there], dtype=np.float64), levels
+
+
+def decode(
+    x: np.ndarray, columns: Sequence[str], levels: Mapping[str, Sequence[str]]
+) -> dict[str, np.ndarray]:
+    """Columns of a table (n, f) by name, the categories as text again, None where missing."""
+    table = {}
+    for name, column in zip(columns, x.T, strict=True):
+        if name in levels:
+            named = np.array([*levels[name], None], dtype=object)
+            column = named[np.where(np.isnan(column), -1, column).astype(int)]
+        table[name] = column
+    return table
+
+
+def indicators(
+    x: np.ndarray, columns: Sequence[str], levels: Mapping[str, Sequence[str]]
+) -> tuple[np.ndarray, list[str]]:
+    """A table (n, f) with a column of zeros and ones in place of each category, and all names."""
+    shown, names = [], []
+    for name, column in zip(columns, x.T, strict=True):
+        if name not in levels:
+            shown.append(column)
+            names.append(name)
+            continue
+        for i, level in enumerate(levels[name]):
+            shown.append(np.where(np.isnan(column), np.nan, column == i))
+            names.append(f"{name}={level}")
+    return np.column_stack(shown), names
