@@ -266,6 +266,8 @@ def bad_inputs(tmp_path):
         (["one.csv"], "one row"),
         (["constant.csv"], "Column b is constant"),
         (["text.csv"], "column b is text with 50 different values in 50 rows"),
+        (["good.csv", "--size", "28"], "not a folder of images"),
+        (["good.csv", "--size", "big"], "write HEIGHTxWIDTH"),
         (["good.csv", "--kind", "a"], "kind 'a' of column 'a' is unknown"),
         (["good.csv", "--kind", "a=count"], "Column 'a' cannot be count"),
         (["good.csv", "--kind", "c=count"], "There is no column 'c': there are a, b"),
@@ -422,3 +424,23 @@ def test_a_table_of_several_kinds_of_columns(cpvae, tmp_path):
     assert cpvae("report", run)[0] == 0
     assert cpvae("evaluate", run, "--json", "--samples", 5)[0] == 0
     assert CPVAE.load(run).predict(pandas.read_csv(file)).shape == (300,)
+
+
+def test_images_of_several_sizes(cpvae, tmp_path):
+    """Fitted at one size; one image of another size is assigned."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(40):
+        shape = (10 + i % 3, 8, 3)
+        Image.fromarray(rng.integers(256, size=shape, dtype=np.uint8)).save(folder / f"{i}.png")
+    command = ("fit", folder, "-k", 2, "--max-epochs", 2, "--out", tmp_path / "run")
+    assert "--size" in cpvae(*command)[2]
+    code, _, err = cpvae(*command, "--size", "8x6")
+    assert code == 0, err
+    info = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert info["model"]["shape"] == [3, 8, 6]
+    assert info["data"]["size"] == [8, 6]
+    assigned = tmp_path / "assigned.csv"
+    assert cpvae("assign", tmp_path / "run", folder / "1.png", "--out", assigned)[0] == 0
+    assert cpvae("evaluate", tmp_path / "run", "--json", "--samples", 2)[0] == 0

@@ -257,13 +257,28 @@ def test_refuses_files_that_are_not_what_they_say(tmp_path):
         data.load(tmp_path / "odd.npz")
 
 
+def test_images_are_brought_to_a_size_and_what_hangs_over_is_cut(tmp_path):
+    tall = np.zeros((12, 4, 3), dtype=np.uint8)
+    tall[4:8] = (255, 0, 255)  # the middle third
+    Image.fromarray(tall).save(tmp_path / "a.png")
+    Image.fromarray(tall[4:8]).save(tmp_path / "b.png")
+    x = data.read(tmp_path, size=(2, 2)).x
+    assert x.shape == (2, 3, 2, 2)
+    np.testing.assert_allclose(x[1], np.broadcast_to([[[1]], [[0]], [[1]]], (3, 2, 2)))
+    np.testing.assert_allclose(x[0], x[1], atol=0.2)
+    np.save(tmp_path / "x.npy", x)
+    with pytest.raises(ValueError, match="not a folder of images: leave out --size"):
+        data.read(tmp_path / "x.npy", size=(2, 2))
+
+
 def test_refuses_images_of_different_sizes_and_broken_ones(tmp_path):
     with pytest.raises(ValueError, match="no images in it"):
         data.load(tmp_path)
     for i, size in enumerate([(5, 4), (5, 4), (6, 4)]):
         Image.fromarray(np.zeros(size, dtype=np.uint8)).save(tmp_path / f"{i}.png")
-    with pytest.raises(ValueError, match=r"different sizes: 4x5 \(2\), 4x6 \(1\)"):
+    with pytest.raises(ValueError, match=r"sizes: 5x4 \(2\), 6x4 \(1\)\. .*--size 5x4"):
         data.load(tmp_path)
+    assert data.read(tmp_path, size=(3, 2)).x.shape == (3, 1, 3, 2)
     (tmp_path / "2.png").write_bytes((tmp_path / "1.png").read_bytes()[:40])
     with pytest.raises(ValueError, match=r"2.png cannot be read as an image"):
         data.load(tmp_path)
@@ -314,7 +329,7 @@ def test_named_sets_that_are_not_what_they_should_be_are_refused(tmp_path, monke
     (tmp_path / "omniglot_105.npz").write_bytes(b"PK broken")
     with pytest.raises(ValueError, match="cannot be read as Omniglot"):
         data.load("omniglot")
-    with pytest.raises(ValueError, match="no columns to name"):
+    with pytest.raises(ValueError, match="is taken as it is: leave out --label"):
         data.load("digits", label="x")
 
 

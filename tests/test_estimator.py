@@ -8,7 +8,7 @@ import polars
 import pytest
 import torch
 from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -341,3 +341,43 @@ def test_kinds_of_arrays_are_chosen_and_checked(people):
             CPVAE(2, kinds=kinds).fit(x)
     with pytest.raises(ValueError, match="likelihood='gaussian' does not go with columns of text"):
         CPVAE(2, likelihood="gaussian").fit(people[0])
+
+
+def test_data_in_parts_is_learned_pass_by_pass(blobs):
+    x, labels = blobs
+    model = CPVAE(3, max_epochs=40, random_state=0)
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        model.partial_fit(x[rng.permutation(len(x))[:300]])
+    assert [r["epoch"] for r in model.history_] == list(range(1, 41))
+    assert model.history_[-1]["train_loss_nats"] < model.history_[5]["train_loss_nats"]
+    assert cluster_scores(labels, model.predict(x))["accuracy"] > 0.95
+    shares = np.bincount(model.predict(x), minlength=3) / len(x)
+    np.testing.assert_allclose(np.sort(model.aggregated_), np.sort(shares), atol=0.05)
+    same = [CPVAE(3, max_epochs=40).partial_fit(x).partial_fit(x[::-1]) for _ in range(2)]
+    assert same[0].score(x) == same[1].score(x)  # nothing is drawn that the seed does not say
+    with pytest.raises(ValueError, match="4 features"):
+        model.partial_fit(x[:, :3])
+    fitted = CPVAE(3, max_epochs=5, random_state=0).fit(x)
+    assert len(fitted.partial_fit(x).history_) == 6
+
+
+def test_a_warm_start_goes_on_and_a_cold_one_does_not(blobs):
+    x, _ = blobs
+    model = CPVAE(3, max_epochs=5, random_state=0, warm_start=True).fit(x)
+    first = model.score(x)
+    start = [p.detach().clone() for p in model.model_.parameters()]
+    model.set_params(learning_rate=1e-9, max_epochs=1).fit(x)
+    for before, now in zip(start, model.model_.parameters(), strict=True):
+        torch.testing.assert_close(before, now, atol=1e-6, rtol=1e-5)
+    model.set_params(learning_rate=1e-3, max_epochs=30).fit(x)
+    assert model.score(x) > first + 0.1
+    with pytest.raises(ValueError, match="has n_components=3, and this asks for 4"):
+        model.set_params(n_components=4).fit(x)
+    cold = model.set_params(n_components=3, warm_start=False, max_epochs=5).fit(x)
+    assert cold.score(x) == first
+
+
+def test_a_fit_that_ends_too_early_says_so(blobs):
+    with pytest.warns(ConvergenceWarning, match="still rose by .* give max_epochs=6"):
+        CPVAE(3, max_epochs=3).fit(blobs[0])

@@ -277,3 +277,16 @@ def test_bfloat16_says_where_it_does_not_fit(data, monkeypatch):
     monkeypatch.setattr(train, "has_bfloat16", lambda: False)
     with pytest.warns(UserWarning, match="no instructions for bfloat16"):
         fitted(data, low)
+
+
+def test_a_bound_that_still_rises_is_one_of_the_last_tenth_of_a_whole_run():
+    def rise(bounds: list[float], max_epochs: int) -> float:
+        history = [{"valid_elbo_nats": bound} for bound in bounds]
+        return train.still_rising(history, Recipe(max_epochs=max_epochs))
+
+    line = [-100.0 + i for i in range(100)]
+    assert rise(line, 100) == 10
+    assert rise(line, 200) == 0  # stopped by itself
+    assert rise([*line[:90], *10 * [line[89] + 0.1]], 100) == 0  # hardly anything
+    assert rise([*line[:90], *10 * [line[40]]], 100) == 0  # the best lies before
+    assert rise([-3.0], 1) == 0

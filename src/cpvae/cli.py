@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cpvae.checkpoint import RunFolder
     from cpvae.data import Splits
     from cpvae.models import Model
+    from cpvae.train import Recipe
 
 app = typer.Typer(
     name="cpvae",
@@ -152,6 +153,14 @@ def fit(
             metavar="COLUMN=KIND",
             help="gaussian, binary, count or categorical; KIND alone is for all columns; repeat.",
             show_default="by the values",
+        ),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HEIGHTxWIDTH",
+            help="Bring images to this size.",
+            show_default="as they are",
         ),
     ] = None,
     model: Annotated[
@@ -320,6 +329,7 @@ def fit(
         "label": label,
         "drop": drop or [],
         "kinds": _kinds(kind or []),
+        "size": _size(size) if size else None,
         "invariance": invariance.value if invariance else None,
     }
     _fit(source, given, restarts, out, resume, overwrite, accelerator)
@@ -793,7 +803,7 @@ def _train(
         folder.write_info({**info, **ended})
     if restarts > 1:
         _print_restarts(outcomes, console)
-    _summary(folder, splits, history, ended, config, console)
+    _summary(folder, splits, history, ended, config, recipe, console)
 
 
 def _kinds(options: list[str]) -> dict[str, str] | str | None:
@@ -804,6 +814,14 @@ def _kinds(options: list[str]) -> dict[str, str] | str | None:
         if "=" not in option:
             raise ValueError(f"--kind {option!r}: write COLUMN=KIND, as in --kind age=gaussian.")
     return dict(option.rsplit("=", 1) for option in options) or None
+
+
+def _size(text: str) -> list[int]:
+    """Of ``--size``: height and width; one number is both."""
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdigit() and int(part) for part in parts):
+        raise ValueError(f"--size {text!r}: write HEIGHTxWIDTH in pixels, as in --size 28x28.")
+    return [int(parts[0]), int(parts[-1])]
 
 
 def _told_kinds(kinds: list[str], columns: Sequence[str] | None) -> str:
@@ -850,9 +868,11 @@ def _summary(
     history: list[dict[str, Any]],
     ended: dict[str, Any],
     config: dict[str, Any],
+    recipe: "Recipe",
     console: Any,
 ) -> None:
     from cpvae.report import write_figures
+    from cpvae.train import still_rising
 
     model, n_components = config["model"], config["n_components"]
 
@@ -865,6 +885,13 @@ def _summary(
         + (f"; {best['components_used']} of {n_components} components in use" * (n_components > 1))
         + ".\n"
     )
+    rise = still_rising(history, recipe)
+    if rise:
+        console.print(
+            f"[yellow]The bound still rose by {rise:.2f} nats in the last tenth of the run.[/] To go "
+            f"on:\n  cpvae fit {folder.read_info()['data']['source']} --out {folder.path} --resume "
+            f"--max-epochs {2 * recipe.max_epochs}\n"
+        )
     told, most = best["valid_mutual_information_c_nats"], math.log(n_components)
     if model == "cpvae" and told < 0.5 * most:
         console.print(
@@ -931,7 +958,12 @@ def _load(source: dict[str, Any], seed: int) -> "Splits":
     kinds = source.get("kinds")
     named = kinds if isinstance(kinds, dict) else {}
     categorical = [name for name, kind in named.items() if kind == "categorical"]
-    return data.load(source["source"], source["label"], source["drop"], seed, categorical)
+    size = _size_in(source)
+    return data.load(source["source"], source["label"], source["drop"], seed, categorical, size)
+
+
+def _size_in(source: dict[str, Any]) -> tuple[int, int] | None:
+    return tuple(source["size"]) if source.get("size") else None
 
 
 def _examples(info: dict[str, Any], source: str, label: str | None, whole: bool = False):
@@ -948,7 +980,8 @@ def _examples(info: dict[str, Any], source: str, label: str | None, whole: bool 
         x, labels, rows = part.x, part.labels, None
     else:
         columns = stored.get("columns")
-        read = data.read(source, label, columns=columns, levels=stored.get("levels"))
+        size = _size_in(stored) if Path(source).suffix not in (".npy", ".npz") else None
+        read = data.read(source, label, columns=columns, levels=stored.get("levels"), size=size)
         x, labels, rows = read.x, read.labels, read.rows
     missing = info["model"]["likelihood"] != "bernoulli" and x.ndim == 2
     check_like(x, info["model"]["shape"], stored.get("columns"), missing)

@@ -1,5 +1,7 @@
 """`CPVAE`: the model, its training and its generation behind scikit-learn's interface."""
 
+import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from sklearn.base import (
     DensityMixin,
     TransformerMixin,
 )
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import validate_data
 
@@ -25,11 +27,11 @@ from cpvae.data.checks import check, check_like
 from cpvae.data.files import as_examples
 from cpvae.data.levels import decode
 from cpvae.data.objects import as_arrow, has_text, read_object
-from cpvae.evaluate import elbo_of_each, evaluate
+from cpvae.evaluate import cluster_probs, elbo_of_each, evaluate
 from cpvae.extras import need
-from cpvae.models import Model
+from cpvae.models import Model, build
 from cpvae.restarts import fit_best
-from cpvae.train import Recipe, Record
+from cpvae.train import Recipe, Record, fit_together, one_pass, still_rising
 
 
 class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):
@@ -65,6 +67,8 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
             `cpvae.augment.Augment`; None leaves the term out
         invariance_weight: weight of that term, see `Recipe`
         validation_fraction: share of the data held out for early stopping
+        warm_start: whether another `fit` goes on from the weights of the one before, without
+            annealing
         n_init: fits from that many seeds, ``random_state`` and those after it, and keeps the best
             by the validation bound; a process a core, or all at once on a CUDA device
         random_state: seed of everything, or a `numpy.random.RandomState`, or None, to draw one from
@@ -89,6 +93,9 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         ((5, 8, 8), [3, 3, 3, 3, 3])
     """
 
+    history_: list[Record]
+    _optimiser: dict[str, torch.Tensor] | None
+
     def __init__(
         self,
         n_components: int | None = None,
@@ -111,6 +118,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         invariance: str | Augment | None = None,
         invariance_weight: float = 2.0,
         validation_fraction: float = 0.1,
+        warm_start: bool = False,
         n_init: int = 1,
         random_state: int | np.random.RandomState | None = 0,
         accelerator: str = "auto",
@@ -135,6 +143,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         self.invariance = invariance
         self.invariance_weight = invariance_weight
         self.validation_fraction = validation_fraction
+        self.warm_start = warm_start
         self.n_init = n_init
         self.random_state = random_state
         self.accelerator = accelerator
@@ -146,27 +155,98 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         A frame may have columns of text, which are categories. Values of a table may be missing
         (NaN): the others are learned from. ``y`` is ignored: labels have no way into the fit.
 
+        Warns:
+            ConvergenceWarning: the bound on held-out data was still rising at the last epoch.
+
         Raises:
             ValueError: data that cannot be learned from, or a setting out of range.
         """
         x, shape, columns = self._read(X, reset=True)
         check(x, columns)
-        seed = self.random_state
-        if not isinstance(seed, int | np.integer):
-            seed = int(check_random_state(seed).randint(2**31))
         if self.n_init < 1:
             raise ValueError(f"n_init={self.n_init}: use a whole number from 1 up.")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(
                 f"validation_fraction={self.validation_fraction}: use a number between 0 and 1."
             )
+        seed = self._seed()
         order = np.random.default_rng(seed).permutation(len(x))
         held = max(1, round(self.validation_fraction * len(x)))
         train, valid = x[order[held:]], x[order[:held]]
+        config, recipe = self._plan(train, columns, bool(np.isnan(x).any()), seed)
+        data = torch.from_numpy(train), torch.from_numpy(valid)
+        move = named(self.invariance, config["shape"])
+        tell = _print_epoch if self.verbose else None
+        if self.warm_start and hasattr(self, "model_"):
+            model, config = self.model_, self._same(config)
+            recipe = dataclasses.replace(recipe, anneal_epochs=0)
+            (history,) = fit_together(
+                [model], *data, [recipe], move, on_epoch=tell, accelerator=self.accelerator
+            )
+        else:
+            model, history, self.restarts_ = fit_best(
+                config,
+                recipe,
+                self.n_init,
+                *data,
+                augment=move,
+                on_epoch=tell,
+                accelerator=self.accelerator,
+            )
+        self.history_, self._optimiser = history, None
+        self._take(model, config, recipe, shape)
+        self._warn()
+        return self
+
+    def partial_fit(self, X: ArrayLike, y: Any = None) -> "CPVAE":
+        """One pass of training over ``X``, for data that comes in parts; after `fit` it goes on.
+
+        The first part decides what is decided from the data, such as the standardisation: make it a
+        fair sample. Each pass counts as an epoch of the annealing, nothing is held out, and
+        ``aggregated_`` is a running mean over the parts.
+
+        Raises:
+            ValueError: data that cannot be learned from, or a setting out of range.
+        """
+        first = not hasattr(self, "model_")
+        x, shape, columns = self._read(X, reset=first)
+        check(x, columns)
+        if first:
+            config, recipe = self._plan(x, columns, bool(np.isnan(x).any()), self._seed())
+            self.history_, self._optimiser = [], None
+            self._take(build(**config), config, recipe, shape)
+        else:
+            check_like(x, self.config_["shape"], columns, self.model_.likelihood.takes_missing)
+        examples = torch.from_numpy(np.ascontiguousarray(x))
+        record, self._optimiser = one_pass(
+            self.model_,
+            examples,
+            self.recipe_,
+            len(self.history_),
+            getattr(self, "_optimiser", None),
+            named(self.invariance, self.config_["shape"]),
+            self.accelerator,
+        )
+        self.history_.append(record)
+        device = self.model_.aggregated.device
+        shares = cluster_probs(self.model_, examples.to(device)).mean(0)
+        self.model_.aggregated.lerp_(shares, max(0.1, 1 / len(self.history_)))
+        self.aggregated_ = self.model_.aggregated.cpu().numpy().copy()
+        return self
+
+    def _seed(self) -> int:
+        if isinstance(self.random_state, int | np.integer):
+            return int(self.random_state)
+        return int(check_random_state(self.random_state).randint(2**31))
+
+    def _plan(
+        self, x: np.ndarray, columns: Sequence[str] | None, missing: bool, seed: int
+    ) -> tuple[dict[str, Any], Recipe]:
+        """What is built and how it is trained, from training data and settings."""
         config = defaults.model_config(
-            train,
+            x,
             columns,
-            bool(np.isnan(x).any()),
+            missing,
             self.levels_,
             self.kinds,
             model=self.model,
@@ -182,7 +262,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
             seed=seed,
         )
         recipe = defaults.recipe(
-            len(train),
+            len(x),
             config,
             self.accelerator,
             estimator=self.estimator,
@@ -193,18 +273,29 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
             invariance=self.invariance_weight if self.invariance else 0.0,
             seed=seed,
         )
-        model, self.history_, self.restarts_ = fit_best(
-            config,
-            recipe,
-            self.n_init,
-            torch.from_numpy(train),
-            torch.from_numpy(valid),
-            augment=named(self.invariance, config["shape"]),
-            on_epoch=_print_epoch if self.verbose else None,
-            accelerator=self.accelerator,
-        )
-        self._take(model, config, recipe, shape)
-        return self
+        return config, recipe
+
+    def _same(self, config: dict[str, Any]) -> dict[str, Any]:
+        """The configuration of the model that a warm start goes on with."""
+        of_data = ("loc", "scale", "seed", "kinds", "n_levels")
+        for key, value in config.items():
+            if key not in of_data and self.config_.get(key) != value:
+                raise ValueError(
+                    f"warm_start goes on with a model that has {key}={self.config_.get(key)}, and "
+                    f"this asks for {value}: leave the setting, or set warm_start=False."
+                )
+        return self.config_
+
+    def _warn(self) -> None:
+        rise = still_rising(self.history_, self.recipe_)
+        if rise:
+            warnings.warn(
+                f"The bound still rose by {rise:.2f} nats in the last tenth of "
+                f"{self.recipe_.max_epochs} epochs: give max_epochs={2 * self.recipe_.max_epochs}, "
+                f"or fit again with warm_start=True.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

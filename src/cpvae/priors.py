@@ -107,12 +107,13 @@ class VampPrior(nn.Module):
     @torch.no_grad()
     def start_from(self, inputs: Float[Tensor, "n f"], generator: torch.Generator) -> None:
         """Starts the pseudo-inputs at examples drawn at random, as the networks read them, plus
-        a little noise.
+        a little noise; once.
         """
         shape = self.pseudo_inputs.shape
         row = torch.randint(len(inputs), shape[:1], generator=generator, device=inputs.device)
         noise = torch.randn(shape, generator=generator, device=inputs.device)
         self.pseudo_inputs.copy_(inputs[row] + 0.01 * noise)
+        self.from_data = False  # they have been started
 
     def forward(self, encoder: Encoder) -> Mixture:
         """Equal weights 1/K, and the means and log-variances (k, d) of q(z | pseudo-input)."""

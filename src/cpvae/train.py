@@ -207,26 +207,15 @@ def fit_together(
             "This processor has no instructions for bfloat16: float32 is likely to be faster.",
             stacklevel=2,
         )
-    for model in models:
-        model.to(device)
-    observe = models[0].likelihood.observe
-    train = observe(x_train.flatten(1).to(device))
-    generators = [torch.Generator(device).manual_seed(r.seed) for r in recipes]
-    for model, generator in zip(models, generators, strict=True):
-        if isinstance(model.prior, VampPrior) and model.prior.from_data:
-            model.prior.start_from(model.likelihood.inputs(train), generator)
-    engine = Engine(
+    engine = _engine(
         models,
-        generators,
-        train,
-        recipe.batch_size,
-        recipe.learning_rate,
-        recipe.estimator,
-        augment if recipe.invariance else None,
-        kernels=_kernels(device, recipe, len(x_train), small),
-        precision=recipe.precision,
+        [r.seed for r in recipes],
+        x_train,
+        recipe,
+        augment,
+        device,
+        _kernels(device, recipe, len(x_train), small),
     )
-    del train
     runs = [
         _Run(model, seeded.seed, folders[i] if folders else None)
         for i, (model, seeded) in enumerate(zip(models, recipes, strict=True))
@@ -246,6 +235,92 @@ def fit_together(
     for run in runs:
         run.finish(x_train.flatten(1), device)
     return [run.history for run in runs]
+
+
+def one_pass(
+    model: Model,
+    x: Tensor,
+    recipe: Recipe,
+    epoch: int,
+    state: dict[str, Tensor] | None = None,
+    augment: Augment | None = None,
+    accelerator: str = "auto",
+) -> tuple[Record, dict[str, Tensor]]:
+    """Trains ``model`` in place on one pass over ``x``, for data that comes in parts.
+
+    Nothing is validated: the weights are kept as they are after the pass.
+
+    Arguments:
+        model: from `models.build`
+        x: data (n, ...) in the user's units
+        recipe: how
+        epoch: passes that were taken before, which say where in its annealing the recipe is
+        state: of the optimiser, from the pass before
+        augment: as for `fit`
+        accelerator: as for `fit`
+
+    Returns:
+        The record of the pass, as `fit` has them but for the validation, and the optimiser's state.
+
+    Raises:
+        Diverged: the loss stopped being finite.
+        ValueError: as for `fit`.
+    """
+    check(model, recipe, accelerator)
+    device = choose_device(accelerator)
+    engine = _engine([model], [recipe.seed + epoch], x, recipe, augment, device, "plain")
+    if state:
+        engine.load_state(0, {**state, "generator": engine.generators[0].get_state()})
+    weights, temperature = _schedule(recipe, epoch)
+    (trained,) = torch.stack(engine.epoch(weights, temperature)).T.tolist()
+    if not all(map(math.isfinite, trained)):
+        raise Diverged(_divergence(epoch + 1, recipe))
+    model.eval()
+    estimator = recipe.estimator if isinstance(model, ConditionalPriorVAE) else "sampled"
+    return {"epoch": epoch + 1, **_trained(trained, estimator)}, engine.state(0)
+
+
+def still_rising(history: Sequence[Record], recipe: Recipe) -> float:
+    """Nats by which the bound rose in the last tenth of a run that ended at its last epoch.
+
+    0 where the run stopped by itself, or where it is less than a two-hundredth of all it rose.
+    """
+    bounds = [record["valid_elbo_nats"] for record in history]
+    if len(bounds) < max(2, recipe.max_epochs):
+        return 0.0
+    best = max(bounds)
+    rise = best - max(bounds[: max(1, 9 * len(bounds) // 10)])
+    return rise if rise > 0.005 * (best - min(bounds)) else 0.0
+
+
+def _engine(
+    models: Sequence[Model],
+    seeds: Sequence[int],
+    x: Tensor,
+    recipe: Recipe,
+    augment: Augment | None,
+    device: torch.device,
+    kernels: str,
+) -> Engine:
+    """The engine of models on a device, with their data as they see it."""
+    for model in models:
+        model.to(device)
+    train = models[0].likelihood.observe(x.flatten(1).to(device))
+    generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
+    for model, generator in zip(models, generators, strict=True):
+        if isinstance(model.prior, VampPrior) and model.prior.from_data:
+            model.prior.start_from(model.likelihood.inputs(train), generator)
+    return Engine(
+        models,
+        generators,
+        train,
+        recipe.batch_size,
+        recipe.learning_rate,
+        recipe.estimator,
+        augment if recipe.invariance else None,
+        kernels=kernels,
+        precision=recipe.precision,
+    )
 
 
 def check(model: Model, recipe: Recipe, accelerator: str) -> None:

@@ -71,6 +71,7 @@ def load(
     drop: Sequence[str] = (),
     seed: int = 0,
     categorical: Sequence[str] = (),
+    size: tuple[int, int] | None = None,
 ) -> Splits:
     """Loads a data source and splits it.
 
@@ -81,11 +82,12 @@ def load(
         drop: columns of a table to leave out
         seed: of the split, where the source does not come with one
         categorical: columns of numbers of a table to read as categories, as columns of text are
+        size: (height, width) to bring images to, see `files.read_file`
 
     Raises:
         ValueError: no such source, or data that cannot be learned from; says what to do.
     """
-    return split(read(source, label, drop, categorical=categorical), seed)
+    return split(read(source, label, drop, categorical=categorical, size=size), seed)
 
 
 def read(
@@ -95,6 +97,7 @@ def read(
     columns: Sequence[str] | None = None,
     levels: Levels | None = None,
     categorical: Sequence[str] = (),
+    size: tuple[int, int] | None = None,
 ) -> Source:
     """Loads a data source whole; arguments and errors as for `load`.
 
@@ -102,11 +105,11 @@ def read(
     ``levels`` are the categories of columns of text that a model was fitted to.
     """
     if not isinstance(source, str | Path):
-        return read_object(source, label, drop, columns, levels, categorical)
+        return read_object(source, label, drop, columns, levels, categorical, size)
     if str(source) in NAMED:
-        if label or drop or categorical:
+        if label or drop or categorical or size:
             raise ValueError(
-                f"{source} has no columns to name: leave out --label, --drop and --kind."
+                f"{source} is taken as it is: leave out --label, --drop, --kind and --size."
             )
         return NAMED[str(source)]()
     path = Path(source)
@@ -115,7 +118,7 @@ def read(
             f"{source} is neither a file nor a folder here nor a data set that is known by name "
             f"({', '.join(NAMED)}). Files may be {readable()}."
         )
-    return read_file(path, label, drop, columns, levels, categorical)
+    return read_file(path, label, drop, columns, levels, categorical, size)
 
 
 def split(source: Source, seed: int = 0) -> Splits:

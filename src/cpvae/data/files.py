@@ -26,6 +26,7 @@ def read_file(
     columns: Sequence[str] | None = None,
     levels: Levels | None = None,
     categorical: Sequence[str] = (),
+    size: tuple[int, int] | None = None,
 ) -> Source:
     """Reads a file, an image or a folder of images.
 
@@ -36,15 +37,18 @@ def read_file(
         columns: columns of a table to take, by name and in this order; None takes all others
         levels: categories of columns of text that a model knows; None takes those that occur
         categorical: columns of numbers to read as text
+        size: (height, width) to bring images to: scaled, and what hangs over cut off evenly
 
     Raises:
         ValueError: an unknown ending, a file that is empty, truncated or not what its ending says,
             text that is no category, images of different sizes, a column that is not there.
     """
     if path.is_dir():
-        return _read_images(path)
+        return _read_images(path, size=size)
     if path.suffix.lower() in IMAGES:
-        return _read_images(path.parent, [path])
+        return _read_images(path.parent, [path], size)
+    if size:
+        raise ValueError(f"{path} is not a folder of images: leave out --size.")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is an empty file.")
     readers = {".npz": _read_npz, ".npy": _read_npy}
@@ -252,7 +256,9 @@ def _looks_like_numbers(names: Sequence[str]) -> bool:
         return False
 
 
-def _read_images(folder: Path, files: Sequence[Path] | None = None) -> Source:
+def _read_images(
+    folder: Path, files: Sequence[Path] | None = None, size: tuple[int, int] | None = None
+) -> Source:
     from PIL import Image
 
     files = files or sorted(f for f in folder.rglob("*") if f.suffix.lower() in IMAGES)
@@ -262,16 +268,17 @@ def _read_images(folder: Path, files: Sequence[Path] | None = None) -> Source:
     for file in files:
         try:
             with Image.open(file) as image:
-                arrays.append(_pixels(image))
+                arrays.append(pixels(image, size))
         except (OSError, ValueError, SyntaxError) as error:
             raise ValueError(f"{file} cannot be read as an image ({error}): remove it.") from error
     if len({a.ndim for a in arrays}) > 1:  # some grey, some in colour
         arrays = [a if a.ndim == 3 else np.repeat(a[..., np.newaxis], 3, axis=2) for a in arrays]
-    sizes = Counter(f"{a.shape[1]}x{a.shape[0]}" for a in arrays)
+    sizes = Counter(f"{a.shape[0]}x{a.shape[1]}" for a in arrays)
     if len(sizes) > 1:
         listed = ", ".join(f"{size} ({count})" for size, count in sizes.most_common(5))
         raise ValueError(
-            f"{folder} has images of different sizes: {listed}. Bring them to one size."
+            f"{folder} has images of different sizes: {listed}. Bring them to one with --size, "
+            f"as in --size {sizes.most_common(1)[0][0]} (height by width)."
         )
     stacked = np.stack(arrays)
     stacked = stacked[:, np.newaxis] if stacked.ndim == 3 else np.moveaxis(stacked, -1, 1)
@@ -281,8 +288,16 @@ def _read_images(folder: Path, files: Sequence[Path] | None = None) -> Source:
     return Source(folder.resolve().name, stacked.astype(np.float32) / 255, labels, rows=names)
 
 
-def _pixels(image) -> np.ndarray:
-    """Bytes of an image: (height, width) for grey ones, else (height, width, 3)."""
+def pixels(image, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Bytes of a PIL image, brought to a ``size``, see `read_file`.
+
+    (height, width) for grey images, else (height, width, 3).
+    """
+    from PIL import Image, ImageOps
+
     if image.mode.startswith("I;16"):
-        return (np.asarray(image) >> 8).astype(np.uint8)
-    return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    image = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
+    if size and (image.height, image.width) != size:
+        image = ImageOps.fit(image, size[::-1], Image.Resampling.LANCZOS)
+    return np.asarray(image)

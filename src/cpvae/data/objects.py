@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cpvae.data.files import as_examples, from_table, is_text, single
+from cpvae.data.files import as_examples, from_table, is_text, pixels, single
 from cpvae.data.levels import Levels
 from cpvae.data.source import Source
 
@@ -21,6 +21,7 @@ def read_object(
     columns: Sequence[str] | None = None,
     levels: Levels | None = None,
     categorical: Sequence[str] = (),
+    size: tuple[int, int] | None = None,
 ) -> Source:
     """Reads an object in memory.
 
@@ -33,6 +34,7 @@ def read_object(
         columns: columns to take, by name and in this order; None takes all others
         levels: categories of columns of text that a model knows; None takes those that occur
         categorical: columns of numbers to read as text
+        size: (height, width) to bring the images of a `datasets.Dataset` to, see `read_file`
 
     Raises:
         ValueError: an object of another kind, or data that is refused from a file as well.
@@ -43,7 +45,7 @@ def read_object(
     if package == "datasets" and hasattr(data, "features"):
         images = [name for name, is_a in data.features.items() if type(is_a).__name__ == "Image"]
         if images:
-            return _from_images(data, images[0], label)
+            return _from_images(data, images[0], label, size)
         data = data.with_format("arrow")[:]
         return from_table(Path(kind), data, label, drop, columns, levels, categorical)
     table = as_arrow(data)
@@ -115,12 +117,12 @@ def _from_anndata(
     return Source("AnnData", single(x, "X"), labels, columns=tuple(kept), rows=rows)
 
 
-def _from_images(data: Any, column: str, label: str | None) -> Source:
+def _from_images(data: Any, column: str, label: str | None, size: tuple[int, int] | None) -> Source:
     if label is None and "label" in data.column_names:
         label = "label"
     if label and label not in data.column_names:
         raise ValueError(f"There is no column {label!r}: there are {', '.join(data.column_names)}.")
-    arrays = [np.asarray(image) for image in data[column]]
+    arrays = [pixels(image, size) for image in data[column]]
     return Source(column, _stacked(arrays), np.asarray(data[label]) if label else None)
 
 
