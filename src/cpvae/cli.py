@@ -887,10 +887,11 @@ def _summary(
     )
     rise = still_rising(history, recipe)
     if rise:
+        source = folder.read_info()["data"]["source"]
         console.print(
-            f"[yellow]The bound still rose by {rise:.2f} nats in the last tenth of the run.[/] To go "
-            f"on:\n  cpvae fit {folder.read_info()['data']['source']} --out {folder.path} --resume "
-            f"--max-epochs {2 * recipe.max_epochs}\n"
+            f"[yellow]The bound still rose by {rise:.2f} nats in the last tenth of the run.[/] "
+            f"To go on:\n  cpvae fit {source} --out {folder.path} --resume --max-epochs "
+            f"{2 * recipe.max_epochs}\n"
         )
     told, most = best["valid_mutual_information_c_nats"], math.log(n_components)
     if model == "cpvae" and told < 0.5 * most:
