@@ -30,6 +30,7 @@ ORDER = [
     "explorer",
     "app",
     "train",
+    "loggers",
     "restarts",
     "report",
     "hub",

@@ -5,6 +5,7 @@
     history.jsonl         one line an epoch
     training.safetensors  all that is needed to go on from the last epoch saved
     names.json            names that a person gave to the categories, see `explorer`
+    logs/                 what a logger wrote, see `loggers`
 
 Every file but the history is written aside and renamed, so a reader sees the old one or the new
 one and never half of one. The history only grows by whole lines; a resumed run cuts it back to the
@@ -16,6 +17,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +39,7 @@ RUN, MODEL, HISTORY, TRAINING = (
     "training.safetensors",
 )
 NAMES = "names.json"
+LOGS = "logs"
 
 
 class RunFolder:
@@ -57,6 +60,7 @@ class RunFolder:
         """Removes the files of an earlier run, and nothing else that lies in the folder."""
         for name in (RUN, MODEL, HISTORY, TRAINING, NAMES, "evaluation.json", "report.html"):
             (self.path / name).unlink(missing_ok=True)
+        shutil.rmtree(self.path / LOGS, ignore_errors=True)
         for restart in self.path.glob("restarts/seed-*"):
             RunFolder(restart).clear()
             restart.rmdir()

@@ -106,6 +106,14 @@ class Invariance(StrEnum):
     affine = "affine"
 
 
+class Logger(StrEnum):
+    """Where a run is logged, beside its folder."""
+
+    csv = "csv"
+    tensorboard = "tensorboard"
+    wandb = "wandb"
+
+
 class From(StrEnum):
     """Where components are drawn from."""
 
@@ -290,6 +298,10 @@ def fit(
     accelerator: Annotated[
         str, typer.Option(rich_help_panel="Training", help="auto, cpu, cuda or mps.")
     ] = "auto",
+    logger: Annotated[
+        Logger | None,
+        typer.Option(help="Log epochs and pictures for this, too.", show_default="none"),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out (or runs/DATA).")
     ] = False,
@@ -332,7 +344,7 @@ def fit(
         "size": _size(size) if size else None,
         "invariance": invariance.value if invariance else None,
     }
-    _fit(source, given, restarts, out, resume, overwrite, accelerator)
+    _fit(source, given, restarts, out, resume, overwrite, accelerator, logger)
 
 
 @app.command()
@@ -677,6 +689,7 @@ def _fit(
     resume: bool,
     overwrite: bool,
     accelerator: str,
+    logger: Logger | None,
 ) -> None:
     from cpvae.checkpoint import RunFolder
 
@@ -704,7 +717,8 @@ def _fit(
                 f"fit into another folder."
             )
     splits = _load(source, seed)
-    _train(folder, stored if resume else None, source, given, restarts or 1, splits, accelerator)
+    resumed = stored if resume else None
+    _train(folder, resumed, source, given, restarts or 1, splits, accelerator, logger)
 
 
 def _train(
@@ -715,6 +729,7 @@ def _train(
     restarts: int,
     splits: "Splits",
     accelerator: str,
+    logger: Logger | None,
 ) -> None:
     import hashlib
 
@@ -722,8 +737,10 @@ def _train(
 
     from cpvae import augment, defaults
     from cpvae.checkpoint import describe
+    from cpvae.loggers import RunLogger
     from cpvae.models import build
     from cpvae.progress import EpochsBar
+    from cpvae.report import write_figures
     from cpvae.restarts import fit_best
     from cpvae.train import Recipe, check
 
@@ -763,7 +780,10 @@ def _train(
     info = {**describe(config, recipe), "n_restarts": restarts, "data": described}
     if not stored:
         folder.clear()
+    log = RunLogger(logger.value, folder) if logger else None
     folder.write_info({**info, "status": "running"})
+    if log:
+        log.settings(info)
 
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     console.print(
@@ -778,7 +798,13 @@ def _train(
     status = "diverged"
     try:
         with EpochsBar(recipe.max_epochs, restarts, console, config["n_components"] > 1) as bar:
-            _, history, outcomes = fit_best(
+
+            def tell(place: int, record: dict[str, Any]) -> None:
+                bar.update(place, record)
+                if log:
+                    log.epoch(place, record)
+
+            model, history, outcomes = fit_best(
                 config,
                 recipe,
                 restarts,
@@ -786,7 +812,7 @@ def _train(
                 splits.valid.tensor(),
                 augment=move,
                 folder=folder,
-                on_epoch=bar.update,
+                on_epoch=tell,
                 accelerator=accelerator,
             )
         status, info["restarts"] = "finished", outcomes
@@ -801,9 +827,15 @@ def _train(
             ended["best_epoch"] = best["epoch"]
             ended["best_valid_elbo_nats"] = best["valid_elbo_nats"]
         folder.write_info({**info, **ended})
+        if log and status != "finished":
+            log.close(status)
     if restarts > 1:
         _print_restarts(outcomes, console)
-    _summary(folder, splits, history, ended, config, recipe, console)
+    paths = write_figures(folder, splits)
+    if log:
+        log.pictures(model.cpu(), paths, len(history))
+        log.close(status)
+    _summary(folder, history, ended, config, recipe, paths, console)
 
 
 def _kinds(options: list[str]) -> dict[str, str] | str | None:
@@ -864,19 +896,16 @@ def _print_restarts(outcomes: list[dict[str, Any]], console: Any) -> None:
 
 def _summary(
     folder: "RunFolder",
-    splits: "Splits",
     history: list[dict[str, Any]],
     ended: dict[str, Any],
     config: dict[str, Any],
     recipe: "Recipe",
+    figures: dict[str, Path],
     console: Any,
 ) -> None:
-    from cpvae.report import write_figures
     from cpvae.train import still_rising
 
     model, n_components = config["model"], config["n_components"]
-
-    paths = write_figures(folder, splits)
     best = history[ended["best_epoch"] - 1]
     console.print(
         f"\n[bold]Done[/] after {len(history)} epochs, {history[-1]['seconds']:.0f} s. Best "
@@ -902,7 +931,7 @@ def _summary(
             f"--likelihood gaussian may help.\n"
         )
     run = folder.path
-    console.print(f"  run folder     {run}\n  by component   {paths['components']}\n\nNext:")
+    console.print(f"  run folder     {run}\n  by component   {figures['components']}\n\nNext:")
     for command in (f"evaluate {run}", f"generate {run} --component 0", f"report {run}"):
         console.print(f"  cpvae {command}")
 
