@@ -104,6 +104,7 @@ class Invariance(StrEnum):
     """Changes of x that must leave its category as it is."""
 
     affine = "affine"
+    masking = "masking"
 
 
 class Logger(StrEnum):
@@ -147,7 +148,10 @@ def fit(
     ] = None,
     invariance: Annotated[
         Invariance | None,
-        typer.Option(help="Ask categories to stay under small changes of images."),
+        typer.Option(
+            help="Ask categories to stay: affine, under small changes of images; masking, where "
+            "values of a table go missing."
+        ),
     ] = None,
     label: Annotated[
         str | None, typer.Option(help="Column of a table with labels: never seen by the fit.")
@@ -761,7 +765,7 @@ def _train(
         recipe = defaults.recipe(len(x), config, accelerator, **recipe_given)
     move = augment.named(source["invariance"], config["shape"])
     # what cannot be trained must be refused before anything is written
-    check(build(**config), recipe, accelerator)
+    check(build(**config), recipe, accelerator, move)
     digest = hashlib.sha256(x.tobytes()).hexdigest()
     if stored and stored["data"]["sha256"] != digest:
         raise ValueError(

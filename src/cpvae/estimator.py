@@ -63,8 +63,8 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         learning_rate: of Adam
         precision: of products in training, ``float32``, or ``bfloat16`` for data in [0, 1]; by
             default the latter where the processor has instructions for it and the network is large
-        invariance: a change of x that must leave its category as it is: ``affine`` for images, or a
-            `cpvae.augment.Augment`; None leaves the term out
+        invariance: a change of x that must leave its category as it is: ``affine`` for images,
+            ``masking`` for tables, or a `cpvae.augment.Augment`; None leaves the term out
         invariance_weight: weight of that term, see `Recipe`
         validation_fraction: share of the data held out for early stopping
         warm_start: whether another `fit` goes on from the weights of the one before, without

@@ -197,9 +197,7 @@ def fit_together(
     recipe = recipes[0]
     if any(dataclasses.replace(other, seed=recipe.seed) != recipe for other in recipes):
         raise ValueError("Models are trained together by one recipe: only the seeds may differ.")
-    if recipe.invariance and augment is None:
-        raise ValueError("The invariance term needs an augment function: see cpvae.augment.")
-    check(models[0], recipe, accelerator)
+    check(models[0], recipe, accelerator, augment)
     device = choose_device(accelerator)
     small = sum(p.numel() for m in models for p in m.parameters()) * recipe.batch_size < SMALL
     if recipe.precision == "bfloat16" and device.type == "cpu" and not has_bfloat16():
@@ -266,7 +264,7 @@ def one_pass(
         Diverged: the loss stopped being finite.
         ValueError: as for `fit`.
     """
-    check(model, recipe, accelerator)
+    check(model, recipe, accelerator, augment)
     device = choose_device(accelerator)
     engine = _engine([model], [recipe.seed + epoch], x, recipe, augment, device, "plain")
     if state:
@@ -323,13 +321,23 @@ def _engine(
     )
 
 
-def check(model: Model, recipe: Recipe, accelerator: str) -> None:
+def check(model: Model, recipe: Recipe, accelerator: str, augment: Augment | None = None) -> None:
     """Refuses what `fit` would refuse, for who must know before anything is written.
 
     Raises:
-        ValueError: a recipe that does not fit the model, or an accelerator that is not here.
+        ValueError: a recipe or an augmentation that does not fit the model, or an accelerator that
+            is not here.
     """
     choose_device(accelerator)
+    if recipe.invariance and augment is None:
+        raise ValueError("The invariance term needs an augment function: see cpvae.augment.")
+    if augment and not model.likelihood.takes_missing:
+        row = torch.zeros(1, math.prod(model.shape))
+        if augment.change(row, torch.zeros(1, augment.n_random)).isnan().any():
+            raise ValueError(
+                "This augmentation makes values go missing, which a Bernoulli likelihood does not "
+                "take: use the Gaussian likelihood."
+            )
     if recipe.invariance and not isinstance(model, ConditionalPriorVAE):
         raise ValueError("The invariance term is about q(c|x): only the model 'cpvae' has one.")
     if recipe.precision == "bfloat16" and not isinstance(model.likelihood, BernoulliLikelihood):

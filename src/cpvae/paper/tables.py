@@ -31,6 +31,7 @@ def _k_means(k: int, seed: int) -> Any:
 
 METHODS: dict[str, Callable[[int, int], Any]] = {
     "CPVAE": lambda k, seed: CPVAE(n_components=k, random_state=seed),
+    "CPVAE-masking": lambda k, seed: CPVAE(k, invariance="masking", random_state=seed),
     "GaussianMixture": _gaussian_mixture,
     "KMeans": _k_means,
 }
