@@ -992,8 +992,14 @@ def _load(source: dict[str, Any], seed: int) -> "Splits":
     kinds = source.get("kinds")
     named = kinds if isinstance(kinds, dict) else {}
     categorical = [name for name, kind in named.items() if kind == "categorical"]
-    size = _size_in(source)
-    return data.load(source["source"], source["label"], source["drop"], seed, categorical, size)
+    return data.load(
+        source["source"],
+        seed,
+        label=source["label"],
+        drop=source["drop"],
+        categorical=categorical,
+        size=_size_in(source),
+    )
 
 
 def _size_in(source: dict[str, Any]) -> tuple[int, int] | None:
@@ -1015,7 +1021,8 @@ def _examples(info: dict[str, Any], source: str, label: str | None, whole: bool 
     else:
         columns = stored.get("columns")
         size = _size_in(stored) if Path(source).suffix not in (".npy", ".npz") else None
-        read = data.read(source, label, columns=columns, levels=stored.get("levels"), size=size)
+        levels = stored.get("levels")
+        read = data.read(source, label=label, columns=columns, levels=levels, size=size)
         x, labels, rows = read.x, read.labels, read.rows
     missing = info["model"]["likelihood"] != "bernoulli" and x.ndim == 2
     check_like(x, info["model"]["shape"], stored.get("columns"), missing)
@@ -1042,7 +1049,9 @@ def _label_in(info: dict[str, Any], source: str) -> str | None:
     if not stored.get("label"):
         return None
     try:
-        data.read(source, stored["label"], columns=stored["columns"], levels=stored.get("levels"))
+        data.read(
+            source, label=stored["label"], columns=stored["columns"], levels=stored.get("levels")
+        )
     except ValueError:
         return None
     return stored["label"]

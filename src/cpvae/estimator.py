@@ -23,10 +23,11 @@ from cpvae import defaults
 from cpvae.augment import Augment, named
 from cpvae.checkpoint import RunFolder, describe
 from cpvae.compact import compact
+from cpvae.data import read
 from cpvae.data.checks import check, check_like
 from cpvae.data.files import as_examples
 from cpvae.data.levels import decode
-from cpvae.data.objects import as_arrow, has_text, read_object
+from cpvae.data.objects import as_arrow, has_text
 from cpvae.evaluate import cluster_probs, elbo_of_each, evaluate
 from cpvae.extras import need
 from cpvae.models import Model, build
@@ -486,9 +487,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
             import pyarrow
 
             X = pyarrow.table(dict(zip(self._columns(), np.asarray(X).T, strict=True)))
-        source = read_object(
-            X, columns=self._columns(), levels=self.levels_, categorical=categorical
-        )
+        source = read(X, columns=self._columns(), levels=self.levels_, categorical=categorical)
         self.levels_ = source.levels
         return source.x, source.x.shape[1:], self._columns()
 

@@ -1,7 +1,6 @@
 """Data sources: a name or a file in, training, validation and test splits out."""
 
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from cpvae.data.levels import Levels
 from cpvae.data.mnist import load_mnist
 from cpvae.data.objects import annotate, read_object
 from cpvae.data.omniglot import load_omniglot
-from cpvae.data.source import Source
+from cpvae.data.source import Selection, Source
 
 __all__ = ["NAMED", "Split", "Splits", "annotate", "check", "load", "load_digits", "read", "split"]
 
@@ -65,49 +64,28 @@ def load_digits() -> Source:
 NAMED = {"digits": load_digits, "mnist": load_mnist, "omniglot": load_omniglot}
 
 
-def load(
-    source: Any,
-    label: str | None = None,
-    drop: Sequence[str] = (),
-    seed: int = 0,
-    categorical: Sequence[str] = (),
-    size: tuple[int, int] | None = None,
-) -> Splits:
+def load(source: Any, seed: int = 0, **what: Any) -> Splits:
     """Loads a data source and splits it.
 
     Arguments:
         source: a name in `NAMED`, a .npz, .npy, .csv or .parquet file, a folder of images, or an
             object in memory, see `objects.read_object`
-        label: column of a table with the labels, kept out of the features
-        drop: columns of a table to leave out
         seed: of the split, where the source does not come with one
-        categorical: columns of numbers of a table to read as categories, as columns of text are
-        size: (height, width) to bring images to, see `files.read_file`
+        **what: of the source to read: ``label``, ``drop`` and others, see `source.Selection`
 
     Raises:
         ValueError: no such source, or data that cannot be learned from; says what to do.
     """
-    return split(read(source, label, drop, categorical=categorical, size=size), seed)
+    return split(read(source, **what), seed)
 
 
-def read(
-    source: Any,
-    label: str | None = None,
-    drop: Sequence[str] = (),
-    columns: Sequence[str] | None = None,
-    levels: Levels | None = None,
-    categorical: Sequence[str] = (),
-    size: tuple[int, int] | None = None,
-) -> Source:
-    """Loads a data source whole; arguments and errors as for `load`.
-
-    ``columns`` are the columns of a table to take, by name; None takes all that are left.
-    ``levels`` are the categories of columns of text that a model was fitted to.
-    """
+def read(source: Any, **what: Any) -> Source:
+    """Loads a data source whole; arguments and errors as for `load`."""
+    selection = Selection(**what)
     if not isinstance(source, str | Path):
-        return read_object(source, label, drop, columns, levels, categorical, size)
+        return read_object(source, selection)
     if str(source) in NAMED:
-        if label or drop or categorical or size:
+        if any((selection.label, selection.drop, selection.categorical, selection.size)):
             raise ValueError(
                 f"{source} is taken as it is: leave out --label, --drop, --kind and --size."
             )
@@ -118,7 +96,7 @@ def read(
             f"{source} is neither a file nor a folder here nor a data set that is known by name "
             f"({', '.join(NAMED)}). Files may be {readable()}."
         )
-    return read_file(path, label, drop, columns, levels, categorical, size)
+    return read_file(path, selection)
 
 
 def split(source: Source, seed: int = 0) -> Splits:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cpvae.data.levels import Levels, encode
-from cpvae.data.source import Source
+from cpvae.data.source import Selection, Source
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 X_KEYS, Y_KEYS = ("x", "X", "data", "images", "features"), ("y", "Y", "labels", "target", "label")
@@ -19,35 +19,18 @@ def readable() -> str:
     return ".npz, .npy, .csv, .parquet, an image, or a folder of images"
 
 
-def read_file(
-    path: Path,
-    label: str | None = None,
-    drop: Sequence[str] = (),
-    columns: Sequence[str] | None = None,
-    levels: Levels | None = None,
-    categorical: Sequence[str] = (),
-    size: tuple[int, int] | None = None,
-) -> Source:
-    """Reads a file, an image or a folder of images.
-
-    Arguments:
-        path: what to read; the ending says how
-        label: column of a table with the labels
-        drop: columns of a table to leave out
-        columns: columns of a table to take, by name and in this order; None takes all others
-        levels: categories of columns of text that a model knows; None takes those that occur
-        categorical: columns of numbers to read as text
-        size: (height, width) to bring images to: scaled, and what hangs over cut off evenly
+def read_file(path: Path, what: Selection) -> Source:
+    """Reads a file, an image or a folder of images; the ending says how.
 
     Raises:
         ValueError: an unknown ending, a file that is empty, truncated or not what its ending says,
             text that is no category, images of different sizes, a column that is not there.
     """
     if path.is_dir():
-        return _read_images(path, size=size)
+        return _read_images(path, size=what.size)
     if path.suffix.lower() in IMAGES:
-        return _read_images(path.parent, [path], size)
-    if size:
+        return _read_images(path.parent, [path], what.size)
+    if what.size:
         raise ValueError(f"{path} is not a folder of images: leave out --size.")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is an empty file.")
@@ -55,14 +38,13 @@ def read_file(
     tables = {".csv": _read_csv, ".parquet": _read_parquet}
     ending = path.suffix.lower()
     if ending in readers:
-        if label or drop or categorical:
+        if what.label or what.drop or what.categorical:
             raise ValueError(
                 f"{path} is not a table with named columns: leave out --label, --drop and --kind."
             )
         return readers[ending](path)
     if ending in tables:
-        table = tables[ending](path)
-        return from_table(path, table, label, drop, columns, levels, categorical)
+        return from_table(path, tables[ending](path), what)
     raise ValueError(f"{path} ends in {ending or 'nothing'!r}: use {readable()}.")
 
 
@@ -190,15 +172,7 @@ def _read_parquet(path: Path):
         raise _unreadable(path, error) from error
 
 
-def from_table(
-    path: Path,
-    table,
-    label: str | None = None,
-    drop: Sequence[str] = (),
-    columns: Sequence[str] | None = None,
-    levels: Levels | None = None,
-    categorical: Sequence[str] = (),
-) -> Source:
+def from_table(path: Path, table, what: Selection) -> Source:
     """Examples from a table of pyarrow; ``path`` is what errors call it. As for `read_file`."""
     import pyarrow as pa
 
@@ -206,22 +180,21 @@ def from_table(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"{path} has several columns named {', '.join(twice)}: rename them.")
-    aside = [*drop, *([label] if label else [])]
-    for name in (*aside, *(columns or ())):
+    aside = [*what.drop, *([what.label] if what.label else [])]
+    for name in (*aside, *(what.columns or ())):
         if name not in names:
             raise ValueError(f"{path} has no column {name!r}: it has {', '.join(names)}.")
-    labels = table[label].to_numpy() if label else None
-    table = table.select(columns) if columns else table.drop_columns(aside)
+    labels = table[what.label].to_numpy() if what.label else None
+    table = table.select(what.columns) if what.columns else table.drop_columns(aside)
     if not table.num_columns or not table.num_rows:
         raise ValueError(f"{path} is empty: {table.num_rows} rows of {table.num_columns} features.")
-    found: Levels = {}
+    known, found = what.levels or {}, Levels()
     cells = []
     for name, column in zip(table.column_names, table.columns, strict=True):
         called = f"{path}: column {name}"
-        if is_text(column.type) or name in categorical or name in (levels or {}):
-            known = levels.get(name) if levels else None
+        if is_text(column.type) or name in what.categorical or name in known:
             text = column.cast(pa.string()).to_pylist()
-            cell, found[name] = encode(text, called, known)
+            cell, found[name] = encode(text, called, known.get(name))
         elif _is_numeric(column.type):
             cell = column.cast(pa.float64()).to_numpy()  # null becomes NaN
         else:

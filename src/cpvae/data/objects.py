@@ -3,55 +3,39 @@
 None of these packages is imported here; an object brings its own.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cpvae.data.files import as_examples, from_table, is_text, pixels, single
-from cpvae.data.levels import Levels
-from cpvae.data.source import Source
+from cpvae.data.source import Selection, Source
 
 
-def read_object(
-    data: Any,
-    label: str | None = None,
-    drop: Sequence[str] = (),
-    columns: Sequence[str] | None = None,
-    levels: Levels | None = None,
-    categorical: Sequence[str] = (),
-    size: tuple[int, int] | None = None,
-) -> Source:
+def read_object(data: Any, what: Selection) -> Source:
     """Reads an object in memory.
 
     Arguments:
         data: a frame of pandas or polars, a table of pyarrow, a `datasets.Dataset` of columns or of
-            one image each, an AnnData (cells by genes; ``label`` is a column of ``obs``), an array,
+            one image each, an AnnData (cells by genes; the label is a column of ``obs``), an array,
             or a PyTorch data set whose items are examples or pairs (example, label)
-        label: column with the labels
-        drop: columns to leave out
-        columns: columns to take, by name and in this order; None takes all others
-        levels: categories of columns of text that a model knows; None takes those that occur
-        categorical: columns of numbers to read as text
-        size: (height, width) to bring the images of a `datasets.Dataset` to, see `read_file`
+        what: of it to read
 
     Raises:
         ValueError: an object of another kind, or data that is refused from a file as well.
     """
     package, kind = type(data).__module__.split(".")[0], type(data).__name__
     if package == "anndata":
-        return _from_anndata(data, label, drop, columns)
+        return _from_anndata(data, what)
     if package == "datasets" and hasattr(data, "features"):
         images = [name for name, is_a in data.features.items() if type(is_a).__name__ == "Image"]
         if images:
-            return _from_images(data, images[0], label, size)
-        data = data.with_format("arrow")[:]
-        return from_table(Path(kind), data, label, drop, columns, levels, categorical)
+            return _from_images(data, images[0], what)
+        return from_table(Path(kind), data.with_format("arrow")[:], what)
     table = as_arrow(data)
     if table is not None:
-        return from_table(Path(kind), table, label, drop, columns, levels, categorical)
-    if label or drop:
+        return from_table(Path(kind), table, what)
+    if what.label or what.drop:
         raise ValueError(f"A {kind} has no columns to name: leave out label and drop.")
     if isinstance(data, np.ndarray):
         return Source(kind, as_examples(data, "the array"))
@@ -90,26 +74,22 @@ def annotate(cells: Any, estimator: Any, key: str = "cpvae") -> None:
     Codes go to ``obsm["X_key"]``, components to ``obs["key"]`` and the probability of each cell's
     component to ``obs["key_probability"]``.
     """
-    x = _from_anndata(cells).x
+    x = _from_anndata(cells, Selection()).x
     probs = estimator.predict_proba(x)
     cells.obsm[f"X_{key}"] = estimator.transform(x)
     cells.obs[key] = probs.argmax(1)
     cells.obs[f"{key}_probability"] = probs.max(1)
 
 
-def _from_anndata(
-    cells: Any,
-    label: str | None = None,
-    drop: Sequence[str] = (),
-    columns: Sequence[str] | None = None,
-) -> Source:
+def _from_anndata(cells: Any, what: Selection) -> Source:
+    label = what.label
     if label and label not in cells.obs:
         raise ValueError(f"obs has no column {label!r}: it has {', '.join(cells.obs)}.")
     genes = list(cells.var_names)
-    for name in (*drop, *(columns or ())):
+    for name in (*what.drop, *(what.columns or ())):
         if name not in genes:
             raise ValueError(f"The AnnData has no variable {name!r}.")
-    kept = list(columns) if columns else [gene for gene in genes if gene not in set(drop)]
+    kept = list(what.columns or [gene for gene in genes if gene not in set(what.drop)])
     x = cells[:, kept].X
     x = x.toarray() if hasattr(x, "toarray") else np.asarray(x)
     labels = np.asarray(cells.obs[label]) if label else None
@@ -117,12 +97,13 @@ def _from_anndata(
     return Source("AnnData", single(x, "X"), labels, columns=tuple(kept), rows=rows)
 
 
-def _from_images(data: Any, column: str, label: str | None, size: tuple[int, int] | None) -> Source:
+def _from_images(data: Any, column: str, what: Selection) -> Source:
+    label = what.label
     if label is None and "label" in data.column_names:
         label = "label"
     if label and label not in data.column_names:
         raise ValueError(f"There is no column {label!r}: there are {', '.join(data.column_names)}.")
-    arrays = [pixels(image, size) for image in data[column]]
+    arrays = [pixels(image, what.size) for image in data[column]]
     return Source(column, _stacked(arrays), np.asarray(data[label]) if label else None)
 
 

@@ -1,10 +1,32 @@
 """A data source as it was read, before it is split."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from cpvae.data.levels import Levels
+
+
+class Selection(NamedTuple):
+    """What is read of a source, and as what.
+
+    Arguments:
+        label: column with the labels, kept out of the features
+        drop: columns to leave out
+        columns: columns to take, by name and in this order; None takes all others
+        levels: categories of columns of text that a model knows; None takes those that occur
+        categorical: columns of numbers to read as text
+        size: (height, width) to bring images to: scaled, and what hangs over cut off evenly
+    """
+
+    label: str | None = None
+    drop: Sequence[str] = ()
+    columns: Sequence[str] | None = None
+    levels: Levels | None = None
+    categorical: Sequence[str] = ()
+    size: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
