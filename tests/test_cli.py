@@ -268,7 +268,7 @@ def bad_inputs(tmp_path):
         (["text.csv"], "column b is text with 50 different values in 50 rows"),
         (["good.csv", "--size", "28"], "not a folder of images"),
         (["good.csv", "--size", "big"], "write HEIGHTxWIDTH"),
-        (["good.csv", "--kind", "a"], "kind 'a' of column 'a' is unknown"),
+        (["good.csv", "--kind", "a"], "write COLUMN=KIND"),
         (["good.csv", "--kind", "a=count"], "Column 'a' cannot be count"),
         (["good.csv", "--kind", "c=count"], "There is no column 'c': there are a, b"),
         (["good.csv", "--kind", "count", "--kind", "a=count"], "write COLUMN=KIND"),
@@ -417,6 +417,8 @@ def test_a_table_of_several_kinds_of_columns(cpvae, tmp_path):
     assert set(drawn["pet"]) == {"cat", "dog"}
     assert set(drawn["floor"]) == {3, 4}
     assert cpvae("assign", run, new, "--out", tmp_path / "assigned.csv")[0] == 0
+    new.write_text("height,visits,pet,floor\n170,-3,cat,3\n")
+    assert "'visits' cannot be count" in cpvae("assign", run, new)[2]
     new.write_text("height,visits,pet,floor\n170,3,cow,3\n")
     code, _, err = cpvae("assign", run, new)
     assert code == 2

@@ -305,6 +305,8 @@ def test_frames_of_several_kinds_of_columns(people, tmp_path):
     holes.loc[holes.index % 3 == 1, "height"] = np.nan
     filled = model.impute(holes)
     assert not filled.isna().any().any()
+    assert (filled["height"] == frame["height"])[holes.index % 3 != 1].all()  # to the last bit
+    assert list(model.impute(holes[5:]).index) == list(holes.index[5:])
     there = holes.index % 3 != 0
     assert (filled["pet"] == frame["pet"])[there].all()
     assert (filled["pet"] == frame["pet"])[~there].mean() > 0.8
@@ -319,6 +321,10 @@ def test_frames_of_several_kinds_of_columns(people, tmp_path):
         model.predict(frame.assign(pet="cow"))
     with pytest.raises(ValueError, match="feature names should match"):
         model.predict(frame[list(frame)[::-1]])
+    with pytest.raises(ValueError, match="'visits' cannot be count, which needs whole numbers"):
+        model.score(frame.assign(visits=-1))
+    with pytest.raises(ValueError, match="column pet has 'cow', which the model has not seen"):
+        model.set_params(warm_start=True).fit(frame.assign(pet="cow"))
 
 
 def test_kinds_of_arrays_are_chosen_and_checked(people):

@@ -448,7 +448,9 @@ def generate(
 
         stored = info.get("data") or {}
         names = stored.get("columns") or [str(i) for i in range(x.shape[1])]
-        _save_table({**decode(x, names, stored.get("levels") or {}), "component": drawn}, out)
+        table = decode(x, names, stored.get("levels") or {})
+        drawn_from = "component_" if "component" in table else "component"  # a column of the data
+        _save_table({**table, drawn_from: drawn}, out)
     source = "all components" if component is None else f"component {component}"
     print(f"{n} examples from {source} -> {out}")
 
@@ -844,7 +846,7 @@ def _train(
 
 def _kinds(options: list[str]) -> dict[str, str] | str | None:
     """Of ``--kind``: one kind for all columns, or that of each column by name."""
-    if len(options) == 1 and "=" not in options[0]:
+    if len(options) == 1 and options[0] in ("gaussian", "binary", "count", "categorical"):
         return options[0]
     for option in options:
         if "=" not in option:
@@ -928,11 +930,13 @@ def _summary(
         )
     told, most = best["valid_mutual_information_c_nats"], math.log(n_components)
     if model == "cpvae" and told < 0.5 * most:
+        also = ", or --invariance affine" * (len(config["shape"]) == 3)
+        if config["likelihood"] == "bernoulli" and not also:
+            also = ", or for measurements between 0 and 1 --likelihood gaussian"
         console.print(
             f"[yellow]Components tell only {told:.2f} of at most {most:.2f} nats about an example: "
             f"they hardly separate the data.[/] More epochs, a larger --kl-z-start, fewer "
-            f"--components, for images --invariance affine, or for measurements between 0 and 1 "
-            f"--likelihood gaussian may help.\n"
+            f"--components{also} may help.\n"
         )
     run = folder.path
     console.print(f"  run folder     {run}\n  by component   {figures['components']}\n\nNext:")
@@ -1013,6 +1017,7 @@ def _examples(info: dict[str, Any], source: str, label: str | None, whole: bool 
 
     from cpvae import data
     from cpvae.data.checks import check_like
+    from cpvae.defaults import check_kinds
 
     stored = info.get("data") or {}
     if _is_name(source) and not whole:
@@ -1026,6 +1031,8 @@ def _examples(info: dict[str, Any], source: str, label: str | None, whole: bool 
         x, labels, rows = read.x, read.labels, read.rows
     missing = info["model"]["likelihood"] != "bernoulli" and x.ndim == 2
     check_like(x, info["model"]["shape"], stored.get("columns"), missing)
+    if "kinds" in info["model"]:
+        check_kinds(x, info["model"]["kinds"], stored.get("columns"))
     return torch.from_numpy(np.ascontiguousarray(x)), labels, rows
 
 

@@ -129,26 +129,33 @@ def column_kinds(
     kinds = []
     for name, column in zip(names, x.T, strict=True):
         values = column[~np.isnan(column)]
-        whole = bool((values == np.rint(values)).all() and values.min() == 0)
+        whole = len(values) > 0 and bool((values == np.rint(values)).all() and values.min() == 0)
         binary = whole and values.max() <= 1
         fitting = "binary" if binary else "count" if whole else "gaussian"
-        kind = "categorical" if name in levels else given.get(name, fitting)
-        fits = {
-            "binary": bool(np.isin(values, (0, 1)).all()),
-            "count": bool((values == np.rint(values)).all() and values.min() >= 0),
-            "categorical": name in levels,
-            "gaussian": True,
-        }
-        if given.get(name, kind) != kind or not fits[kind]:
-            needs = {
-                "binary": "zeros and ones",
-                "count": "whole numbers from 0 up",
-                "categorical": "to be read as text",
-                "gaussian": "numbers",
-            }[given.get(name, kind)]
-            raise ValueError(f"Column {name!r} cannot be {given[name]}, which needs {needs}.")
+        kind = given.get(name, "categorical" if name in levels else fitting)
+        if (kind == "categorical") != (name in levels):
+            told = "was read as text" if name in levels else "was not read as text"
+            raise ValueError(f"Column {name!r} cannot be {kind}: it {told}.")
         kinds.append(kind)
+    check_kinds(x, kinds, names)
     return kinds
+
+
+def check_kinds(x: np.ndarray, kinds: Sequence[str], columns: Sequence[str] | None = None) -> None:
+    """Refuses a table (n, f) with values that the kind of their column cannot have.
+
+    Raises:
+        ValueError: names the column, its kind, and what that needs.
+    """
+    names = list(columns or map(str, range(x.shape[1])))
+    for name, kind, column in zip(names, kinds, x.T, strict=True):
+        values = column[~np.isnan(column)]
+        fits, needs = {
+            "binary": (np.isin(values, (0, 1)), "zeros and ones"),
+            "count": ((values == np.rint(values)) & (values >= 0), "whole numbers from 0 up"),
+        }.get(kind, (np.array(True), ""))
+        if not fits.all():
+            raise ValueError(f"Column {name!r} cannot be {kind}, which needs {needs}.")
 
 
 def _mixed(

@@ -162,7 +162,8 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         Raises:
             ValueError: data that cannot be learned from, or a setting out of range.
         """
-        x, shape, columns = self._read(X, reset=True)
+        warm = self.warm_start and hasattr(self, "model_")
+        x, shape, columns = self._read(X, reset=not warm)
         check(x, columns)
         if self.n_init < 1:
             raise ValueError(f"n_init={self.n_init}: use a whole number from 1 up.")
@@ -178,7 +179,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         data = torch.from_numpy(train), torch.from_numpy(valid)
         move = named(self.invariance, config["shape"])
         tell = _print_epoch if self.verbose else None
-        if self.warm_start and hasattr(self, "model_"):
+        if warm:
             model, config = self.model_, self._same(config)
             recipe = dataclasses.replace(recipe, anneal_epochs=0)
             (history,) = fit_together(
@@ -218,6 +219,8 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
             self._take(build(**config), config, recipe, shape)
         else:
             check_like(x, self.config_["shape"], columns, self.model_.likelihood.takes_missing)
+            if "kinds" in self.config_:
+                defaults.check_kinds(x, self.config_["kinds"], columns)
         examples = torch.from_numpy(np.ascontiguousarray(x))
         record, self._optimiser = one_pass(
             self.model_,
@@ -331,9 +334,11 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         if not self.levels_:
             array = np.asarray(X)
             return np.where(np.isnan(array), self.reconstruct(X), array)
-        array = self._examples(X).cpu().numpy()
-        made = self._in_parts(X, lambda x: self.model_.reconstruct(x))
-        return self._frame(np.where(np.isnan(array), made, array))
+        gone = np.isnan(self._examples(X).cpu().numpy())
+        made = self.reconstruct(X)
+        # of other frames than those of pandas the same cells, as pandas
+        frame: Any = X if hasattr(X, "mask") else self._frame(self._examples(X).cpu().numpy())
+        return frame.mask(gone, made.set_index(frame.index))
 
     def score_samples(self, X: ArrayLike) -> np.ndarray:
         """The one-hot bound on log p(x) of each example, (n) nats; a lower bound (eq. 7).
@@ -520,6 +525,8 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         x = self._read(X, reset=False)[0]
         missing = self.model_.likelihood.takes_missing and x.ndim == 2
         check_like(x, self.config_["shape"], missing=missing)
+        if "kinds" in self.config_:
+            defaults.check_kinds(x, self.config_["kinds"], self._columns())
         return torch.from_numpy(np.ascontiguousarray(x)).to(self.model_.aggregated.device)
 
     def _in_parts(self, X: ArrayLike, function: Any) -> np.ndarray:
