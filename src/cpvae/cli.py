@@ -449,8 +449,8 @@ def generate(
         stored = info.get("data") or {}
         names = stored.get("columns") or [str(i) for i in range(x.shape[1])]
         table = decode(x, names, stored.get("levels") or {})
-        drawn_from = "component_" if "component" in table else "component"  # a column of the data
-        _save_table({**table, drawn_from: drawn}, out)
+        free = "component_" if "component" in table else "component"  # may be a name of the data's
+        _save_table({**table, free: drawn}, out)
     source = "all components" if component is None else f"component {component}"
     print(f"{n} examples from {source} -> {out}")
 
@@ -846,12 +846,16 @@ def _train(
 
 def _kinds(options: list[str]) -> dict[str, str] | str | None:
     """Of ``--kind``: one kind for all columns, or that of each column by name."""
-    if len(options) == 1 and options[0] in ("gaussian", "binary", "count", "categorical"):
+    if not options:
+        return None
+    from cpvae.likelihoods import KINDS
+
+    if len(options) == 1 and options[0] in KINDS:
         return options[0]
     for option in options:
         if "=" not in option:
             raise ValueError(f"--kind {option!r}: write COLUMN=KIND, as in --kind age=gaussian.")
-    return dict(option.rsplit("=", 1) for option in options) or None
+    return dict(option.rsplit("=", 1) for option in options)
 
 
 def _size(text: str) -> list[int]:
@@ -1017,7 +1021,6 @@ def _examples(info: dict[str, Any], source: str, label: str | None, whole: bool 
 
     from cpvae import data
     from cpvae.data.checks import check_like
-    from cpvae.defaults import check_kinds
 
     stored = info.get("data") or {}
     if _is_name(source) and not whole:
@@ -1030,9 +1033,8 @@ def _examples(info: dict[str, Any], source: str, label: str | None, whole: bool 
         read = data.read(source, label=label, columns=columns, levels=levels, size=size)
         x, labels, rows = read.x, read.labels, read.rows
     missing = info["model"]["likelihood"] != "bernoulli" and x.ndim == 2
-    check_like(x, info["model"]["shape"], stored.get("columns"), missing)
-    if "kinds" in info["model"]:
-        check_kinds(x, info["model"]["kinds"], stored.get("columns"))
+    kinds = info["model"].get("kinds")
+    check_like(x, info["model"]["shape"], stored.get("columns"), missing, kinds)
     return torch.from_numpy(np.ascontiguousarray(x)), labels, rows
 
 

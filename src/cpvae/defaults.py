@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cpvae.data.checks import check_varies
+from cpvae.data.checks import check_kinds, check_varies
 from cpvae.data.levels import Levels
 from cpvae.likelihoods import KINDS
 from cpvae.models import MODELS
@@ -139,23 +139,6 @@ def column_kinds(
         kinds.append(kind)
     check_kinds(x, kinds, names)
     return kinds
-
-
-def check_kinds(x: np.ndarray, kinds: Sequence[str], columns: Sequence[str] | None = None) -> None:
-    """Refuses a table (n, f) with values that the kind of their column cannot have.
-
-    Raises:
-        ValueError: names the column, its kind, and what that needs.
-    """
-    names = list(columns or map(str, range(x.shape[1])))
-    for name, kind, column in zip(names, kinds, x.T, strict=True):
-        values = column[~np.isnan(column)]
-        fits, needs = {
-            "binary": (np.isin(values, (0, 1)), "zeros and ones"),
-            "count": ((values == np.rint(values)) & (values >= 0), "whole numbers from 0 up"),
-        }.get(kind, (np.array(True), ""))
-        if not fits.all():
-            raise ValueError(f"Column {name!r} cannot be {kind}, which needs {needs}.")
 
 
 def _mixed(

@@ -218,9 +218,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
             self.history_, self._optimiser = [], None
             self._take(build(**config), config, recipe, shape)
         else:
-            check_like(x, self.config_["shape"], columns, self.model_.likelihood.takes_missing)
-            if "kinds" in self.config_:
-                defaults.check_kinds(x, self.config_["kinds"], columns)
+            self._check_like(x)
         examples = torch.from_numpy(np.ascontiguousarray(x))
         record, self._optimiser = one_pass(
             self.model_,
@@ -334,11 +332,10 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         if not self.levels_:
             array = np.asarray(X)
             return np.where(np.isnan(array), self.reconstruct(X), array)
-        gone = np.isnan(self._examples(X).cpu().numpy())
-        made = self.reconstruct(X)
+        x, made = self._examples(X).cpu().numpy(), self.reconstruct(X)
         # of other frames than those of pandas the same cells, as pandas
-        frame: Any = X if hasattr(X, "mask") else self._frame(self._examples(X).cpu().numpy())
-        return frame.mask(gone, made.set_index(frame.index))
+        frame: Any = X if hasattr(X, "mask") else self._frame(x)
+        return frame.mask(np.isnan(x), made.set_index(frame.index))
 
     def score_samples(self, X: ArrayLike) -> np.ndarray:
         """The one-hot bound on log p(x) of each example, (n) nats; a lower bound (eq. 7).
@@ -523,11 +520,14 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
     def _examples(self, X: ArrayLike) -> torch.Tensor:
         self._check_fitted()
         x = self._read(X, reset=False)[0]
-        missing = self.model_.likelihood.takes_missing and x.ndim == 2
-        check_like(x, self.config_["shape"], missing=missing)
-        if "kinds" in self.config_:
-            defaults.check_kinds(x, self.config_["kinds"], self._columns())
+        self._check_like(x)
         return torch.from_numpy(np.ascontiguousarray(x)).to(self.model_.aggregated.device)
+
+    def _check_like(self, x: np.ndarray) -> None:
+        """Refuses what the fitted model cannot take."""
+        missing = self.model_.likelihood.takes_missing and x.ndim == 2
+        kinds = self.config_.get("kinds")
+        check_like(x, self.config_["shape"], self._columns() if kinds else None, missing, kinds)
 
     def _in_parts(self, X: ArrayLike, function: Any) -> np.ndarray:
         parts = [function(x) for x in self._examples(X).split(self.model_.rows_at_once())]

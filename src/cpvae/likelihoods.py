@@ -309,8 +309,12 @@ class MixedLikelihood(_AsObserved):
 
     def _apart(self, x: Float[Tensor, "*n f"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Columns by kind."""
-        index = (self._gaussian, self._binary, self._count, self._categorical)
-        return tuple(x.index_select(-1, i) for i in index)  # type: ignore[return-value]
+        return (
+            x.index_select(-1, self._gaussian),
+            x.index_select(-1, self._binary),
+            x.index_select(-1, self._count),
+            x.index_select(-1, self._categorical),
+        )
 
     def _together(
         self, gaussian: Tensor, binary: Tensor, count: Tensor, categorical: Sequence[Tensor]

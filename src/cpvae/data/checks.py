@@ -66,16 +66,35 @@ def check_varies(x: np.ndarray, columns: Sequence[str] | None = None) -> None:
         )
 
 
+def check_kinds(x: np.ndarray, kinds: Sequence[str], columns: Sequence[str] | None = None) -> None:
+    """Refuses a table (n, f) with values that the kind of their column cannot have.
+
+    Raises:
+        ValueError: names the column, its kind, and what that needs.
+    """
+    names = list(columns or map(str, range(x.shape[1])))
+    for name, kind, column in zip(names, kinds, x.T, strict=True):
+        values = column[~np.isnan(column)]
+        fits, needs = {
+            "binary": (np.isin(values, (0, 1)), "zeros and ones"),
+            "count": ((values == np.rint(values)) & (values >= 0), "whole numbers from 0 up"),
+        }.get(kind, (np.array(True), ""))
+        if not fits.all():
+            raise ValueError(f"Column {name!r} cannot be {kind}, which needs {needs}.")
+
+
 def check_like(
     x: np.ndarray,
     shape: Sequence[int],
     columns: Sequence[str] | None = None,
     missing: bool = False,
+    kinds: Sequence[str] | None = None,
 ) -> None:
     """Refuses data (n, ...) that a fitted model for examples of ``shape`` cannot take.
 
     Raises:
-        ValueError: another shape, empty, infinite values, or NaN unless values may be ``missing``.
+        ValueError: another shape, empty, infinite values, NaN unless values may be ``missing``, or
+            values that the ``kinds`` of the columns cannot have.
     """
     if tuple(x.shape[1:]) != tuple(shape):
         raise ValueError(
@@ -85,6 +104,8 @@ def check_like(
     if len(x) == 0:
         raise ValueError("The data is empty: it has no rows.")
     check_finite(x, columns, missing)
+    if kinds:
+        check_kinds(x, kinds, columns)
 
 
 def _named(index: np.ndarray, columns: Sequence[str] | None) -> str:
