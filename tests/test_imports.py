@@ -29,6 +29,7 @@ ORDER = [
     "figures",
     "explorer",
     "app",
+    "start",
     "train",
     "loggers",
     "restarts",

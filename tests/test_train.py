@@ -8,7 +8,7 @@ import torch
 
 from cpvae import defaults, train
 from cpvae.augment import Augment
-from cpvae.checkpoint import MODEL, RunFolder, describe
+from cpvae.checkpoint import MODEL, RunFolder, best_of, describe
 from cpvae.evaluate import cluster_scores, exact_terms
 from cpvae.models import build
 from cpvae.train import Diverged, Recipe, fit
@@ -51,11 +51,15 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.parametrize("start_epochs", [0, 2])
 @pytest.mark.parametrize("saves", ["each epoch", "only the first epoch"])
-@pytest.mark.parametrize("at", [1, 4])
-def test_killed_and_resumed_is_equal_bit_for_bit(data, tmp_path, monkeypatch, at, saves):
+@pytest.mark.parametrize("at", [1, 2, 4])
+def test_killed_and_resumed_is_equal_bit_for_bit(
+    data, tmp_path, monkeypatch, at, saves, start_epochs
+):
     monkeypatch.setattr(train, "SAVE_EVERY", 0 if saves == "each epoch" else 1e9)
-    (whole, history) = fitted(data)
+    recipe = dataclasses.replace(RECIPE, start_epochs=start_epochs)
+    (whole, history) = fitted(data, recipe)
 
     def kill(record):
         if record["epoch"] == at:
@@ -64,10 +68,10 @@ def test_killed_and_resumed_is_equal_bit_for_bit(data, tmp_path, monkeypatch, at
     folder = RunFolder(tmp_path / "run")
     folder.write_info(describe(CONFIG, RECIPE))
     with pytest.raises(Killed):
-        fitted(data, folder=folder, on_epoch=kill)
+        fitted(data, recipe, folder=folder, on_epoch=kill)
     with open(folder.path / "history.jsonl", "a") as file:
         file.write('{"epoch": 99, "sec')  # a line that was being written
-    resumed, history_resumed = fitted(data, folder=folder)
+    resumed, history_resumed = fitted(data, recipe, folder=folder)
     assert without_time(history_resumed) == without_time(history)
     assert without_time(folder.read_history()) == without_time(history)
     for key, value in whole.state_dict().items():
@@ -110,6 +114,22 @@ def test_best_weights_are_kept_by_the_validation_bound(data):
     valid = train._validation(model, data[1], RECIPE.seed)
     assert train._validate(model, valid, RECIPE.seed)["valid_elbo_nats"] == best
     assert records == history
+
+
+def test_categories_start_as_communities_and_the_best_weights_are_from_then_on(data):
+    recipe = dataclasses.replace(RECIPE, max_epochs=80, anneal_epochs=60, start_epochs=30)
+    recipe = dataclasses.replace(recipe, kl_z_start=1.0, learning_rate=0.02)
+    model, history = fitted(data, recipe)
+    told = [record["valid_mutual_information_c_nats"] for record in history]
+    assert max(told[:30]) < 0.01  # c says nothing
+    assert told[49] > 0.9  # of log 3 = 1.1
+    best = best_of(history, 30)
+    assert best["epoch"] > 30
+    valid = train._validation(model, data[1], recipe.seed)
+    assert train._validate(model, valid, recipe.seed)["valid_elbo_nats"] == best["valid_elbo_nats"]
+    groups = model.cluster_probs(data[0]).argmax(1).numpy()
+    _, kind = np.unique(data[0].numpy(), axis=0, return_inverse=True)
+    assert cluster_scores(kind, groups)["accuracy"] == 1
 
 
 def test_validation_of_many_categories_samples_one_of_them(data, monkeypatch):
@@ -212,7 +232,8 @@ def test_three_blobs_are_recovered(blobs):
 def test_products_are_in_bfloat16_by_default_only_where_that_pays(monkeypatch):
     def chosen(here, shape=(784,), width=300, likelihood="bernoulli", **given):
         monkeypatch.setattr(defaults, "has_bfloat16", lambda: here)
-        config = {"model": "cpvae", "shape": shape, "hidden": [width], "likelihood": likelihood}
+        config = {"model": "cpvae", "n_components": 10, "shape": shape, "likelihood": likelihood}
+        config["hidden"] = [width]
         return defaults.recipe(50_000, config, "cpu", **given).precision
 
     assert chosen(True) == "bfloat16"

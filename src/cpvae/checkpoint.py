@@ -18,7 +18,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +175,12 @@ class RunFolder:
         contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
         head = {**head, "sha256": _digest(contiguous)}
         _replace(self.path / name, lambda aside: save_file(contiguous, aside, metadata=head))
+
+
+def best_of(history: Sequence[dict[str, Any]], start_epochs: int = 0) -> dict[str, Any] | None:
+    """The record with the best bound, once categories have started; None of no records."""
+    started = [record for record in history if record["epoch"] > start_epochs] or history
+    return max(started, key=lambda record: record["valid_elbo_nats"], default=None)
 
 
 def describe(config: dict[str, Any], recipe: Any) -> dict[str, Any]:

@@ -262,12 +262,20 @@ def fit(
             show_default="bfloat16 where the processor has it and it pays",
         ),
     ] = None,
+    start_epochs: Annotated[
+        int | None,
+        typer.Option(
+            rich_help_panel="Training",
+            help="Epochs before categories start, as communities of codes.",
+            show_default="3/20 of all, or 0 for small data",
+        ),
+    ] = None,
     kl_z_start: Annotated[
         float | None,
         typer.Option(
             rich_help_panel="Training",
             help="First weight of the KL of z.",
-            show_default="6; 1 with --invariance; 0 without c",
+            show_default="1, or 6 for small data; 0 without c",
         ),
     ] = None,
     kl_c_start: Annotated[
@@ -329,6 +337,7 @@ def fit(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "precision": precision,
+        "start_epochs": start_epochs,
         "kl_z_start": kl_z_start,
         "kl_c_start": kl_c_start,
         "anneal_epochs": anneal_epochs,
@@ -742,7 +751,7 @@ def _train(
     from rich.console import Console
 
     from cpvae import augment, defaults
-    from cpvae.checkpoint import describe
+    from cpvae.checkpoint import best_of, describe
     from cpvae.loggers import RunLogger
     from cpvae.models import build
     from cpvae.progress import EpochsBar
@@ -827,7 +836,7 @@ def _train(
         raise
     finally:
         records = folder.read_history()
-        best = max(records, key=lambda r: r["valid_elbo_nats"], default=None)
+        best = best_of(records, recipe.start_epochs)
         ended: dict[str, Any] = {"status": status, "epochs": len(records)}
         if best:
             ended["best_epoch"] = best["epoch"]

@@ -14,8 +14,14 @@ from cpvae.priors import StandardNormal
 from cpvae.train import Recipe, choose_device, has_bfloat16
 
 Kinds = str | Mapping[Any, str]
-OF_C = ("estimator", "kl_c_start", "invariance")  # settings that only a model with c has
+OF_C = (
+    "estimator",
+    "kl_c_start",
+    "start_epochs",
+    "invariance",
+)  # settings that only a model with c has
 LARGE = 100_000  # weights of the first layer from which products in bfloat16 pay
+ENOUGH = 1_000  # training examples from which neighbours among their codes tell what is a kind
 STEPS = 10_000  # optimisation steps that a run gets by default, between 100 and 1000 epochs
 
 
@@ -170,9 +176,11 @@ def recipe(
 
     The run has about `STEPS` steps, anneals over its first three eighths, averages weights over a
     twentieth of it, and stops early when a fifth goes by without a better validation bound. The
-    weight of KL(z) falls to 1 for CP-VAE, so that c carries what it can, and rises to 1 for models
-    without c. On a processor that has instructions for it, products of a large network on data in
-    [0, 1] are taken in bfloat16.
+    categories of a CP-VAE start as communities of the codes of its first three twentieths, where
+    there are examples enough; of fewer, the weight of KL(z) falls to 1, so that c carries what it
+    can. An invariance term or a first weight of KL(z) that is given takes the place of either. For
+    models without c the weight of KL(z) rises to 1. On a processor that has instructions for it,
+    products of a large network on data in [0, 1] are taken in bfloat16.
 
     Raises:
         ValueError: a value out of range, see `Recipe`, or a setting about c for a model without.
@@ -185,13 +193,17 @@ def recipe(
     batch_size = given.get("batch_size", min(100, max(10, n_examples // 10)))
     steps = max(1, math.ceil(n_examples / max(1, batch_size)))
     epochs = given.get("max_epochs", min(1000, max(100, STEPS // steps)))
-    kl_z_start = 1.0 if given.get("invariance") else Recipe.kl_z_start
+    shaped = given.get("invariance") or "kl_z_start" in given
+    alone = config["n_components"] == 1 or n_examples < ENOUGH
+    start_epochs = given.get("start_epochs", 0 if shaped or alone else 3 * epochs // 20)
+    kl_z_start = 1.0 if start_epochs or given.get("invariance") else Recipe.kl_z_start
     if model != "cpvae":
-        kl_z_start = 0.0
+        start_epochs, kl_z_start = 0, 0.0
     defaults = {
         "batch_size": batch_size,
         "max_epochs": epochs,
         "anneal_epochs": max(1, 3 * epochs // 8),
+        "start_epochs": start_epochs,
         "averaging": max(2, epochs // 20),
         "patience": max(10, epochs // 5),
         "kl_z_start": kl_z_start,

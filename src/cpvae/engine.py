@@ -27,7 +27,7 @@ from torch.func import functional_call
 from cpvae.augment import Augment
 from cpvae.models import ConditionalPriorVAE, Model, Noise, draw_noise
 from cpvae.nets import products
-from cpvae.objective import Weights, conditional_entropy, evenness, invariance, loss
+from cpvae.objective import Weights, conditional_entropy, evenness, invariance, loss, surprise
 
 MEMORY = 0.95  # what a step keeps of the running mean of q(c|x)
 BLOCK = 50  # steps prepared at once, at most
@@ -37,13 +37,15 @@ BLOCK_BYTES = {"cpu": 2**25, "cuda": 2**30}  # memory that a block may take, abo
 class Batch(NamedTuple):
     """What one step consumes, (b, ...) each, or a block of steps, (steps, r, b, ...).
 
-    ``moved`` is None without an augmentation.
+    ``moved`` is None without an augmentation, and ``category`` (b) where examples have none to
+    start in.
     """
 
     observed: Tensor
     normal: Tensor
     gumbel: Tensor
     moved: Tensor | None = None
+    category: Tensor | None = None
 
 
 class Means(NamedTuple):
@@ -74,6 +76,8 @@ class Objective(nn.Module):
         noise = Noise(batch.normal, batch.gumbel)
         terms = self.model.terms(batch.observed, noise, temperature, self.estimator)
         objective = loss(terms, weights)
+        if batch.category is not None:
+            objective = objective + weights.start * surprise(terms.log_qc, batch.category)
         kept = (terms.log_px.detach(), terms.kl_z.detach(), terms.kl_c.detach())
         if batch.moved is None:
             return objective, (objective.detach(), *kept), usage
@@ -159,6 +163,7 @@ class Engine:
             takes two seconds and gives the same floats; ``compiled`` fuses them, takes some ten
             seconds and may round otherwise. Where compiling fails it says so and records them.
         precision: of the networks' products, see `train.Recipe`
+        starts: whether examples have a category to start in, see `set_start`
     """
 
     def __init__(
@@ -172,12 +177,15 @@ class Engine:
         augment: Augment | None = None,
         kernels: str = "plain",
         precision: str = "float32",
+        starts: bool = False,
     ):
         self.models, self.generators, self.augment = list(models), list(generators), augment
         self.batch_size, self.device = batch_size, observed.device
         self.likelihood = models[0].likelihood
         self.data = self.likelihood.store(observed)
         self.precision = precision
+        shape = (len(self.models), len(observed))
+        self._start = torch.full(shape, -1, device=self.device) if starts else None
         objective = Objective(models[0], estimator)
         names = [f"model.{name}" for name, _ in models[0].named_parameters()]
 
@@ -188,7 +196,8 @@ class Engine:
             parameters: list[Tensor] = list(models[0].parameters())
         else:
             parameters = _stack(self.models)
-            batch = Batch(0, 0, 0, 0 if augment else None)  # type: ignore[arg-type]
+            optional = (0 if augment else None, 0 if starts else None)
+            batch = Batch(0, 0, 0, *optional)  # type: ignore[arg-type]
             call = torch.func.vmap(call, in_dims=(0, batch, 0, None, None))
         self._call: Callable[..., Any] = call
         self._kernels = kernels
@@ -228,7 +237,7 @@ class Engine:
         for name in ("mean", "square"):
             moments = getattr(self.adam, name)
             state |= {f"{name}.{i}": self._row(m, place) for i, m in enumerate(moments)}
-        return state
+        return state if self._start is None else state | {"start": self._start[place].clone()}
 
     def load_state(self, place: int, state: dict[str, Tensor]) -> None:
         """Takes what `state` gave."""
@@ -237,6 +246,13 @@ class Engine:
         for name in ("mean", "square"):
             for i, moment in enumerate(getattr(self.adam, name)):
                 self._row(moment, place).copy_(state[f"{name}.{i}"])
+        if "start" in state:
+            self.set_start(place, state["start"])
+
+    def set_start(self, place: int, category: Int[Tensor, " n"]) -> None:
+        """The category that each example starts in, for ``Weights.start``; -1 for none."""
+        assert self._start is not None  # who has categories to start in has said so
+        self._start[place] = category
 
     def _row(self, tensor: Tensor, place: int) -> Tensor:
         return tensor[place] if len(self.models) > 1 else tensor
@@ -274,7 +290,11 @@ class Engine:
             stacked = parts[0]
         else:
             stacked = [torch.stack(tensors, 1) for tensors in zip(*parts, strict=True)]
-        return Batch(*stacked)
+        category = None
+        if self._start is not None:
+            rows = [row[index[:, r]] for r, row in enumerate(self._start)]
+            category = rows[0] if len(rows) == 1 else torch.stack(rows, 1)
+        return Batch(*stacked)._replace(category=category)
 
     def _take(self, block: Batch) -> None:
         """All steps of a block; on a GPU the first of a size as they are, then as a graph."""
@@ -331,8 +351,10 @@ class Engine:
         """Of parameters, dials, usage and a batch: what `_step` returns, and the gradients."""
         count = len(self.adam.parameters)
         parameters, rest = inputs[:count], inputs[count:]
-        weights, (temperature, usage), batch = rest[:5], rest[5:7], rest[7:]
-        arguments = (Batch(*batch), usage, Weights(*weights), temperature)
+        weights = Weights(*rest[: len(Weights._fields)])
+        temperature, usage, *batch = rest[len(weights) :]
+        category = batch.pop() if self._start is not None else None
+        arguments = (Batch(*batch)._replace(category=category), usage, weights, temperature)
         objective, kept, usage = call(parameters, *arguments)
         return usage, *kept, *torch.autograd.grad(objective.sum(), parameters)
 

@@ -181,7 +181,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         tell = _print_epoch if self.verbose else None
         if warm:
             model, config = self.model_, self._same(config)
-            recipe = dataclasses.replace(recipe, anneal_epochs=0)
+            recipe = dataclasses.replace(recipe, anneal_epochs=0, start_epochs=0)
             (history,) = fit_together(
                 [model], *data, [recipe], move, on_epoch=tell, accelerator=self.accelerator
             )
@@ -214,7 +214,8 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         x, shape, columns = self._read(X, reset=first)
         check(x, columns)
         if first:
-            config, recipe = self._plan(x, columns, bool(np.isnan(x).any()), self._seed())
+            plan = self._plan(x, columns, bool(np.isnan(x).any()), self._seed(), start_epochs=0)
+            config, recipe = plan  # parts that are still to come have no place among communities
             self.history_, self._optimiser = [], None
             self._take(build(**config), config, recipe, shape)
         else:
@@ -242,7 +243,12 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         return int(check_random_state(self.random_state).randint(2**31))
 
     def _plan(
-        self, x: np.ndarray, columns: Sequence[str] | None, missing: bool, seed: int
+        self,
+        x: np.ndarray,
+        columns: Sequence[str] | None,
+        missing: bool,
+        seed: int,
+        start_epochs: int | None = None,
     ) -> tuple[dict[str, Any], Recipe]:
         """What is built and how it is trained, from training data and settings."""
         config = defaults.model_config(
@@ -272,6 +278,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
             precision=self.precision,
+            start_epochs=start_epochs,
             invariance=self.invariance_weight if self.invariance else 0.0,
             seed=seed,
         )

@@ -189,8 +189,11 @@ def reconstructions(
     return figure
 
 
-def curves(history: Sequence[dict[str, Any]], best_epoch: int) -> Figure:
-    """The bound on validation and training data, and the categories in use, by epoch."""
+def curves(history: Sequence[dict[str, Any]], best_epoch: int, start_epochs: int = 0) -> Figure:
+    """The bound on validation and training data, and the categories in use, by epoch.
+
+    ``start_epochs`` are those in which c says nothing.
+    """
     epochs = [r["epoch"] for r in history]
     train_key = next(key for key in history[0] if key.startswith("train_elbo_"))
     train_name = train_key.removeprefix("train_elbo_").removesuffix("_nats").replace("_", " ")
@@ -201,6 +204,10 @@ def curves(history: Sequence[dict[str, Any]], best_epoch: int) -> Figure:
     bound.plot(epochs, train, color=GREY, linewidth=1, label=f"training, {train_name}")
     bound.plot(epochs, valid, color=BLUE, linewidth=1.5, label="validation, one-hot")
     bound.axvline(best_epoch, color=ORANGE, linewidth=1, linestyle=":", label="weights kept")
+    if start_epochs:
+        bound.axvline(
+            start_epochs, color=GREY, linewidth=1, linestyle=":", label="categories start"
+        )
     settled = valid[len(valid) // 20 :]  # the first epochs would squeeze all others flat
     low, high = min(settled), max(max(settled), max(train))
     bound.set_ylim(low - 0.05 * (high - low), high + 0.08 * (high - low) + 1e-9)

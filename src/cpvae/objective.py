@@ -6,7 +6,7 @@ Schedules are pure functions of the epoch; nothing of them lives on a model.
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cpvae.models import Terms
@@ -17,7 +17,8 @@ class Weights(NamedTuple):
 
     ``kl_z`` and ``kl_c`` weigh the two KL terms, ``invariance`` the KL between the categories of an
     example and of the same example moved, ``balance`` the entropy of the mean q(c|x), which is
-    rewarded, and ``certainty`` the mean entropy of q(c|x), which is charged.
+    rewarded, ``certainty`` the mean entropy of q(c|x), which is charged, and ``start`` the surprise
+    of q(c|x) at the categories that examples start in.
     """
 
     kl_z: float | Tensor = 1.0
@@ -25,6 +26,7 @@ class Weights(NamedTuple):
     invariance: float | Tensor = 0.0
     balance: float | Tensor = 0.0
     certainty: float | Tensor = 0.0
+    start: float | Tensor = 0.0
 
 
 def ramp(epoch: int, start: float, end: float, epochs: int) -> float:
@@ -58,6 +60,12 @@ def evenness(log_qc: Float[Tensor, "b k"], usage: Float[Tensor, " k"]) -> Float[
 def conditional_entropy(log_qc: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
     """Mean H(q(c|x)) in nats: 0 where every example is sure of its category."""
     return -(log_qc.exp() * log_qc).sum(-1).mean()
+
+
+def surprise(log_qc: Float[Tensor, "b k"], category: Int[Tensor, " b"]) -> Float[Tensor, ""]:
+    """Mean -log q(c|x) in nats of given categories; examples whose category is -1 count nothing."""
+    given = log_qc.gather(-1, category.clamp_min(0).unsqueeze(-1)).squeeze(-1)
+    return -(given * (category >= 0)).mean()
 
 
 def mutual_information(log_qc: Float[Tensor, "n k"]) -> Float[Tensor, ""]:

@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 
 from cpvae import figures
-from cpvae.checkpoint import RunFolder
+from cpvae.checkpoint import RunFolder, best_of
 from cpvae.data import Splits
 from cpvae.evaluate import Progress, evaluate
 
@@ -142,13 +142,15 @@ def _figures(folder: RunFolder, splits: Splits) -> dict[str, Figure]:
     model, history = folder.read_model(), folder.read_history()
     if not history:
         raise ValueError(f"{folder.path} has no finished epoch to report on.")
-    best = max(history, key=lambda record: record["valid_elbo_nats"])["epoch"]
+    started = folder.read_info()["recipe"].get("start_epochs", 0)
+    best = best_of(history, started)
+    assert best  # there is a history
     x = _pictured(splits)
     with torch.no_grad():
         return {
             "components": figures.component_sheet(model, x, splits.columns, splits.levels),
             "reconstructions": figures.reconstructions(model, x, splits.columns, splits.levels),
-            "curves": figures.curves(history, best),
+            "curves": figures.curves(history, best["epoch"], started),
             "usage": figures.usage(model.aggregated.numpy()),
             "codes": figures.codes(model, x),
         }

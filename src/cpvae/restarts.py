@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from cpvae.augment import Augment
-from cpvae.checkpoint import TRAINING, RunFolder, describe
+from cpvae.checkpoint import TRAINING, RunFolder, best_of, describe
 from cpvae.models import Model, build
 from cpvae.train import Diverged, Recipe, Record, choose_device, fit, fit_together
 
@@ -63,7 +63,7 @@ def fit_best(
         tell = on_epoch or (lambda *_: None)
         given = (augment, folder, lambda record: tell(0, record), accelerator)
         history = fit(model, x_train, x_valid, recipe, *given)
-        return model, history, [_outcome(recipe.seed, history)]
+        return model, history, [_outcome(recipe, history)]
     with tempfile.TemporaryDirectory() as aside:
         home = Path(aside) if folder is None else folder.path / "restarts"
         recipes = [dataclasses.replace(recipe, seed=recipe.seed + r) for r in range(n_restarts)]
@@ -81,7 +81,7 @@ def fit_best(
         for restart, info in zip(folders, infos, strict=True):
             restart.write_info({**info, "status": "finished"})
         histories = [restart.read_history() for restart in folders]
-        outcomes = [_outcome(r.seed, h) for r, h in zip(recipes, histories, strict=True)]
+        outcomes = [_outcome(r, h) for r, h in zip(recipes, histories, strict=True)]
         best = max(range(n_restarts), key=lambda r: outcomes[r]["best_valid_elbo_nats"])
         model = build(**{**config, "seed": recipes[best].seed})
         model.load_state_dict(folders[best].read_weights())
@@ -91,11 +91,11 @@ def fit_best(
     return model.eval().to(choose_device(accelerator)), histories[best], outcomes
 
 
-def _outcome(seed: int, history: Sequence[Record]) -> dict[str, Any]:
+def _outcome(recipe: Recipe, history: Sequence[Record]) -> dict[str, Any]:
     none = {"epoch": 0, "valid_elbo_nats": -math.inf}  # diverged in its first epoch
-    best = max(history, key=lambda r: r["valid_elbo_nats"], default=none)
+    best = best_of(history, recipe.start_epochs) or none
     return {
-        "seed": seed,
+        "seed": recipe.seed,
         "epochs": len(history),
         "best_epoch": best["epoch"],
         "best_valid_elbo_nats": best["valid_elbo_nats"],

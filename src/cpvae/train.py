@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cpvae.augment import Augment
@@ -29,6 +29,7 @@ from cpvae.models import ESTIMATORS, ConditionalPriorVAE, Model
 from cpvae.nets import PRECISIONS
 from cpvae.objective import Weights, mutual_information, ramp
 from cpvae.priors import VampPrior
+from cpvae.start import start
 
 SAVE_EVERY = 5.0  # seconds between two saves of the training state, at least
 RECORD = 3_000  # steps of a run from which recording one pays on a CPU, see `engine.Engine`
@@ -37,6 +38,8 @@ COMPILE = {
     "cuda": 50_000,
 }  # and compiling one, where there is a compiler; 3x if small
 SMALL = 2e7  # parameters times batch size under which a second thread costs more than it brings
+SILENT = 100.0  # weight of KL(c) under which c says nothing
+START = 10.0  # first weight of naming the category that an example starts in
 ENUMERATED = 100  # categories up to which validation enumerates them; beyond it samples one
 Record = dict[str, Any]
 
@@ -56,6 +59,9 @@ class Recipe:
         estimator: of the expectation over c in training, see `ConditionalPriorVAE.terms`
         anneal_epochs: epochs over which the weights of the KL terms and the temperature go from
             their start to their end
+        start_epochs: epochs in which c says nothing, so that z has to say all; q(c|x) is then asked
+            for communities of neighbouring codes, ever less until the annealing ends, see `start`.
+            0 leaves this out
         kl_z_start: first weight of KL(z); above 1 makes z dear, so that c carries what it can
         kl_c_start: first weight of KL(c)
         temperature_start: first temperature of the Gumbel-Softmax
@@ -85,6 +91,7 @@ class Recipe:
     learning_rate: float = 1e-3
     estimator: str = "straight_through"
     anneal_epochs: int = 10
+    start_epochs: int = 0
     kl_z_start: float = 6.0
     kl_c_start: float = 1.0
     temperature_start: float = 1.0
@@ -104,7 +111,7 @@ class Recipe:
         for name in ("learning_rate", "temperature_start", "temperature_end"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)}: use a number above 0.")
-        non_negative = ("anneal_epochs", "kl_z_start", "kl_c_start", "seed")
+        non_negative = ("anneal_epochs", "start_epochs", "kl_z_start", "kl_c_start", "seed")
         for name in (*non_negative, "invariance", "balance", "certainty"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)}: use 0 or a number above.")
@@ -226,7 +233,7 @@ def fit_together(
     if device.type == "cuda":  # TensorFloat-32: three times the speed, the same bounds
         torch.set_float32_matmul_precision("high")
     try:
-        _loop(group, x_valid.flatten(1).to(device), recipe, on_epoch)
+        _loop(group, x_train, x_valid.flatten(1).to(device), recipe, on_epoch)
     finally:
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision(precision)
@@ -318,6 +325,7 @@ def _engine(
         augment if recipe.invariance else None,
         kernels=kernels,
         precision=recipe.precision,
+        starts=recipe.start_epochs > 0,
     )
 
 
@@ -338,8 +346,9 @@ def check(model: Model, recipe: Recipe, accelerator: str, augment: Augment | Non
                 "This augmentation makes values go missing, which a Bernoulli likelihood does not "
                 "take: use the Gaussian likelihood."
             )
-    if recipe.invariance and not isinstance(model, ConditionalPriorVAE):
-        raise ValueError("The invariance term is about q(c|x): only the model 'cpvae' has one.")
+    for name, asked in (("invariance", recipe.invariance), ("start_epochs", recipe.start_epochs)):
+        if asked and not isinstance(model, ConditionalPriorVAE):
+            raise ValueError(f"{name} is about q(c|x): only the model 'cpvae' has one.")
     if recipe.precision == "bfloat16" and not isinstance(model.likelihood, BernoulliLikelihood):
         raise ValueError(
             "precision='bfloat16' has three digits, enough for the logits of data in [0, 1] and "
@@ -387,6 +396,7 @@ def _kernels(device: torch.device, recipe: Recipe, n: int, small: bool) -> str:
 
 def _loop(
     group: "_Group",
+    x_train: Tensor,
     x_valid: Float[Tensor, "m f"],
     recipe: Recipe,
     on_epoch: Callable[[int, Record], None] | None,
@@ -401,6 +411,9 @@ def _loop(
     for run in runs:
         run.stopped = run.diverged or run.epoch < epoch or _stale(run, recipe)
     while epoch < recipe.max_epochs and not all(run.stopped for run in runs):
+        if epoch == recipe.start_epochs > 0:
+            for place, run in enumerate(runs):
+                engine.set_start(place, run.start(x_train))
         weights, temperature = _schedule(recipe, epoch)
         means = engine.epoch(weights, temperature)
         trained = torch.stack(means).T.tolist()
@@ -451,12 +464,14 @@ def _schedule(recipe: Recipe, epoch: int) -> tuple[Weights, float]:
     def value(start: float, end: float) -> float:
         return ramp(epoch, start, end, recipe.anneal_epochs)
 
+    silent = epoch < recipe.start_epochs
     weights = Weights(
         kl_z=value(recipe.kl_z_start, 1.0),
-        kl_c=value(recipe.kl_c_start, 1.0),
+        kl_c=SILENT if silent else value(recipe.kl_c_start, 1.0),
         invariance=recipe.invariance,
         balance=recipe.balance,
         certainty=value(1.0, recipe.certainty),
+        start=0.0 if silent or not recipe.start_epochs else value(START, 0.0),
     )
     return weights, value(recipe.temperature_start, recipe.temperature_end)
 
@@ -526,10 +541,16 @@ class _Run:
     @contextlib.contextmanager
     def averaged(self, window: int) -> Iterator[None]:
         """The model with the average of its weights, these ones counted in as one of ``window``."""
+        for key, parameter in self.model.named_parameters():
+            self.average[key].lerp_(parameter.detach(), 1 / window)
+        with self._weights_of(self.average):
+            yield
+
+    @contextlib.contextmanager
+    def _weights_of(self, parameters: dict[str, Tensor]) -> Iterator[None]:
+        """The model with these for its own parameters."""
         own = {key: p.detach().clone() for key, p in self.model.named_parameters()}
-        for key, average in self.average.items():
-            average.lerp_(own[key], 1 / window)
-        self._put(self.average)
+        self._put(parameters)
         try:
             yield
         finally:
@@ -539,6 +560,14 @@ class _Run:
         with torch.no_grad():
             for key, parameter in self.model.named_parameters():
                 parameter.copy_(parameters[key])
+
+    def start(self, x_train: Tensor) -> Int[Tensor, " n"]:
+        """The category each example starts in; what was best before categories is past."""
+        self.best_epoch, self.best_elbo = 0, -math.inf
+        assert isinstance(self.model, ConditionalPriorVAE)  # no other model has categories
+        with self._weights_of(self.average):
+            self.model.eval()
+            return start(self.model, x_train, self.seed)
 
     def add(self, record: Record) -> None:
         """Takes an epoch's record, and the weights if they are the best so far."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from cpvae.augment import Augment
-from cpvae.checkpoint import RunFolder, describe
+from cpvae.checkpoint import RunFolder, best_of, describe
 from cpvae.classifier import Classifier, fit_classifier
 from cpvae.data import Splits
 from cpvae.evaluate import evaluate
@@ -96,7 +96,8 @@ def run_cell(
             seeded.seed,
             precision=recipe.precision,
         )
-        best = max(history, key=lambda record: record["valid_elbo_nats"])
+        best = best_of(history, recipe.start_epochs)
+        assert best  # a run that ended has a history
         described = describe(config, seeded)
         bound = figures.pop("elbo_exact_nats")
         file = name(seeded.seed)
