@@ -312,6 +312,7 @@ def test_frames_of_several_kinds_of_columns(people, tmp_path):
     assert (filled["pet"] == frame["pet"])[~there].mean() > 0.8
     assert np.abs(filled["height"] - frame["height"])[holes.index % 3 == 1].mean() < 6
     assert list(model.reconstruct(frame)) == list(frame)
+    assert new["visits"].dtype == np.int64
     model.save(tmp_path / "run")
     again = CPVAE.load(tmp_path / "run")
     np.testing.assert_array_equal(again.predict_proba(frame), model.predict_proba(frame))
@@ -325,6 +326,25 @@ def test_frames_of_several_kinds_of_columns(people, tmp_path):
         model.score(frame.assign(visits=-1))
     with pytest.raises(ValueError, match="column pet has 'cow', which the model has not seen"):
         model.set_params(warm_start=True).fit(frame.assign(pet="cow"))
+
+
+def test_polars_frames_of_several_kinds_come_back_as_polars(people):
+    frame = polars.from_pandas(people[0])
+    model = CPVAE(2, max_epochs=2, random_state=0).fit(frame)
+    new, _ = model.sample(5)
+    assert isinstance(new, polars.DataFrame)
+    assert new.columns == frame.columns
+    assert new["visits"].dtype == polars.Int64
+    assert set(new["pet"]) <= {"cat", "dog"}
+    hole = pandas.Series(range(400)).mod(3).eq(0).to_numpy()
+    holes = frame.with_columns(
+        polars.when(hole).then(None).otherwise(polars.col(name)).alias(name)
+        for name in ("height", "visits", "pet", "member")
+    )
+    filled = model.impute(holes)
+    assert filled.schema == frame.schema
+    assert filled.null_count().sum_horizontal().item() == 0
+    assert filled.filter(~hole).equals(frame.filter(~hole))  # to the last bit
 
 
 def test_kinds_of_arrays_are_chosen_and_checked(people):

@@ -457,7 +457,7 @@ def generate(
 
         stored = info.get("data") or {}
         names = stored.get("columns") or [str(i) for i in range(x.shape[1])]
-        table = decode(x, names, stored.get("levels") or {})
+        table = decode(x, names, stored.get("levels") or {}, info["model"].get("kinds"))
         free = "component_" if "component" in table else "component"  # may be a name of the data's
         _save_table({**table, free: drawn}, out)
     source = "all components" if component is None else f"component {component}"
@@ -715,6 +715,8 @@ def _fit(
         )
     folder = RunFolder(out or (Path("runs") / name if resume else _free(Path("runs") / name)))
     stored = folder.read_info() if folder.exists() else None
+    if resume and not stored:
+        print(f"cpvae: note: {folder.path} holds no run yet; this begins one", file=sys.stderr)
     if stored and not (resume or overwrite):
         raise ValueError(
             f"{folder.path} already holds a run: go on with it by --resume, replace it by "

@@ -1,6 +1,7 @@
 """`CPVAE`: the model, its training and its generation behind scikit-learn's interface."""
 
 import dataclasses
+import importlib
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -340,9 +341,15 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
             array = np.asarray(X)
             return np.where(np.isnan(array), self.reconstruct(X), array)
         x, made = self._examples(X).cpu().numpy(), self.reconstruct(X)
-        # of other frames than those of pandas the same cells, as pandas
-        frame: Any = X if hasattr(X, "mask") else self._frame(x)
-        return frame.mask(np.isnan(x), made.set_index(frame.index))
+        frame: Any = X if hasattr(X, "columns") else self._frame(x)
+        gone = np.isnan(x)
+        if hasattr(frame, "mask"):  # of pandas; cells that are there stay, to the last bit
+            return frame.mask(gone, type(frame)(made.to_dict("list"), index=frame.index))
+        kept = (
+            frame[name].zip_with(type(frame[name])(~gone[:, i]), made[name].cast(frame[name].dtype))
+            for i, name in enumerate(frame.columns)
+        )
+        return frame.with_columns(kept)
 
     def score_samples(self, X: ArrayLike) -> np.ndarray:
         """The one-hot bound on log p(x) of each example, (n) nats; a lower bound (eq. 7).
@@ -383,7 +390,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
 
         Returns:
             Examples in the shape that `fit` took, and components (n). If `fit` took columns of
-            text the examples are a pandas frame.
+            text the examples are a frame, of polars if `fit` took one of polars, else of pandas.
 
         Raises:
             ValueError: no such component.
@@ -483,6 +490,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         """Examples in single precision, the shape of one of ``X``, and names of its columns."""
         if reset:
             self.levels_ = None
+            self._package = "polars" if type(X).__module__.startswith("polars") else "pandas"
         categorical = [str(k) for k, v in dict(self._kinds()).items() if v == "categorical"]
         if not (self.levels_ or (reset and (categorical or has_text(X)))):
             array = self._validated(X, reset)
@@ -508,11 +516,11 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         return [str(name) for name in named]
 
     def _frame(self, x: np.ndarray) -> Any:
-        """A table as a pandas frame, its categories as text."""
-        need("pandas", "data")
-        import pandas
-
-        return pandas.DataFrame(decode(x, self._columns(), self.levels_ or {}))
+        """A table as a frame of the package that `fit` was given one of, categories as text."""
+        table = decode(x, self._columns(), self.levels_ or {}, self.config_.get("kinds"))
+        package = getattr(self, "_package", "pandas")
+        need(package, "data")
+        return importlib.import_module(package).DataFrame(table)
 
     def _validated(self, X: ArrayLike, reset: bool) -> np.ndarray:
         """scikit-learn's checks of ``X``; those of this project follow."""

@@ -30,7 +30,11 @@ def save_pretrained(run: str | Path, folder: str | Path) -> Path:
     Raises:
         ValueError: not a run folder, one without weights, or ``folder`` is the run itself.
     """
-    run, folder = Path(run), Path(folder)
+    return _write(Path(run), Path(folder), Path(folder).name)
+
+
+def _write(run: Path, folder: Path, name: str) -> Path:
+    """The shared folder; its card reads it back by that name."""
     if folder.resolve() == run.resolve():
         raise ValueError(f"{folder} is the run itself: write to another folder.")
     source = RunFolder(run)
@@ -47,7 +51,7 @@ def save_pretrained(run: str | Path, folder: str | Path) -> Path:
             shutil.copyfile(file, folder / file.name)
     config = {"library_name": "cpvae", "model_type": info["model"]["model"], **info["model"]}
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    (folder / CARD).write_text(_card(source, info, picture.is_file()), encoding="utf-8")
+    (folder / CARD).write_text(_card(source, name, info, picture.is_file()), encoding="utf-8")
     return folder
 
 
@@ -86,7 +90,7 @@ def push_to_hub(run: str | Path, name: str, private: bool = False) -> str:
 
     api = _hub().HfApi()
     with tempfile.TemporaryDirectory() as folder:
-        save_pretrained(run, Path(folder) / "run")
+        _write(Path(run), Path(folder) / "run", name)
         address = api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(
             repo_id=name, folder_path=Path(folder) / "run", commit_message="Upload a cpvae run"
@@ -94,7 +98,7 @@ def push_to_hub(run: str | Path, name: str, private: bool = False) -> str:
     return str(address)
 
 
-def _card(run: RunFolder, info: dict[str, Any], pictured: bool) -> str:
+def _card(run: RunFolder, name: str, info: dict[str, Any], pictured: bool) -> str:
     from jinja2 import Environment, PackageLoader
 
     result = stored_evaluation(run) or {}
@@ -106,7 +110,8 @@ def _card(run: RunFolder, info: dict[str, Any], pictured: bool) -> str:
         keep_trailing_newline=True,
     )
     return environment.get_template("card.md.j2").render(
-        name=run.path.resolve().name,
+        run=run.path.resolve().name,
+        name=name,
         info=info,
         picture=PICTURE if pictured else None,
         rows=[(*told[key], result[key]) for key in told if key in result],

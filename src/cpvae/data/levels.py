@@ -41,14 +41,22 @@ def encode(
 
 
 def decode(
-    x: np.ndarray, columns: Sequence[str], levels: Mapping[str, Sequence[str]]
+    x: np.ndarray,
+    columns: Sequence[str],
+    levels: Mapping[str, Sequence[str]],
+    kinds: Sequence[str] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Columns of a table (n, f) by name, the categories as text again, None where missing."""
+    """Columns of a table (n, f) by name, the categories as text again, None where missing.
+
+    Counts and zeros and ones are integers, but for columns with missing values or with means.
+    """
     table = {}
-    for name, column in zip(columns, x.T, strict=True):
+    for name, kind, column in zip(columns, kinds or [""] * len(columns), x.T, strict=True):
         if name in levels:
             named = np.array([*levels[name], None], dtype=object)
             column = named[np.where(np.isnan(column), -1, column).astype(int)]
+        elif kind in ("binary", "count") and np.array_equal(column, np.rint(column)):
+            column = column.astype(np.int64)
         table[name] = column
     return table
 
