@@ -38,6 +38,7 @@ ORDER = [
     "defaults",
     "estimator",
     "progress",
+    "run",
     "cli",
 ]
 
