@@ -132,6 +132,16 @@ def test_categories_start_as_communities_and_the_best_weights_are_from_then_on(d
     assert cluster_scores(kind, groups)["accuracy"] == 1
 
 
+def test_the_start_leaves_epochs_to_learn_it_in():
+    config = {"model": "cpvae", "n_components": 10, "shape": (784,), "hidden": [300]}
+    config["likelihood"] = "bernoulli"
+    assert defaults.recipe(50_000, config, "cpu").start_epochs == 15
+    assert defaults.recipe(50_000, config, "cpu", anneal_epochs=6).start_epochs == 3
+    assert defaults.recipe(500, config, "cpu").start_epochs == 0
+    with pytest.raises(ValueError, match="start_epochs=6 leaves nothing of anneal_epochs=6"):
+        Recipe(start_epochs=6, anneal_epochs=6)
+
+
 def test_validation_of_many_categories_samples_one_of_them(data, monkeypatch):
     """And the record of an epoch is one of the same bound, so that it may choose the weights."""
     model, _ = fitted(data)

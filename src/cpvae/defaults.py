@@ -14,12 +14,8 @@ from cpvae.priors import StandardNormal
 from cpvae.train import Recipe, choose_device, has_bfloat16
 
 Kinds = str | Mapping[Any, str]
-OF_C = (
-    "estimator",
-    "kl_c_start",
-    "start_epochs",
-    "invariance",
-)  # settings that only a model with c has
+# settings that only a model with c has
+OF_C = ("estimator", "kl_c_start", "start_epochs", "invariance")
 LARGE = 100_000  # weights of the first layer from which products in bfloat16 pay
 ENOUGH = 1_000  # training examples from which neighbours among their codes tell what is a kind
 STEPS = 10_000  # optimisation steps that a run gets by default, between 100 and 1000 epochs
@@ -195,14 +191,16 @@ def recipe(
     epochs = given.get("max_epochs", min(1000, max(100, STEPS // steps)))
     shaped = given.get("invariance") or "kl_z_start" in given
     alone = config["n_components"] == 1 or n_examples < ENOUGH
-    start_epochs = given.get("start_epochs", 0 if shaped or alone else 3 * epochs // 20)
+    anneal_epochs = given.get("anneal_epochs", max(1, 3 * epochs // 8))
+    early = min(3 * epochs // 20, anneal_epochs // 2)
+    start_epochs = given.get("start_epochs", 0 if shaped or alone else early)
     kl_z_start = 1.0 if start_epochs or given.get("invariance") else Recipe.kl_z_start
     if model != "cpvae":
         start_epochs, kl_z_start = 0, 0.0
     defaults = {
         "batch_size": batch_size,
         "max_epochs": epochs,
-        "anneal_epochs": max(1, 3 * epochs // 8),
+        "anneal_epochs": anneal_epochs,
         "start_epochs": start_epochs,
         "averaging": max(2, epochs // 20),
         "patience": max(10, epochs // 5),

@@ -115,6 +115,11 @@ class Recipe:
         for name in (*non_negative, "invariance", "balance", "certainty"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)}: use 0 or a number above.")
+        if self.start_epochs and self.start_epochs >= self.anneal_epochs:
+            raise ValueError(
+                f"start_epochs={self.start_epochs} leaves nothing of anneal_epochs="
+                f"{self.anneal_epochs} for q(c|x) to learn where it starts: use fewer."
+            )
         if self.estimator not in ESTIMATORS:
             raise ValueError(f"estimator={self.estimator!r}: choose from {', '.join(ESTIMATORS)}.")
         if self.precision not in PRECISIONS:
@@ -413,7 +418,8 @@ def _loop(
     while epoch < recipe.max_epochs and not all(run.stopped for run in runs):
         if epoch == recipe.start_epochs > 0:
             for place, run in enumerate(runs):
-                engine.set_start(place, run.start(x_train))
+                if not run.stopped:  # the codes of one that diverged are no numbers
+                    engine.set_start(place, run.start(x_train))
         weights, temperature = _schedule(recipe, epoch)
         means = engine.epoch(weights, temperature)
         trained = torch.stack(means).T.tolist()
