@@ -38,6 +38,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "toy sd": lambda: markdown(toy.rows(toy.run("sd", RESULTS / "toy"))),
     "toy variance": lambda: markdown(toy.rows(toy.run("variance", RESULTS / "toy"))),
     "table1": lambda: table1.table(cells.read(RESULTS / "table1")),
+    "started": lambda: table1.table(cells.read(RESULTS / "started"), table1.STARTED_CELLS),
     "generation": lambda: markdown(table1.generation(cells.read(RESULTS / "table1"))),
     "tables": lambda: markdown(tables.rows(tables.run_all(RESULTS / "tables"))),
     "accuracy mnist-affine-k10": partial(seeds, "mnist-affine-k10"),

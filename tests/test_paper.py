@@ -16,6 +16,7 @@ from cpvae.models import MODELS, build
 from cpvae.paper import accuracy, pictures, table1, toy
 
 SMALL = {"max_epochs": 2, "anneal_epochs": 1, "patience": 5}
+RECIPE = dataclasses.replace(table1.RECIPE, **SMALL)
 
 
 def test_the_table_has_the_cells_of_the_paper():
@@ -29,11 +30,10 @@ def test_the_table_has_the_cells_of_the_paper():
 def test_a_cell_lands_as_one_file_a_seed_and_is_not_run_again(
     tmp_path, monkeypatch, model, components
 ):
-    monkeypatch.setattr(table1, "RECIPE", dataclasses.replace(table1.RECIPE, **SMALL))
     monkeypatch.setattr(table1, "IMPORTANCE_SAMPLES", 3)
     splits = data.load("digits")
     cell = table1.Cell("digits", model, components, 30.0)
-    written = table1.run(cell, [0, 1], splits, tmp_path, accelerator="cpu")
+    written = table1.run(cell, [0, 1], splits, tmp_path, "cpu", recipe=RECIPE)
     assert [file.name for file in written] == [
         f"digits-{model}-k{components}-s{seed}.json" for seed in (0, 1)
     ]
@@ -51,7 +51,7 @@ def test_a_cell_lands_as_one_file_a_seed_and_is_not_run_again(
     assert images["generated"].shape == (64, 8, 8)
     assert ("by_component" in images) == (components <= 10)
     before = written[0].stat().st_mtime_ns
-    (again,) = table1.run(cell, [0, 1, 2], splits, tmp_path, accelerator="cpu")
+    (again,) = table1.run(cell, [0, 1, 2], splits, tmp_path, "cpu", recipe=RECIPE)
     assert again.name.endswith("-s2.json")
     assert written[0].stat().st_mtime_ns == before
 
@@ -68,7 +68,6 @@ def test_accuracy_is_measured_for_every_seed(tmp_path):
 
 
 def test_a_cell_that_was_stopped_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr(table1, "RECIPE", dataclasses.replace(table1.RECIPE, **SMALL))
     monkeypatch.setattr(table1, "IMPORTANCE_SAMPLES", 3)
     cell, splits = table1.Cell("digits", "vae", 1, None), data.load("digits")
 
@@ -76,9 +75,11 @@ def test_a_cell_that_was_stopped_goes_on(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        table1.run(cell, [0], splits, tmp_path / "a", "cpu", stop, tmp_path / "runs")
-    (stopped,) = table1.run(cell, [0], splits, tmp_path / "a", "cpu", runs=tmp_path / "runs")
-    (whole,) = table1.run(cell, [0], splits, tmp_path / "b", "cpu")
+        table1.run(cell, [0], splits, tmp_path / "a", "cpu", stop, tmp_path / "runs", RECIPE)
+    (stopped,) = table1.run(
+        cell, [0], splits, tmp_path / "a", "cpu", runs=tmp_path / "runs", recipe=RECIPE
+    )
+    (whole,) = table1.run(cell, [0], splits, tmp_path / "b", "cpu", recipe=RECIPE)
     one, other = (json.loads(file.read_text()) for file in (stopped, whole))
     assert one["elbo_nats"] == other["elbo_nats"]
     assert one["curve"] == other["curve"]
@@ -257,12 +258,17 @@ def test_commands_of_the_table_and_the_figures(tmp_path, monkeypatch, capsys):
     code, out, _ = run_command(monkeypatch, capsys, "figures", "--out", tmp_path)
     assert code == 0
     assert "figure7 is not drawn: run `cpvae reproduce table1 mnist-cpvae-k10`" in out
+    arguments = ("table1", "--no-train", "--started", "--out", tmp_path / "none")
+    code, out, _ = run_command(monkeypatch, capsys, *arguments)
+    assert code == 0
+    assert out.count("| cpvae |") == out.count("not run") == len(table1.STARTED_CELLS) == 5
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["table1", "mnist-gmm-k10"], "is no cell"),
+        (["table1", "mnist-vae-k1", "--started"], "is no cell: choose from mnist-cpvae-k10, "),
         (["toy", "--spread", "wide"], "choose from sd, variance"),
         (["accuracy", "--objective", "best"], "choose from affine, plain"),
     ],

@@ -48,8 +48,21 @@ def table1(
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ... of each cell.")] = 1,
-    out: Out = Path("results/table1"),
-    runs: Runs = Path("runs/table1"),
+    started: Annotated[
+        bool,
+        typer.Option("--started", help="CP-VAE only: categories start as communities of codes."),
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where results go, and are found again.",
+            show_default="results/table1, or results/started",
+        ),
+    ] = None,
+    runs: Annotated[
+        Path | None,
+        typer.Option(help="Where run folders go.", show_default="runs/table1, or runs/started"),
+    ] = None,
     accelerator: Accelerator = "auto",
     precision: Annotated[
         str, typer.Option(help="Of products in training: float32 or bfloat16.")
@@ -59,23 +72,30 @@ def table1(
     ] = True,
 ) -> None:
     """Table 1: all systems on MNIST and Omniglot; 20 minutes to 3 hours a cell on two cores."""
+    import dataclasses
+
     from cpvae import data
     from cpvae.paper import cells as files
     from cpvae.paper import table1 as experiment
 
-    known = {cell.stem: cell for cell in experiment.CELLS + experiment.ONE_CATEGORY}
+    every = experiment.CELLS + experiment.ONE_CATEGORY
+    known = {cell.stem: cell for cell in (experiment.STARTED_CELLS if started else every)}
     for name in cells or []:
         if name not in known:
             raise ValueError(f"{name} is no cell: choose from {', '.join(known)}.")
+    folder = "started" if started else "table1"
+    out, runs = out or Path("results") / folder, runs or Path("runs") / folder
+    recipe = experiment.STARTED if started else experiment.RECIPE
+    recipe = dataclasses.replace(recipe, precision=precision)
     for name in (cells or known) if train else ():
         cell = known[name]
         missing = [s for s in range(seeds) if not (out / f"{cell.stem}-s{s}.json").is_file()]
         for group in _groups(missing, accelerator):
-            with _bar(f"{name}, seeds {group}", experiment.RECIPE.max_epochs, len(group)) as bar:
+            with _bar(f"{name}, seeds {group}", recipe.max_epochs, len(group)) as bar:
                 splits = data.load(cell.dataset)
-                experiment.run(cell, group, splits, out, accelerator, bar.update, runs, precision)
+                experiment.run(cell, group, splits, out, accelerator, bar.update, runs, recipe)
     results = files.read(out)
-    print(experiment.table(results))
+    print(experiment.table(results, list(known.values())))
     if results:
         _save(experiment.relaxed_figure(results), out / "relaxed.png")
 
