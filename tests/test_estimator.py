@@ -13,7 +13,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cpvae import CPVAE
+from cpvae import CPVAE, defaults
 from cpvae.checkpoint import RunFolder
 from cpvae.evaluate import cluster_scores, elbo_of_each
 
@@ -147,12 +147,22 @@ def test_refusals(fitted, tmp_path):
     ]:
         with pytest.raises(ValueError, match=message):
             CPVAE(**{**QUICK, **wrong}).fit(x)
+    for wrong, message in [
+        ({"latent_dim": 2.5}, "latent_dim=2.5: use a whole number"),
+        ({"n_components": "3"}, "n_components='3': use a whole number"),
+        ({"hidden": 30}, "hidden=30: use a list of widths"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            defaults.model_config(x, **wrong)
+    with pytest.raises(ValueError, match="max_epochs='9': use a whole number"):
+        defaults.recipe(180, model.config_, max_epochs="9")
     constant = x.copy()
     constant[:, 3] = 1
     with pytest.raises(ValueError, match="Column 3 is constant"):
         CPVAE(**QUICK).fit(constant)
-    with pytest.raises(ValueError, match="not compatible with arrays of bytes/strings"):
-        CPVAE(**QUICK).fit(np.array([["a", "b"]] * 10))
+    for text in (np.array([["a", "b"]] * 10), np.array([["a", 1.0]] * 10, dtype=object)):
+        with pytest.raises(ValueError, match="not hold numbers alone .* text become categories"):
+            CPVAE(**QUICK).fit(text)
     with pytest.raises(ValueError, match="not a run folder"):
         CPVAE.load(tmp_path)
 
@@ -288,7 +298,11 @@ def test_frames_of_several_kinds_of_columns(people, tmp_path):
     model = CPVAE(2, max_epochs=60, kinds={"floor": "categorical"}, random_state=0).fit(frame)
     assert model.config_["likelihood"] == "mixed"
     assert model.config_["kinds"] == ["gaussian", "count", "categorical", "binary", "categorical"]
-    assert model.levels_ == {"pet": ["cat", "dog"], "floor": ["3", "4"]}
+    assert model.levels_ == {
+        "pet": ["cat", "dog"],
+        "member": ["false", "true"],
+        "floor": ["3", "4"],
+    }
     assert list(model.feature_names_in_) == list(frame)
     found = model.predict(frame)
     assert max((found == group).mean(), (found != group).mean()) > 0.97
@@ -298,7 +312,7 @@ def test_frames_of_several_kinds_of_columns(people, tmp_path):
     assert set(component) == {dogs}
     assert (new["pet"] == "dog").mean() > 0.7
     assert (new["visits"] == new["visits"].round()).all()
-    assert set(new["member"]) <= {0, 1}
+    assert new["member"].dtype == bool
     assert new["height"].mean() == pytest.approx(185, abs=5)
     holes = frame.copy()
     holes.loc[holes.index % 3 == 0, "pet"] = None
@@ -326,6 +340,35 @@ def test_frames_of_several_kinds_of_columns(people, tmp_path):
         model.score(frame.assign(visits=-1))
     with pytest.raises(ValueError, match="column pet has 'cow', which the model has not seen"):
         model.set_params(warm_start=True).fit(frame.assign(pet="cow"))
+
+
+def test_booleans_are_their_own_kind_and_come_back_as_such(people):
+    frame = people[0][["height", "member"]]
+    model = CPVAE(2, max_epochs=2, kinds={"member": "binary"}, random_state=0).fit(frame)
+    assert model.config_["kinds"] == ["gaussian", "binary"]
+    assert CPVAE(2, max_epochs=2).fit(frame).config_["kinds"] == ["gaussian", "binary"]
+    holes = frame.astype({"member": object}).mask(frame.index.to_series() % 4 == 0, None)
+    filled = model.impute(holes)
+    assert filled["member"].map(type).eq(bool).all()
+    assert (filled["member"] == frame["member"])[holes["member"].notna()].all()
+    assert (model.reconstruct(frame)["member"].dtype, model.sample(9)[0]["member"].dtype) == (
+        bool,
+        bool,
+    )
+
+
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        (pandas.date_range("2020", periods=400), "column c holds timestamp.*neither numbers nor"),
+        (["a", 1] * 200, "make each column all text or all numbers"),
+        (["1,5", "2,5"] * 200, "column c is text such as '1,5': write numbers with a decimal"),
+        (["a"] * 400, "Column c is constant and tells nothing: drop it.$"),
+    ],
+)
+def test_columns_that_are_no_data_are_named(people, column, said):
+    with pytest.raises(ValueError, match=said):
+        CPVAE(2, max_epochs=2).fit(people[0][["height"]].assign(c=column))
 
 
 def test_polars_frames_of_several_kinds_come_back_as_polars(people):

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 
 from cpvae.data.checks import check_kinds, check_varies
-from cpvae.data.levels import Levels
+from cpvae.data.levels import BOOLEAN, Levels
 from cpvae.likelihoods import KINDS
 from cpvae.models import MODELS
 from cpvae.priors import StandardNormal
@@ -60,6 +61,7 @@ def model_config(
     n, shape = len(x), x.shape[1:]
     model = given.get("model", "cpvae")
     one = model in MODELS and MODELS[model].prior is StandardNormal
+    _check_whole(given, ("n_components", "latent_dim"))
     k = given.get("n_components", 1 if one else 10)
     if not 1 <= k <= n:
         raise ValueError(
@@ -84,6 +86,8 @@ def model_config(
             "A Bernoulli likelihood takes no missing values: fill them in, or use the Gaussian "
             "likelihood."
         )
+    if isinstance(given.get("hidden"), int):
+        raise ValueError(f"hidden={given['hidden']}: use a list of widths, one a layer.")
     n_features = math.prod(shape)
     width = 300 if n * n_features >= 1_000_000 else 100
     config: dict[str, Any] = {
@@ -102,6 +106,13 @@ def model_config(
     return config | given
 
 
+def _check_whole(given: Mapping[str, Any], names: Sequence[str]) -> None:
+    for name in names:
+        value = given.get(name, 1)
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise ValueError(f"{name}={value!r}: use a whole number.")
+
+
 def column_kinds(
     x: np.ndarray,
     columns: Sequence[str] | None = None,
@@ -110,8 +121,8 @@ def column_kinds(
 ) -> list[str]:
     """The kind of each column of a table (n, f), see `likelihoods.KINDS`; ``given`` ones win.
 
-    A column of text is ``categorical``, one of zeros and ones ``binary``, one of whole numbers that
-    begins at 0 a ``count``, and any other ``gaussian``.
+    A column of text is ``categorical``, one of booleans or of zeros and ones ``binary``, one of
+    whole numbers that begins at 0 a ``count``, and any other ``gaussian``.
 
     Raises:
         ValueError: a kind for a column that is not there, or one that does not fit its column.
@@ -120,6 +131,10 @@ def column_kinds(
     levels, given = levels or {}, given or {}
     if isinstance(given, str):
         given = dict.fromkeys(names, given)
+    if not isinstance(given, Mapping):
+        raise ValueError(
+            f"kinds={given!r}: use a dict from names of columns to kinds, or one kind for all."
+        )
     given = {str(name): kind for name, kind in given.items()}
     for name, kind in given.items():
         if name not in names:
@@ -134,8 +149,11 @@ def column_kinds(
         whole = len(values) > 0 and bool((values == np.rint(values)).all() and values.min() == 0)
         binary = whole and values.max() <= 1
         fitting = "binary" if binary else "count" if whole else "gaussian"
-        kind = given.get(name, "categorical" if name in levels else fitting)
-        if (kind == "categorical") != (name in levels):
+        boolean = levels.get(name) == BOOLEAN
+        if name in levels:
+            fitting = "binary" if boolean else "categorical"
+        kind = given.get(name, fitting)
+        if (kind == "categorical") != (name in levels) and not (boolean and kind == "binary"):
             told = "was read as text" if name in levels else "was not read as text"
             raise ValueError(f"Column {name!r} cannot be {kind}: it {told}.")
         kinds.append(kind)
@@ -159,7 +177,10 @@ def _mixed(
     free = np.isin(kinds, ("gaussian", "count"))
     return {
         "kinds": kinds,
-        "n_levels": [len(levels.get(name, ())) for name in names],
+        "n_levels": [
+            len(levels[name]) if kind == "categorical" else 0
+            for name, kind in zip(names, kinds, strict=True)
+        ],
         "loc": np.where(free, loc, 0.0).tolist(),
         "scale": np.where(free, scale, 1.0).tolist(),
     }
@@ -182,6 +203,7 @@ def recipe(
         ValueError: a value out of range, see `Recipe`, or a setting about c for a model without.
     """
     given = {key: value for key, value in given.items() if value is not None}
+    _check_whole(given, ("max_epochs", "batch_size", "anneal_epochs", "start_epochs"))
     model = config["model"]
     for name in OF_C if model != "cpvae" else ():
         if given.get(name):

@@ -28,7 +28,7 @@ from cpvae.data import read
 from cpvae.data.checks import check, check_like
 from cpvae.data.files import as_examples
 from cpvae.data.levels import decode
-from cpvae.data.objects import as_arrow, has_text
+from cpvae.data.objects import as_arrow
 from cpvae.evaluate import cluster_probs, elbo_of_each, evaluate
 from cpvae.extras import need
 from cpvae.models import Model, build
@@ -492,7 +492,8 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
             self.levels_ = None
             self._package = "polars" if type(X).__module__.startswith("polars") else "pandas"
         categorical = [str(k) for k, v in dict(self._kinds()).items() if v == "categorical"]
-        if not (self.levels_ or (reset and (categorical or has_text(X)))):
+        array_like = as_arrow(X) is None
+        if array_like and not self.levels_ and not (reset and categorical):
             array = self._validated(X, reset)
             return (
                 as_examples(array, "X"),
@@ -500,16 +501,17 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
                 self._columns() if array.ndim == 2 else None,
             )
         validate_data(self, X, reset=reset, skip_check_array=True)
-        if as_arrow(X) is None:
+        if array_like:
             import pyarrow
 
             X = pyarrow.table(dict(zip(self._columns(), np.asarray(X).T, strict=True)))
-        source = read(X, columns=self._columns(), levels=self.levels_, categorical=categorical)
+        named = self._columns() if hasattr(self, "feature_names_in_") else None
+        source = read(X, columns=named, levels=self.levels_, categorical=categorical)
         self.levels_ = source.levels
         return source.x, source.x.shape[1:], self._columns()
 
     def _kinds(self) -> Mapping[Any, str]:
-        return {} if self.kinds is None or isinstance(self.kinds, str) else self.kinds
+        return self.kinds if isinstance(self.kinds, Mapping) else {}
 
     def _columns(self) -> list[str]:
         named = getattr(self, "feature_names_in_", range(self.n_features_in_))
@@ -530,7 +532,15 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         n_axes = X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim
         if n_axes > 2:  # the axes of images are no samples and features
             return check_array(X, allow_nd=True, **kinds)
-        return validate_data(self, X, reset=reset, **kinds)
+        try:
+            return validate_data(self, X, reset=reset, **kinds)
+        except ValueError as error:
+            if n_axes != 2 or np.asarray(X).dtype.kind not in "OUS":
+                raise
+            raise ValueError(
+                f"X does not hold numbers alone ({error}): give a frame of pandas or polars, whose "
+                f"columns of text become categories."
+            ) from error
 
     def _examples(self, X: ArrayLike) -> torch.Tensor:
         self._check_fitted()

@@ -60,9 +60,11 @@ def check_varies(x: np.ndarray, columns: Sequence[str] | None = None) -> None:
     """
     constant = np.flatnonzero(np.nanmin(x, axis=0) == np.nanmax(x, axis=0))
     if len(constant):
+        pixels = len(constant) > 1 and bool((x >= 0).all() and (x == np.rint(x)).all())
+        hint = " (If these are pixels, divide by their maximum: in [0, 1] they may be constant.)"
         raise ValueError(
-            f"Column {_named(constant, columns)} is constant and tells nothing: drop it. (For "
-            f"pixels, divide by their maximum: data in [0, 1] may have constant features.)"
+            f"Column {_named(constant, columns)} is constant and tells nothing: drop it."
+            + pixels * hint
         )
 
 

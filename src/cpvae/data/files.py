@@ -192,14 +192,14 @@ def from_table(path: Path, table, what: Selection) -> Source:
     cells = []
     for name, column in zip(table.column_names, table.columns, strict=True):
         called = f"{path}: column {name}"
-        if is_text(column.type) or name in what.categorical or name in known:
+        if _is_text(column.type) or name in what.categorical or name in known:
             text = column.cast(pa.string()).to_pylist()
             cell, found[name] = encode(text, called, known.get(name))
         elif _is_numeric(column.type):
             cell = column.cast(pa.float64()).to_numpy()  # null becomes NaN
         else:
             raise ValueError(
-                f"{called} holds {column.type}, neither numbers nor text. Leave it out with --drop."
+                f"{called} holds {column.type}, neither numbers nor text: leave it out (--drop)."
             )
         cells.append(single(cell, called))
     x = np.column_stack(cells)
@@ -209,17 +209,16 @@ def from_table(path: Path, table, what: Selection) -> Source:
 def _is_numeric(kind) -> bool:
     from pyarrow import types
 
-    is_a = (types.is_integer, types.is_floating, types.is_boolean, types.is_null, types.is_decimal)
+    is_a = (types.is_integer, types.is_floating, types.is_null, types.is_decimal)
     return any(test(kind) for test in is_a)
 
 
-def is_text(kind) -> bool:
-    """Whether a type of pyarrow is one of text."""
+def _is_text(kind) -> bool:
+    """Whether a type of pyarrow is one of text, or of categories, which booleans are."""
     from pyarrow import types
 
-    if types.is_dictionary(kind):
-        return True
-    return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+    is_a = (types.is_string, types.is_large_string, types.is_string_view)
+    return any(test(kind) for test in (*is_a, types.is_dictionary, types.is_boolean))
 
 
 def _looks_like_numbers(names: Sequence[str]) -> bool:

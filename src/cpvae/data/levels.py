@@ -1,11 +1,13 @@
 """Columns of text: read as the numbers of their categories, and written as text again."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 Levels = dict[str, list[str]]  # categories of each column of text, by its name
 MOST = 100  # categories of a column
+BOOLEAN = ["false", "true"]  # categories of a column of booleans: a zero and a one
 GONE = ("", "NA", "N/A", "NaN", "nan", "null", "?")  # texts that mean a missing value
 
 
@@ -25,10 +27,14 @@ def encode(
     there = [None if t is None or t.strip() in GONE else t.strip() for t in text]
     found = sorted({t for t in there if t is not None})
     levels = list(known) if known is not None else found
+    if known is None and found and all(re.fullmatch(r"-?[\d.]*,\d+", t) for t in found):
+        raise ValueError(
+            f"{name} is text such as {found[0]!r}: write numbers with a decimal point, not a comma."
+        )
     if known is None and len(found) > min(MOST, max(2, len(text) // 2)):
         raise ValueError(
             f"{name} is text with {len(found)} different values in {len(text)} rows, too many for "
-            f"categories: leave it out with --drop, or name it with --label if it is the label."
+            f"categories: leave it out (--drop), or name it as the label (--label) if it is one."
         )
     new = sorted(set(found) - set(levels))
     if new:
@@ -48,13 +54,17 @@ def decode(
 ) -> dict[str, np.ndarray]:
     """Columns of a table (n, f) by name, the categories as text again, None where missing.
 
-    Counts and zeros and ones are integers, but for columns with missing values or with means.
+    Counts and zeros and ones are integers, but for columns with missing values or with means, and
+    "false" and "true" are booleans.
     """
     table = {}
     for name, kind, column in zip(columns, kinds or [""] * len(columns), x.T, strict=True):
         if name in levels:
-            named = np.array([*levels[name], None], dtype=object)
-            column = named[np.where(np.isnan(column), -1, column).astype(int)]
+            names = [False, True] if levels[name] == BOOLEAN else levels[name]
+            index = np.rint(np.where(np.isnan(column), -1, column)).astype(int)
+            column = np.array([*names, None], dtype=object)[index]
+            if names != levels[name] and (index >= 0).all():
+                column = column.astype(bool)
         elif kind in ("binary", "count") and np.array_equal(column, np.rint(column)):
             column = column.astype(np.int64)
         table[name] = column
@@ -67,7 +77,7 @@ def indicators(
     """A table (n, f) with a column of zeros and ones in place of each category, and all names."""
     shown, names = [], []
     for name, column in zip(columns, x.T, strict=True):
-        if name not in levels:
+        if name not in levels or levels[name] == BOOLEAN:
             shown.append(column)
             names.append(name)
             continue

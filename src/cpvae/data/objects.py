@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cpvae.data.files import as_examples, from_table, is_text, pixels, single
+from cpvae.data.files import as_examples, from_table, pixels, single
 from cpvae.data.source import Selection, Source
 
 
@@ -48,24 +48,24 @@ def read_object(data: Any, what: Selection) -> Source:
 
 
 def as_arrow(data: Any) -> Any | None:
-    """A frame of pandas or polars as a table of pyarrow; None for an object of another kind."""
+    """A frame of pandas or polars as a table of pyarrow; None for an object of another kind.
+
+    Raises:
+        ValueError: a column with values of several types.
+    """
     package, kind = type(data).__module__.split(".")[0], type(data).__name__
     if package == "pandas" and kind == "DataFrame":
         import pyarrow
 
-        return pyarrow.Table.from_pandas(data, preserve_index=False)
+        try:
+            return pyarrow.Table.from_pandas(data, preserve_index=False)
+        except pyarrow.ArrowException as error:
+            raise ValueError(
+                f"The frame cannot be read ({error}): make each column all text or all numbers."
+            ) from error
     if package == "polars" and kind == "DataFrame":
         return data.to_arrow()
     return data if package == "pyarrow" and kind == "Table" else None
-
-
-def has_text(data: Any) -> bool:
-    """Whether an object is a frame with columns of text."""
-    try:
-        table = as_arrow(data)
-    except (ValueError, TypeError):  # objects that are neither numbers nor text, refused elsewhere
-        return False
-    return table is not None and any(is_text(column) for column in table.schema.types)
 
 
 def annotate(cells: Any, estimator: Any, key: str = "cpvae") -> None:
