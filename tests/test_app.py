@@ -9,6 +9,7 @@ import torch
 
 from cpvae.checkpoint import RunFolder
 from cpvae.explorer import STEPS, Explorer
+from cpvae.models import build
 
 # Gradio's and pandas' ways with one another are theirs; warnings of our own stay errors elsewhere
 pytestmark = pytest.mark.filterwarnings("default")
@@ -73,6 +74,15 @@ def test_without_its_data_a_run_is_looked_at_through_what_it_generates(any_model
     alone = Explorer(any_model, None, None, None, tmp_path / "names.json")
     assert alone.generated
     assert alone.x.shape == (600, *any_model.shape)
+
+
+def test_a_sheet_of_counts_holds_whole_numbers(tmp_path):
+    kinds, units = ["count", "binary", "gaussian"], {"loc": [0.0] * 3, "scale": [1.0] * 3}
+    config = {"model": "cpvae", "shape": [3], "likelihood": "mixed", "n_components": 2}
+    model = build(**config, kinds=kinds, n_levels=[0] * 3, latent_dim=2, hidden=[8], **units)
+    explorer = Explorer(model, None, ["a", "b", "c"], {}, tmp_path / "names.json")
+    sheet = explorer.sheet(explorer.draw(1, 5, 0))
+    assert [dtype.kind for dtype in sheet.dtypes] == ["i", "i", "f"]
 
 
 # --- in a browser --------------------------------------------------------------------------------

@@ -151,7 +151,8 @@ class Explorer:
             import pandas
 
             columns = self.columns or [str(i) for i in range(x.shape[1])]
-            frame = pandas.DataFrame(decode(x.double().numpy(), columns, self.levels))
+            kinds = getattr(self.model.likelihood, "kinds", None)
+            frame = pandas.DataFrame(decode(x.double().numpy(), columns, self.levels, kinds))
             return frame.map(lambda cell: float(f"{cell:.5g}") if isinstance(cell, float) else cell)
         images = figures.displayable(x.numpy(), self.x.numpy())
         return figures.enlarge(figures.image_grid(images, STEPS // 2, gap=2, fill=1.0))
