@@ -453,10 +453,11 @@ def generate(
 
         np.savez_compressed(out, x=x, component=drawn)
     else:
+        from cpvae.data.checks import column_names
         from cpvae.data.levels import decode
 
         stored = info.get("data") or {}
-        names = stored.get("columns") or [str(i) for i in range(x.shape[1])]
+        names = column_names(stored.get("columns"), x.shape[1])
         table = decode(x, names, stored.get("levels") or {}, info["model"].get("kinds"))
         free = "component_" if "component" in table else "component"  # may be a name of the data's
         _save_table({**table, free: drawn}, out)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cpvae.data.checks import check_kinds, check_varies
+from cpvae.data.checks import check_kinds, check_varies, column_names
 from cpvae.data.levels import BOOLEAN, Levels
 from cpvae.likelihoods import KINDS
 from cpvae.models import MODELS
@@ -127,7 +127,7 @@ def column_kinds(
     Raises:
         ValueError: a kind for a column that is not there, or one that does not fit its column.
     """
-    names = list(columns or map(str, range(x.shape[1])))
+    names = column_names(columns, x.shape[1])
     levels, given = levels or {}, given or {}
     if isinstance(given, str):
         given = dict.fromkeys(names, given)
@@ -168,7 +168,7 @@ def _mixed(
     if x.ndim != 2:
         raise ValueError("likelihood='mixed' is for tables, and the data are images.")
     kinds = column_kinds(x, columns, levels, given)
-    names = list(columns or map(str, range(x.shape[1])))
+    names = column_names(columns, x.shape[1])
     scaled = np.array(x, dtype=np.float64)
     for i, kind in enumerate(kinds):
         if kind == "count":
@@ -254,7 +254,7 @@ def _standardisation(x: np.ndarray, columns: Sequence[str] | None) -> tuple[np.n
     tiny = scale <= 1e-6 * np.abs(loc)  # below what single precision can tell from a constant
     if (scale <= 0).any() or tiny.any():
         index = np.flatnonzero((scale <= 0) | tiny)[:8]
-        names = ", ".join(columns[i] if columns else str(i) for i in index)
+        names = ", ".join(column_names(columns, len(scale))[i] for i in index)
         raise ValueError(
             f"Feature {names} varies too little around its mean for single precision: subtract "
             f"its mean, or drop it."

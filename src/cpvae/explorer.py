@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cpvae import figures
+from cpvae.data.checks import column_names
 from cpvae.data.levels import Levels, decode
 from cpvae.evaluate import cluster_probs
 from cpvae.models import Model
@@ -150,7 +151,7 @@ class Explorer:
         if not self.is_image:
             import pandas
 
-            columns = self.columns or [str(i) for i in range(x.shape[1])]
+            columns = column_names(self.columns, x.shape[1])
             kinds = getattr(self.model.likelihood, "kinds", None)
             frame = pandas.DataFrame(decode(x.double().numpy(), columns, self.levels, kinds))
             return frame.map(lambda cell: float(f"{cell:.5g}") if isinstance(cell, float) else cell)

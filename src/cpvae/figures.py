@@ -9,6 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from cpvae.data.checks import column_names
 from cpvae.data.levels import Levels, indicators
 from cpvae.evaluate import cluster_probs
 from cpvae.models import Model
@@ -321,7 +322,7 @@ def _features(
     x: np.ndarray, columns: Sequence[str] | None, levels: Levels | None
 ) -> tuple[np.ndarray, list[str]]:
     """The features that are drawn, and their names, cut to a length that leaves room for them."""
-    x, names = indicators(x, columns or [str(i) for i in range(x.shape[1])], levels or {})
+    x, names = indicators(x, column_names(columns, x.shape[1]), levels or {})
     return x, [n if len(n) <= 18 else n[:17] + "\N{HORIZONTAL ELLIPSIS}" for n in names]
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from cpvae import augment, data, defaults
 from cpvae.checkpoint import RunFolder, best_of, describe
 from cpvae.data import Splits
+from cpvae.data.checks import column_names
 from cpvae.loggers import RunLogger
 from cpvae.models import build
 from cpvae.progress import EpochsBar
@@ -197,7 +198,7 @@ def _train(
 
 def _told_kinds(kinds: list[str], columns: Sequence[str] | None) -> str:
     """How each column is read, a line a kind."""
-    names = columns or [str(i) for i in range(len(kinds))]
+    names = column_names(columns, len(kinds))
     lines = []
     for kind in dict.fromkeys(kinds):
         mine = [name for name, k in zip(names, kinds, strict=True) if k == kind]

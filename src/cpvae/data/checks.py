@@ -5,6 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 
 
+def column_names(columns: Sequence[str] | None, n: int) -> list[str]:
+    """Names of the n columns of a table: their numbers, where they have none."""
+    return list(columns or map(str, range(n)))
+
+
 def check(x: np.ndarray, columns: Sequence[str] | None = None) -> None:
     """Refuses examples (n, ...) that no model can be fitted to.
 
@@ -25,7 +30,7 @@ def check(x: np.ndarray, columns: Sequence[str] | None = None) -> None:
     if x.ndim == 2:
         empty = np.flatnonzero(np.isnan(x).all(axis=0))
         if len(empty):
-            raise ValueError(f"Column {_named(empty, columns)} has no values: drop it.")
+            raise ValueError(f"Column {_named(empty, columns, x)} has no values: drop it.")
         if np.isnan(x).all(axis=1).any():
             bare = np.flatnonzero(np.isnan(x).all(axis=1))
             raise ValueError(f"{len(bare)} rows have no values, row {bare[0]} first: drop them.")
@@ -44,7 +49,9 @@ def check_finite(
     bad, what = (np.isinf(x), "infinite") if missing else (~np.isfinite(x), "NaN or infinite")
     if bad.any():
         where = (
-            f"in column {_named(np.flatnonzero(bad.any(axis=0)), columns)}" if x.ndim == 2 else ""
+            f"in column {_named(np.flatnonzero(bad.any(axis=0)), columns, x)}"
+            if x.ndim == 2
+            else ""
         )
         raise ValueError(
             f"The data has {int(bad.sum())} {what} values {where}".rstrip()
@@ -63,7 +70,7 @@ def check_varies(x: np.ndarray, columns: Sequence[str] | None = None) -> None:
         pixels = len(constant) > 1 and bool((x >= 0).all() and (x == np.rint(x)).all())
         hint = " (If these are pixels, divide by their maximum: in [0, 1] they may be constant.)"
         raise ValueError(
-            f"Column {_named(constant, columns)} is constant and tells nothing: drop it."
+            f"Column {_named(constant, columns, x)} is constant and tells nothing: drop it."
             + pixels * hint
         )
 
@@ -74,7 +81,7 @@ def check_kinds(x: np.ndarray, kinds: Sequence[str], columns: Sequence[str] | No
     Raises:
         ValueError: names the column, its kind, and what that needs.
     """
-    names = list(columns or map(str, range(x.shape[1])))
+    names = column_names(columns, x.shape[1])
     for name, kind, column in zip(names, kinds, x.T, strict=True):
         values = column[~np.isnan(column)]
         fits, needs = {
@@ -110,6 +117,6 @@ def check_like(
         check_kinds(x, kinds, columns)
 
 
-def _named(index: np.ndarray, columns: Sequence[str] | None) -> str:
-    names = [columns[i] if columns else str(i) for i in index]
+def _named(index: np.ndarray, columns: Sequence[str] | None, x: np.ndarray) -> str:
+    names = [column_names(columns, x.shape[1])[i] for i in index]
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

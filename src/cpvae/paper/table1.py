@@ -136,17 +136,17 @@ def table(results: Sequence[dict[str, Any]], cells: Sequence[Cell] = CELLS + ONE
     for cell in cells:
         mine = of(cell, results)
         paper = "" if cell.paper is None else f"{cell.paper:.2f}"
-        cells = [cell.dataset, cell.model, str(cell.components), paper]
+        row = [cell.dataset, cell.model, str(cell.components), paper]
         if mine:
             for key in ("elbo_relaxed_nats", "elbo_nats", "log_likelihood_nats"):
-                cells.append(_spread([-result[key] for result in mine]))
+                row.append(_spread([-result[key] for result in mine]))
             for key in ("epochs", "minutes"):
-                cells.append(f"{np.mean([result[key] for result in mine]):.0f}")
+                row.append(f"{np.mean([result[key] for result in mine]):.0f}")
             kinds = {result["recipe"].get("precision", "float32") for result in mine}
-            cells += [str(len(mine)), ", ".join(sorted(kinds))]
+            row += [str(len(mine)), ", ".join(sorted(kinds))]
         else:
-            cells += ["not run", "", "", "", "", "0", ""]
-        lines.append(f"| {' | '.join(cells)} |")
+            row += ["not run", "", "", "", "", "0", ""]
+        lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
 
 
