@@ -357,6 +357,18 @@ def test_booleans_are_their_own_kind_and_come_back_as_such(people):
     )
 
 
+def test_columns_of_numbers_stay_numbers(people):
+    frame = people[0][["height", "floor"]]
+    model = CPVAE(2, max_epochs=2).fit(frame)
+    found = model.predict(frame)
+    with pytest.raises(ValueError, match="column floor holds .*string, and the model was fitted"):
+        model.predict(frame.assign(floor=["low", "high"] * 200))
+    flagged = frame.assign(floor=frame["floor"] == 3)
+    np.testing.assert_array_equal(model.predict(flagged), model.predict(flagged.astype(float)))
+    np.testing.assert_array_equal(model.predict(frame), found)
+    assert model.sample(2)[0].shape == (2, 2)
+
+
 @pytest.mark.parametrize(
     ("column", "said"),
     [

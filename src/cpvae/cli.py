@@ -752,7 +752,7 @@ def _examples(info: dict[str, Any], source: str, label: str | None, whole: bool 
     else:
         columns = stored.get("columns")
         size = size_in(stored) if Path(source).suffix not in (".npy", ".npz") else None
-        levels = stored.get("levels")
+        levels = (stored or info.get("table") or {}).get("levels") or {}
         read = data.read(source, label=label, columns=columns, levels=levels, size=size)
         x, labels, rows = read.x, read.labels, read.rows
     missing = info["model"]["likelihood"] != "bernoulli" and x.ndim == 2
@@ -782,7 +782,10 @@ def _label_in(info: dict[str, Any], source: str) -> str | None:
         return None
     try:
         data.read(
-            source, label=stored["label"], columns=stored["columns"], levels=stored.get("levels")
+            source,
+            label=stored["label"],
+            columns=stored["columns"],
+            levels=stored.get("levels") or {},
         )
     except ValueError:
         return None

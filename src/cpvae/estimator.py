@@ -24,11 +24,11 @@ from cpvae import defaults
 from cpvae.augment import Augment, named
 from cpvae.checkpoint import RunFolder, describe
 from cpvae.compact import compact
-from cpvae.data import read
 from cpvae.data.checks import check, check_like
-from cpvae.data.files import as_examples
-from cpvae.data.levels import decode
+from cpvae.data.files import as_examples, from_table
+from cpvae.data.levels import Levels, decode
 from cpvae.data.objects import as_arrow
+from cpvae.data.source import Selection
 from cpvae.evaluate import cluster_probs, elbo_of_each, evaluate
 from cpvae.extras import need
 from cpvae.models import Model, build
@@ -154,8 +154,9 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
     def fit(self, X: ArrayLike, y: Any = None) -> "CPVAE":
         """Fits to examples (n, f), (n, height, width) or (n, channels, height, width).
 
-        A frame may have columns of text, which are categories. Values of a table may be missing
-        (NaN): the others are learned from. ``y`` is ignored: labels have no way into the fit.
+        A frame may have columns of text, which are categories, and of booleans. Values of a table
+        may be missing (NaN): the others are learned from. ``y`` is ignored: labels have no way into
+        the fit.
 
         Warns:
             ConvergenceWarning: the bound on held-out data was still rising at the last epoch.
@@ -390,7 +391,8 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
 
         Returns:
             Examples in the shape that `fit` took, and components (n). If `fit` took columns of
-            text the examples are a frame, of polars if `fit` took one of polars, else of pandas.
+            text or booleans the examples are a frame, of polars if `fit` took one of polars, else
+            of pandas.
 
         Raises:
             ValueError: no such component.
@@ -492,8 +494,8 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
             self.levels_ = None
             self._package = "polars" if type(X).__module__.startswith("polars") else "pandas"
         categorical = [str(k) for k, v in dict(self._kinds()).items() if v == "categorical"]
-        array_like = as_arrow(X) is None
-        if array_like and not self.levels_ and not (reset and categorical):
+        table = as_arrow(X)
+        if table is None and not self.levels_ and not (reset and categorical):
             array = self._validated(X, reset)
             return (
                 as_examples(array, "X"),
@@ -501,13 +503,16 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
                 self._columns() if array.ndim == 2 else None,
             )
         validate_data(self, X, reset=reset, skip_check_array=True)
-        if array_like:
+        if table is None:
             import pyarrow
 
-            X = pyarrow.table(dict(zip(self._columns(), np.asarray(X).T, strict=True)))
+            table = pyarrow.table(dict(zip(self._columns(), np.asarray(X).T, strict=True)))
         named = self._columns() if hasattr(self, "feature_names_in_") else None
-        source = read(X, columns=named, levels=self.levels_, categorical=categorical)
-        self.levels_ = source.levels
+        levels = None if reset else (self.levels_ or Levels())
+        what = Selection(columns=named, levels=levels, categorical=categorical)
+        source = from_table(Path(type(X).__name__), table, what)
+        if reset:
+            self.levels_ = source.levels
         return source.x, source.x.shape[1:], self._columns()
 
     def _kinds(self) -> Mapping[Any, str]:

@@ -188,15 +188,21 @@ def from_table(path: Path, table, what: Selection) -> Source:
     table = table.select(what.columns) if what.columns else table.drop_columns(aside)
     if not table.num_columns or not table.num_rows:
         raise ValueError(f"{path} is empty: {table.num_rows} rows of {table.num_columns} features.")
-    known, found = what.levels or {}, Levels()
+    known, found = what.levels, Levels()
     cells = []
     for name, column in zip(table.column_names, table.columns, strict=True):
         called = f"{path}: column {name}"
-        if _is_text(column.type) or name in what.categorical or name in known:
+        levels = known.get(name) if known is not None else None
+        to_learn = known is None and (_is_text(column.type) or name in what.categorical)
+        if levels or to_learn:
             text = column.cast(pa.string()).to_pylist()
-            cell, found[name] = encode(text, called, known.get(name))
+            cell, found[name] = encode(text, called, levels)
         elif _is_numeric(column.type):
             cell = column.cast(pa.float64()).to_numpy()  # null becomes NaN
+        elif known is not None:
+            raise ValueError(
+                f"{called} holds {column.type}, and the model was fitted to numbers there."
+            )
         else:
             raise ValueError(
                 f"{called} holds {column.type}, neither numbers nor text: leave it out (--drop)."
@@ -209,7 +215,7 @@ def from_table(path: Path, table, what: Selection) -> Source:
 def _is_numeric(kind) -> bool:
     from pyarrow import types
 
-    is_a = (types.is_integer, types.is_floating, types.is_null, types.is_decimal)
+    is_a = (types.is_integer, types.is_floating, types.is_boolean, types.is_null, types.is_decimal)
     return any(test(kind) for test in is_a)
 
 

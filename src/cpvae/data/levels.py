@@ -60,10 +60,11 @@ def decode(
     table = {}
     for name, kind, column in zip(columns, kinds or [""] * len(columns), x.T, strict=True):
         if name in levels:
-            names = [False, True] if levels[name] == BOOLEAN else levels[name]
+            boolean = levels[name] == BOOLEAN
+            names = [False, True] if boolean else levels[name]
             index = np.rint(np.where(np.isnan(column), -1, column)).astype(int)
             column = np.array([*names, None], dtype=object)[index]
-            if names != levels[name] and (index >= 0).all():
+            if boolean and (index >= 0).all():
                 column = column.astype(bool)
         elif kind in ("binary", "count") and np.array_equal(column, np.rint(column)):
             column = column.astype(np.int64)

@@ -16,7 +16,8 @@ class Selection(NamedTuple):
         label: column with the labels, kept out of the features
         drop: columns to leave out
         columns: columns to take, by name and in this order; None takes all others
-        levels: categories of columns of text that a model knows; None takes those that occur
+        levels: categories of columns of text that a model knows, and of no other column; None
+            takes those that occur
         categorical: columns of numbers to read as text
         size: (height, width) to bring images to: scaled, and what hangs over cut off evenly
     """
