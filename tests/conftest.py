@@ -53,6 +53,7 @@ CONFIGS = [
     {"shape": (6,), "likelihood": "bernoulli"},
     {"shape": (6,), "likelihood": "gaussian", "covariance": "full"},
     {"shape": (6,), "likelihood": "bernoulli", "gate": "category"},
+    {"shape": (6,), "likelihood": "bernoulli", "weights": "learned"},
     {"shape": (6,), "likelihood": "gaussian", "gate": "category", "covariance": "full"},
     {"shape": (1, 5, 6), "likelihood": "bernoulli", "network": "conv"},
     {"shape": (3, 8, 8), "likelihood": "gaussian", "network": "conv", "noise_scale": 0.3},

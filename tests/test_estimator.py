@@ -139,6 +139,7 @@ def test_refusals(fitted, tmp_path):
         ({"network": "transformer"}, "choose from mlp, conv"),
         ({"covariance": "tied"}, "choose from diag, full"),
         ({"gate": "open"}, "choose from probabilities, category"),
+        ({"weights": "equal"}, "choose from uniform, learned"),
         ({"estimator": "reinforce"}, "choose from relaxed"),
         ({"noise_scale": -1.0}, "above 0"),
         ({"latent_dim": 0}, "above 0"),
@@ -243,6 +244,16 @@ def test_compact_keeps_the_components_that_the_data_has(blobs):
     assert len(set(zip(model.predict(x).tolist(), labels.tolist(), strict=True))) == 3
     assert sorted(k for group in model.groups_ for k in group) == list(range(6))
     assert set(model.sample(50)[1].tolist()) == {0, 1, 2}
+
+
+def test_learned_weights_are_the_shares_of_the_categories(blobs):
+    x, labels = blobs
+    uneven = x[(labels == 0) | ((labels == 1) & (np.arange(len(x)) % 6 == 0))]
+    model = CPVAE(2, weights="learned", random_state=0).fit(uneven)
+    p_c = model.model_.prior.logits.softmax(0).detach().numpy()
+    np.testing.assert_allclose(p_c, model.aggregated_, atol=0.03)
+    assert max(p_c) > 0.75
+    assert model.evaluate(uneven, n_samples=5)["aggregated_kl_c_nats"] < 0.01
 
 
 def test_missing_values_are_learned_around_and_filled_in(blobs):

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from torch.distributions import Normal
+from torch.distributions import Categorical, Normal, kl_divergence
 from torch.nn import functional as F
 
 from cpvae.evaluate import draw_noise
@@ -56,6 +56,8 @@ def test_exact_is_enumeration_by_hand(any_cpvae, observed_cpvae, generator):
     exact = any_cpvae.terms(observed_cpvae, noise, estimator="exact")
     torch.testing.assert_close(exact.log_px, log_px)
     torch.testing.assert_close(exact.kl_z, kl_z)
+    p_c = Categorical(logits=any_cpvae.mixture().logits)
+    torch.testing.assert_close(exact.kl_c, kl_divergence(Categorical(logits=log_qc), p_c))
     sparse = any_cpvae.exact_terms(observed_cpvae, noise.normal)
     torch.testing.assert_close(sparse.elbo(), exact.elbo(), atol=1e-4, rtol=1e-5)
 

@@ -97,6 +97,13 @@ class Estimator(StrEnum):
     exact = "exact"
 
 
+class MixtureWeights(StrEnum):
+    """What p(c) is."""
+
+    uniform = "uniform"
+    learned = "learned"
+
+
 class Invariance(StrEnum):
     """Changes of x that must leave its category as it is."""
 
@@ -223,6 +230,14 @@ def fit(
             show_default="probabilities",
         ),
     ] = None,
+    weights: Annotated[
+        MixtureWeights | None,
+        typer.Option(
+            rich_help_panel="Model",
+            help="p(c); learned where categories differ much in size; cpvae.",
+            show_default="uniform",
+        ),
+    ] = None,
     pseudo_inputs: Annotated[
         PseudoInputs | None,
         typer.Option(
@@ -328,6 +343,7 @@ def fit(
         "network": network,
         "covariance": covariance,
         "gate": gate,
+        "weights": weights,
         "pseudo_inputs": pseudo_inputs,
         "estimator": estimator,
         "max_epochs": max_epochs,

@@ -57,6 +57,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         noise_scale: fixed standard deviation of a Gaussian likelihood; None learns it
         covariance: ``diag`` (default) or ``full`` covariance of p(z | c)
         gate: what q(z | x, .) reads, ``probabilities`` (default) or ``category``
+        weights: p(c), ``uniform`` (default) or ``learned``, which lets categories differ in size
         pseudo_inputs: of a VampPrior, started at ``data`` (default) or ``random``
         estimator: of the expectation over c, ``straight_through`` (default), ``relaxed`` or
             ``exact``
@@ -111,6 +112,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         noise_scale: float | None = None,
         covariance: str | None = None,
         gate: str | None = None,
+        weights: str | None = None,
         pseudo_inputs: str | None = None,
         estimator: str | None = None,
         max_epochs: int | None = None,
@@ -136,6 +138,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         self.noise_scale = noise_scale
         self.covariance = covariance
         self.gate = gate
+        self.weights = weights
         self.pseudo_inputs = pseudo_inputs
         self.estimator = estimator
         self.max_epochs = max_epochs
@@ -268,6 +271,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
             noise_scale=self.noise_scale,
             covariance=self.covariance,
             gate=self.gate,
+            weights=self.weights,
             pseudo_inputs=self.pseudo_inputs,
             seed=seed,
         )

@@ -6,7 +6,6 @@ bound, is called relaxed. Labels are used here and nowhere else.
 """
 
 import hashlib
-import math
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -196,13 +195,14 @@ def kl_split(
     """The three terms of eq. 13, in nats, over the empirical distribution of the data given.
 
     I((z, c); x) is estimated from one (z, c) of each example, against the mixture of the posteriors
-    of all examples, so it lies at or below log n. The other two follow: log K - H(q(c)) is exact,
-    and what is left of the KL is E_q(c) KL(q(z|c) || p(z|c)).
+    of all examples, so it lies at or below log n. The other two follow: KL(q(c) || p(c)), which is
+    log K - H(q(c)) for a uniform p(c), is exact, and what is left of the KL is
+    E_q(c) KL(q(z|c) || p(z|c)).
     """
     qc = terms.log_qc.exp()
     aggregated = qc.mean(0)
     entropy = -(aggregated * aggregated.clamp_min(torch.finfo(qc.dtype).tiny).log()).sum().item()
-    kl_c = math.log(model.n_components) - entropy
+    kl_c = -(aggregated @ model.log_pc()).item() - entropy
     mutual_information = _mutual_information(model, observed, terms.log_qc, generator)
     total = (terms.kl_z + terms.kl_c).mean().item()
     return {

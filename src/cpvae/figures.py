@@ -266,7 +266,7 @@ def compacted(curve: Sequence[Sequence[int | float]], chosen: int) -> Figure:
 def kl_bars(figures: dict[str, Any]) -> Figure:
     """The KL of the bound as the sum of the three terms of eq. 13."""
     names = ("mutual_information_nats", "aggregated_kl_z_nats", "aggregated_kl_c_nats")
-    labels = ("I((z, c); x)", "E KL(q(z|c) || p(z|c))", "log K - H(q(c))")
+    labels = ("I((z, c); x)", "E KL(q(z|c) || p(z|c))", "KL(q(c) || p(c))")
     figure = Figure(figsize=(11, 1.7), layout="constrained")
     axes = figure.subplots()
     values = [figures[name] for name in names]

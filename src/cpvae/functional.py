@@ -128,9 +128,9 @@ def component_kl(q: Gaussian, mixture: Mixture) -> Float[Tensor, "b k"]:
     return 0.5 * (square + mixture.logvar.sum(-1) - entropy)
 
 
-def categorical_kl(log_q: Float[Tensor, "b k"]) -> Float[Tensor, " b"]:
-    """KL(q(c|x) || uniform) = log K - H(q(c|x)) in nats, from log-probabilities (eq. 9)."""
-    return (log_q.exp() * log_q).sum(-1) + math.log(log_q.shape[1])
+def categorical_kl(log_q: Float[Tensor, "b k"], log_p: Float[Tensor, " k"]) -> Float[Tensor, " b"]:
+    """KL(q(c|x) || p(c)) in nats, from log-probabilities (eq. 9)."""
+    return (log_q.exp() * (log_q - log_p)).sum(-1)
 
 
 def gumbel(uniform: Tensor) -> Tensor:

@@ -225,6 +225,10 @@ class ConditionalPriorVAE(Generative):
         """The prior as it stands: component k is p(z | c=k)."""
         return self.prior()
 
+    def log_pc(self) -> Float[Tensor, " k"]:
+        """Log p(c): -log K each, as in the paper, unless the weights are learned."""
+        return F.log_softmax(self.prior.logits, dim=0)
+
     def _gate(self, log_qc: Float[Tensor, "b k"], c: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
         return log_qc.exp() if self.gate == "probabilities" else c
 
@@ -254,7 +258,7 @@ class ConditionalPriorVAE(Generative):
         """
         features, log_qc = self.infer(x)
         b, k = log_qc.shape
-        kl_c = categorical_kl(log_qc)
+        kl_c = categorical_kl(log_qc, self.log_pc())
         if estimator == "exact":
             every = torch.eye(k, dtype=x.dtype, device=x.device).repeat(b, 1)
             x, features, log_q, normal = (
@@ -301,7 +305,7 @@ class ConditionalPriorVAE(Generative):
             weight = qc[row, component]
             log_px.index_add_(0, row, weight * given[0])
             kl_z.index_add_(0, row, weight * given[1])
-        return Terms(log_px, kl_z, categorical_kl(log_qc), log_qc)
+        return Terms(log_px, kl_z, categorical_kl(log_qc, self.log_pc()), log_qc)
 
     @torch.no_grad()
     def given_each(
@@ -341,7 +345,7 @@ class ConditionalPriorVAE(Generative):
         log_px = self.likelihood.log_prob(x, self.decode(z, c).view(n_samples, b, -1)).flatten()
         pick = component.unsqueeze(-1)
         log_pz = component_log_prob(z, self.mixture()).gather(1, pick).squeeze(-1)
-        log_pc = -math.log(self.n_components)
+        log_pc = self.log_pc()[component]
         log_q = q.log_prob(z) + log_qc[row].gather(1, pick).squeeze(-1)
         return (log_px + log_pz + log_pc - log_q).view(n_samples, b)
 
@@ -641,7 +645,9 @@ MODELS = {
     "vamp": System(VAE, VampPrior, ("pseudo_inputs",)),
     "hvae": System(HierarchicalVAE, StandardNormal),
     "hvamp": System(HierarchicalVAE, VampPrior, ("pseudo_inputs",)),
-    "cpvae": System(ConditionalPriorVAE, GaussianMixture, ("gate", "covariance", "prior_scale")),
+    "cpvae": System(
+        ConditionalPriorVAE, GaussianMixture, ("gate", "covariance", "prior_scale", "weights")
+    ),
 }
 PRIOR_SCALE = {"mog": 1.0, "cpvae": 0.05}  # spread of the starting means of the components
 
@@ -680,8 +686,8 @@ def build(
         network: ``mlp``, or ``conv`` for images
         seed: of the starting weights
         **settings: what only some models have, see `MODELS`: ``gate`` of `ConditionalPriorVAE`,
-            ``covariance`` and ``prior_scale`` of a `GaussianMixture`, ``pseudo_inputs`` of a
-            `VampPrior`
+            its ``weights``, uniform or learned; ``covariance`` and ``prior_scale`` of a
+            `GaussianMixture`; ``pseudo_inputs`` of a `VampPrior`
 
     Raises:
         ValueError: an unknown name, or a setting that the model does not have.

@@ -38,9 +38,10 @@ class GaussianMixture(nn.Module):
         covariance: ``diag``, or ``full`` for a learned Cholesky factor per component
         scale: standard deviation of the starting means around zero. Small values keep every
             component in reach of every example, so that none starts out dead.
+        weights: ``uniform``, 1/K each as in the paper, or ``learned``
 
     Raises:
-        ValueError: an unknown ``covariance``.
+        ValueError: an unknown ``covariance`` or ``weights``.
     """
 
     logits: Tensor
@@ -51,20 +52,27 @@ class GaussianMixture(nn.Module):
         latent_dim: int,
         covariance: str = "diag",
         scale: float = 0.05,
+        weights: str = "uniform",
     ):
         super().__init__()
         if covariance not in ("diag", "full"):
             raise ValueError(f"covariance={covariance!r} is unknown: choose from diag, full.")
+        if weights not in ("uniform", "learned"):
+            raise ValueError(f"weights={weights!r} is unknown: choose from uniform, learned.")
         self.n_components = n_components
         self.mean = nn.Parameter(scale * torch.randn(n_components, latent_dim))
         self.logvar = nn.Parameter(torch.zeros(n_components, latent_dim))
-        self.register_buffer("logits", torch.zeros(n_components))
+        self.learned = weights == "learned"
+        if self.learned:
+            self.logits = nn.Parameter(torch.zeros(n_components))
+        else:
+            self.register_buffer("logits", torch.zeros(n_components))
         self.below_diagonal = None
         if covariance == "full":
             self.below_diagonal = nn.Parameter(torch.zeros(n_components, latent_dim, latent_dim))
 
     def forward(self, encoder: Encoder | None = None) -> Mixture:
-        """The mixture as it stands: equal weights 1/K, (k, d) means and log-variances.
+        """The mixture as it stands: (k) weights, (k, d) means and log-variances.
 
         The encoder is not used.
         """

@@ -24,7 +24,7 @@ MEANING = {
     "log_likelihood_nats": ("log p(x)", "importance samples over (z, c), from below", "nats"),
     "reconstruction_nats": ("E log p(x | z, c)", "one-hot c, enumerated", "nats"),
     "kl_z_nats": ("KL of z to its prior", "closed form, enumerated (eq. 8)", "nats"),
-    "kl_c_nats": ("KL of c to the uniform", "closed form (eq. 9)", "nats"),
+    "kl_c_nats": ("KL of c to its prior", "closed form (eq. 9)", "nats"),
     "mutual_information_c_nats": ("I(c; x)", "exact over these examples; at most log K", "nats"),
     "mutual_information_nats": (
         "I((z, c); x)",
@@ -32,7 +32,7 @@ MEANING = {
         "nats",
     ),
     "aggregated_kl_z_nats": ("E KL(q(z|c) || p(z|c))", "the rest of the KL (eq. 13)", "nats"),
-    "aggregated_kl_c_nats": ("log K - H(q(c))", "exact (eq. 13)", "nats"),
+    "aggregated_kl_c_nats": ("KL(q(c) || p(c))", "exact (eq. 13)", "nats"),
     "components_used": ("Components in use", "share at or above 0.1 / K", "count"),
     "accuracy": ("Accuracy", "components matched to classes one to one", "share"),
     "purity": ("Purity", "each component takes its majority class", "share"),

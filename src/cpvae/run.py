@@ -31,6 +31,7 @@ MODEL_KEYS = (
     "network",
     "covariance",
     "gate",
+    "weights",
     "pseudo_inputs",
     "seed",
 )
