@@ -57,14 +57,24 @@ def test_a_cell_lands_as_one_file_a_seed_and_is_not_run_again(
 
 
 def test_accuracy_is_measured_for_every_seed(tmp_path):
-    files = accuracy.run(
-        "digits", "affine", 10, [3], data.load("digits"), tmp_path, "cpu", max_epochs=2
-    )
+    files = accuracy.run("affine", 10, [3], data.load("digits"), tmp_path, "cpu", max_epochs=2)
     result = json.loads(files[0].read_text())
     assert result["objective"] == "affine"
-    assert result["recipe"]["invariance"] == accuracy.OBJECTIVES["affine"]["invariance"]
+    assert result["recipe"]["invariance"] == 2.0
+    assert result["config"]["weights"] == "uniform"
     assert {"accuracy", "purity", "nmi", "ari", "elbo_nats"} <= set(result)
     assert 0 < result["generation"]["component_agreement"] <= 1
+
+
+def test_thinning_keeps_a_tenth_of_the_upper_classes():
+    whole = data.load("digits")
+    thin = accuracy.thinned(whole, 10)
+    assert thin.name == "digits-thin10"
+    for part in ("train", "valid", "test"):
+        before, after = (np.bincount(getattr(s, part).labels, minlength=10) for s in (whole, thin))
+        np.testing.assert_array_equal(after[:5], before[:5])
+        assert after[5:].sum() < 0.25 * before[5:].sum()
+        assert len(getattr(thin, part).x) == after.sum()
 
 
 def test_a_cell_that_was_stopped_goes_on(tmp_path, monkeypatch):
@@ -270,7 +280,7 @@ def test_commands_of_the_table_and_the_figures(tmp_path, monkeypatch, capsys):
         (["table1", "mnist-gmm-k10"], "is no cell"),
         (["table1", "mnist-vae-k1", "--started"], "is no cell: choose from mnist-cpvae-k10, "),
         (["toy", "--spread", "wide"], "choose from sd, variance"),
-        (["accuracy", "--objective", "best"], "choose from affine, plain"),
+        (["accuracy", "--objective", "best"], "choose from affine, plain, learned"),
     ],
 )
 def test_commands_refuse_in_one_line(monkeypatch, capsys, arguments, message):

@@ -3,8 +3,8 @@
 What it costs to call the examples of category i by the name of j is E log p(x|z, c) - KL(z) given
 i, less the same given j, over the examples of i (nats per example, eq. 7). Categories are joined
 from the cheapest pair up, and for every number of categories on the way the merged model is built
-and its one-hot bound is taken on data. The bound then says how many there should be: the uniform
-p(c) charges log K for a name, so a name that tells nothing costs more than it brings.
+and its one-hot bound is taken on data. The bound then says how many there should be: p(c) charges
+for a name, so a name that tells nothing brings nothing, and with a uniform p(c) costs.
 
 No step is trained: a merged category has the mean of its members' weights, the mean and covariance
 of their mixture, and a logit that gives it their joint probability.

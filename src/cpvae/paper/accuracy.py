@@ -1,26 +1,50 @@
 """How well categories agree with classes, as a distribution over seeds; nothing is chosen by label.
 
-Each objective is a name and a recipe; `run` trains seeds that have no file yet.
+Each objective is a name, what the model has and what the recipe; `run` trains seeds that have no
+file yet.
 """
 
+import dataclasses
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from cpvae import augment, defaults
-from cpvae.data import Splits
+from cpvae.data import Split, Splits
 from cpvae.figures import BLUE, ORANGE, plain
 from cpvae.models import Model
 from cpvae.paper.cells import generated, run_cell
 from cpvae.train import Recipe, Record
 
-OBJECTIVES: dict[str, dict[str, Any]] = {
-    "affine": {"invariance": 2.0},
-    "plain": {},
+OBJECTIVES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "affine": ({"weights": "uniform"}, {"invariance": 2.0}),
+    "plain": ({"weights": "uniform"}, {}),  # the paper's
+    "learned": ({"weights": "learned"}, {}),  # what a fit does by default
 }
+
+
+def thinned(splits: Splits, by: int) -> Splits:
+    """Classes of unequal size: of the upper half of them a ``by``-th is kept, drawn at random."""
+    classes = np.unique(np.asarray(splits.train.labels))
+    rare = classes[len(classes) // 2 :]
+
+    def thin(part: Split) -> Split:
+        labels = np.asarray(part.labels)
+        keep = ~np.isin(labels, rare)
+        keep |= np.random.default_rng(0).random(len(keep)) < 1 / by
+        return Split(part.x[keep], labels[keep])
+
+    return dataclasses.replace(
+        splits,
+        name=f"{splits.name}-thin{by}",
+        train=thin(splits.train),
+        valid=thin(splits.valid),
+        test=thin(splits.test),
+    )
 
 
 def settings(
@@ -28,13 +52,12 @@ def settings(
 ) -> tuple[dict[str, Any], Recipe]:
     """Keywords of `models.build`, and the recipe: the defaults, the objective's, and ``given``."""
     x = splits.train.x
-    config = defaults.model_config(x, splits.columns, n_components=n_components)
-    chosen = {**OBJECTIVES[objective], **given}
-    return config, defaults.recipe(len(x), config, accelerator, **chosen)
+    model, recipe = OBJECTIVES[objective]
+    config = defaults.model_config(x, splits.columns, n_components=n_components, **model)
+    return config, defaults.recipe(len(x), config, accelerator, **{**recipe, **given})
 
 
 def run(
-    dataset: str,
     objective: str,
     n_components: int,
     seeds: Sequence[int],
@@ -50,8 +73,8 @@ def run(
     Images are generated too, and judged by a classifier; ``runs`` as for `cells.run_cell`.
     """
     config, recipe = settings(objective, n_components, splits, accelerator, **given)
-    stem = named(dataset, objective, n_components)
-    facts = {"dataset": dataset, "objective": objective, "components": n_components}
+    stem = named(splits.name, objective, n_components)
+    facts = {"dataset": splits.name, "objective": objective, "components": n_components}
 
     def also(model: Model, file: Path) -> dict[str, Any]:
         return {"generation": generated(model, splits, accelerator)}

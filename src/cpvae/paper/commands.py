@@ -115,8 +115,11 @@ def figures(out: Out = Path("results/table1")) -> None:
 
 @app.command()
 def accuracy(
-    objective: Annotated[str, typer.Option(help="affine or plain.")] = "affine",
+    objective: Annotated[str, typer.Option(help="affine, plain or learned.")] = "affine",
     dataset: Annotated[str, typer.Option(help="mnist, digits or omniglot.")] = "mnist",
+    thin: Annotated[
+        int, typer.Option(min=1, help="Keep one in this many of the upper half of the classes.")
+    ] = 1,
     components: Annotated[int, typer.Option("--components", "-k", min=1, help="K.")] = 10,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ...")] = 10,
     out: Out = Path("results/accuracy"),
@@ -132,13 +135,15 @@ def accuracy(
         known = ", ".join(experiment.OBJECTIVES)
         raise ValueError(f"objective={objective!r} is unknown: choose from {known}.")
     splits = data.load(dataset)
-    cell = experiment.named(dataset, objective, components)
+    if thin > 1:
+        splits = experiment.thinned(splits, thin)
+    cell = experiment.named(splits.name, objective, components)
     missing = [s for s in range(seeds) if not (out / f"{cell}-s{s}.json").is_file()]
     _, recipe = experiment.settings(objective, components, splits, accelerator)
     for group in _groups(missing, accelerator):
         with _bar(f"{cell}, seeds {group}", recipe.max_epochs, len(group)) as bar:
             given = (splits, out, accelerator, bar.update, runs)
-            experiment.run(dataset, objective, components, group, *given)
+            experiment.run(objective, components, group, *given)
     results = files.read(out)
     _print(cell, experiment.rows(experiment.of(cell, results)))
     _save(experiment.figure(results), out / "accuracy.png")
