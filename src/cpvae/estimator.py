@@ -388,7 +388,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
             n_samples: how many
             component: draw all of them from this one
             from_: else draw components from the ``aggregated`` posterior (default for CP-VAE) or
-                the ``uniform`` prior (default for the others)
+                each as often as another, ``uniform`` (the prior of the others, and their default)
             random_state: seed; the estimator's own by default
             mean: give E[x | z, c] instead of a draw. By default means for a Bernoulli likelihood
                 (grey images) and draws for a Gaussian one

@@ -121,8 +121,9 @@ class Generative(nn.Module):
         Arguments:
             n: number of examples
             component: draw all from this one, or None to draw c too
-            from_: draw c from the ``aggregated`` posterior of the training data (eq. 14), or from
-                the ``uniform`` prior; by default `drawn_from`. Not used when ``component`` is given
+            from_: draw c from the ``aggregated`` posterior of the training data (eq. 14), or each
+                as often as another, ``uniform``; by default `drawn_from`. Not used when
+                ``component`` is given
             generator: source of randomness on the model's device; a fixed one by default
             mean: give E[x | z, c] instead of a draw from p(x | z, c). For grey images under a
                 Bernoulli likelihood this is the grey image.
@@ -167,7 +168,7 @@ def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class ConditionalPriorVAE(Generative):
-    r"""CP-VAE (section 3): c ~ Cat(1/K), z | c=k ~ N(mu_k, Sigma_k) learned, x | z, c.
+    r"""CP-VAE (section 3): c ~ Cat, z | c=k ~ N(mu_k, Sigma_k) learned, x | z, c.
 
     Arguments:
         shape: shape of one example, (f,) or (channels, height, width)
