@@ -44,6 +44,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "accuracy mnist-affine-k10": partial(seeds, "mnist-affine-k10"),
     "accuracy mnist-plain-k10": partial(seeds, "mnist-plain-k10"),
     "accuracy digits-plain-k10": partial(seeds, "digits-plain-k10"),
+    "accuracy digits-learned-k10": partial(seeds, "digits-learned-k10"),
     "accuracy digits-affine-k10": partial(seeds, "digits-affine-k10"),
 }
 

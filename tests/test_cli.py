@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -134,6 +135,8 @@ def test_the_main_job_on_a_table(cpvae, table, tmp_path):
     assert code == 0
     page = (run / "report.html").read_text()
     assert "nats" in page
+    assert re.search(r"<th>component</th>\s*<th class=\"number\">k0</th>", page)
+    assert not re.search(r"\w  +\w", re.sub(r"\s*\n\s*", " ", page.split("<main>")[1]))
     text, images = re.subn(r"data:image/png;base64,[\w+/=]+", "", page)
     assert "http" not in text
     assert images == 6
@@ -426,6 +429,25 @@ def test_a_table_of_several_kinds_of_columns(cpvae, tmp_path):
     assert cpvae("report", run)[0] == 0
     assert cpvae("evaluate", run, "--json", "--samples", 5)[0] == 0
     assert CPVAE.load(run).predict(pandas.read_csv(file)).shape == (300,)
+
+
+def test_an_interrupt_stops_the_explorer(cpvae, table, tmp_path):
+    """Of a run that was fitted to a table, whose reader answers interrupts as well."""
+    run = tmp_path / "run"
+    assert cpvae("fit", table, "--out", run, "-k", 2, "--max-epochs", 2, "--label", "kind")[0] == 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    python = [sys.executable, "-c", "from cpvae.cli import main; main()"]
+    command = [*python, "app", str(run), "--port", str(port), "--no-browser"]
+    served = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert any("Ctrl-C stops it" in line for line in served.stdout)
+        served.send_signal(signal.SIGINT)
+        assert served.wait(60) == 0
+    finally:
+        served.kill()
+        served.stdout.close()
 
 
 def test_images_of_several_sizes(cpvae, tmp_path):

@@ -175,9 +175,7 @@ def test_text_is_categories_and_text_again(tmp_path, ending):
     np.testing.assert_array_equal(known.x[:2, 1], [2, 1])
     with pytest.raises(ValueError, match="column pet has 'dog', which the model has not seen: it"):
         data.read(path, levels={"pet": ["cat"]})
-    with pytest.raises(
-        ValueError, match="column pet holds .*string, and the model was fitted to n"
-    ):
+    with pytest.raises(ValueError, match="pet holds 'dog' in row 1, and the model was fitted to n"):
         data.read(path, levels={})
     parts = data.load(path)
     assert parts.levels == source.levels

@@ -384,7 +384,7 @@ def test_columns_of_numbers_stay_numbers(people):
     ("column", "said"),
     [
         (pandas.date_range("2020", periods=400), "column c holds timestamp.*neither numbers nor"),
-        (["a", 1] * 200, "make each column all text or all numbers"),
+        (["a", 1] * 200, "Column c holds values of the types int, str: make it all text or all n"),
         (["1,5", "2,5"] * 200, "column c is text such as '1,5': write numbers with a decimal"),
         (["a"] * 400, "Column c is constant and tells nothing: drop it.$"),
     ],

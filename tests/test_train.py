@@ -132,12 +132,15 @@ def test_categories_start_as_communities_and_the_best_weights_are_from_then_on(d
     assert cluster_scores(kind, groups)["accuracy"] == 1
 
 
-def test_the_start_leaves_epochs_to_learn_it_in():
+def test_categories_start_as_communities_where_there_is_enough_to_tell_them():
     config = {"model": "cpvae", "n_components": 10, "shape": (784,), "hidden": [300]}
     config["likelihood"] = "bernoulli"
     assert defaults.recipe(50_000, config, "cpu").start_epochs == 15
     assert defaults.recipe(50_000, config, "cpu", anneal_epochs=6).start_epochs == 3
     assert defaults.recipe(500, config, "cpu").start_epochs == 0
+    few = {**config, "shape": (5,)}
+    assert defaults.recipe(50_000, few, "cpu").start_epochs == 0
+    assert defaults.recipe(50_000, few, "cpu").kl_z_start > 1
     with pytest.raises(ValueError, match="start_epochs=6 leaves nothing of anneal_epochs=6"):
         Recipe(start_epochs=6, anneal_epochs=6)
 

@@ -1,7 +1,7 @@
 """The explorer in the browser: one page about a run, served on this machine and to it alone."""
 
 import tempfile
-import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -207,8 +207,9 @@ def serve(blocks: Any, port: int | None, browser: bool, wait: bool = True) -> st
         raise ValueError(f"Port {port or 7860} is taken: choose another --port.") from error
     print(f"explorer -> {address}   (Ctrl-C stops it)", flush=True)
     if wait:
-        with suppress(KeyboardInterrupt):
-            threading.Event().wait()
+        with suppress(KeyboardInterrupt):  # polars' own handler has an endless wait go on
+            while True:
+                time.sleep(1)
         blocks.close(verbose=False)
     return address
 

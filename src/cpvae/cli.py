@@ -235,7 +235,7 @@ def fit(
         typer.Option(
             rich_help_panel="Model",
             help="p(c); uniform, as in the paper, asks for categories of one size; cpvae.",
-            show_default="learned",
+            show_default="learned for tables, uniform for images",
         ),
     ] = None,
     pseudo_inputs: Annotated[

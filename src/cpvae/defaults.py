@@ -19,6 +19,7 @@ Kinds = str | Mapping[Any, str]
 OF_C = ("estimator", "kl_c_start", "start_epochs", "invariance")
 LARGE = 100_000  # weights of the first layer from which products in bfloat16 pay
 ENOUGH = 1_000  # training examples from which neighbours among their codes tell what is a kind
+FEATURES = 6  # fewer than these say no more through their codes than by themselves
 STEPS = 10_000  # optimisation steps that a run gets by default, between 100 and 1000 epochs
 
 
@@ -35,7 +36,8 @@ def model_config(
     Data in [0, 1] gets a Bernoulli likelihood, other data and data with missing values (NaN) a
     Gaussian one on features standardised one by one for a table and channel by channel for images.
     A table with columns of text, or for whose columns kinds are given, gets a mixed one. The p(c)
-    of a CP-VAE is learned: the paper's 1/K asks for categories of one size.
+    of a CP-VAE is learned for tables: the paper's 1/K, which images get, asks for categories of one
+    size.
 
     Arguments:
         x: training examples (n, ...)
@@ -100,7 +102,7 @@ def model_config(
         "hidden": [width, width],
     }
     if model == "cpvae":
-        config["weights"] = "learned"
+        config["weights"] = "learned" if len(shape) == 1 else "uniform"
     if likelihood == "gaussian":
         loc, scale = _standardisation(x, columns)
         config |= {"loc": loc.tolist(), "scale": scale.tolist()}
@@ -197,10 +199,10 @@ def recipe(
     The run has about `STEPS` steps, anneals over its first three eighths, averages weights over a
     twentieth of it, and stops early when a fifth goes by without a better validation bound. The
     categories of a CP-VAE start as communities of the codes of its first three twentieths, where
-    there are examples enough; of fewer, the weight of KL(z) falls to 1, so that c carries what it
-    can. An invariance term or a first weight of KL(z) that is given takes the place of either. For
-    models without c the weight of KL(z) rises to 1. On a processor that has instructions for it,
-    products of a large network on data in [0, 1] are taken in bfloat16.
+    there are examples and features enough; else the weight of KL(z) falls to 1, so that c carries
+    what it can. An invariance term or a first weight of KL(z) that is given takes the place of
+    either. For models without c the weight of KL(z) rises to 1. On a processor that has
+    instructions for it, products of a large network on data in [0, 1] are taken in bfloat16.
 
     Raises:
         ValueError: a value out of range, see `Recipe`, or a setting about c for a model without.
@@ -215,7 +217,8 @@ def recipe(
     steps = max(1, math.ceil(n_examples / max(1, batch_size)))
     epochs = given.get("max_epochs", min(1000, max(100, STEPS // steps)))
     shaped = given.get("invariance") or "kl_z_start" in given
-    alone = config["n_components"] == 1 or n_examples < ENOUGH
+    enough = n_examples >= ENOUGH and math.prod(config["shape"]) >= FEATURES
+    alone = config["n_components"] == 1 or not enough
     anneal_epochs = given.get("anneal_epochs", max(1, 3 * epochs // 8))
     early = min(3 * epochs // 20, anneal_epochs // 2)
     start_epochs = given.get("start_epochs", 0 if shaped or alone else early)

@@ -133,7 +133,8 @@ def _table_sheet(
             if len(data):
                 _profile(axes, data, shares, colour, label)
         share = 100 * float(model.aggregated[k])
-        axes.set_title(f"component {k}: {share:.1f}%, {len(real)} rows here", fontsize=9)
+        title = f"component {k}: {share:.1f}% of training, {len(real)} real rows"
+        axes.set_title(title, fontsize=9)
         axes.axhline(0, color="#d1d5db", linewidth=0.8, zorder=0)
         if len(names) <= 30:
             axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)

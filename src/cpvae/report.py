@@ -6,15 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 
 from cpvae import figures
 from cpvae.checkpoint import RunFolder, best_of
 from cpvae.data import Splits
-from cpvae.evaluate import Progress, evaluate
+from cpvae.evaluate import Progress, cluster_probs, evaluate
 
 ENOUGH = 150  # examples for a picture
+MOST_CLASSES = 30  # in a table beside the components
 EVALUATION = "evaluation.json"
 
 # key: what it is, estimator, unit
@@ -128,7 +130,8 @@ def write_report(
         rows=[(*told[key], result[key]) for key in told if key in result],
         n_samples=result["importance_samples"],
         n_test=len(splits.test.x),
-        pictured="test" if len(splits.test.x) >= ENOUGH else "",
+        pictured="test " if len(splits.test.x) >= ENOUGH else "",
+        **_contingency(folder, splits),
         is_image=splits.train.x.ndim == 4,
         shown=min(figures.MOST_ROWS, info["model"]["n_components"]),
         images={name: _embedded(figure) for name, figure in drawn.items()},
@@ -154,6 +157,23 @@ def _figures(folder: RunFolder, splits: Splits) -> dict[str, Figure]:
             "usage": figures.usage(model.aggregated.numpy()),
             "codes": figures.codes(model, x),
         }
+
+
+def _contingency(folder: RunFolder, splits: Splits) -> dict[str, Any]:
+    """How many test examples of each class are in each component, where classes are few."""
+    from sklearn.metrics.cluster import contingency_matrix  # this takes a second
+
+    if splits.test.labels is None:
+        return {}
+    classes, number = np.unique(splits.test.labels, return_inverse=True)
+    if len(classes) > MOST_CLASSES:
+        return {}
+    component = cluster_probs(folder.read_model(), splits.test.tensor()).argmax(1).numpy()
+    counts = contingency_matrix(component, number)
+    return {
+        "classes": classes.tolist(),
+        "contingency": list(zip(np.unique(component).tolist(), counts.tolist(), strict=True)),
+    }
 
 
 def _pictured(splits: Splits) -> torch.Tensor:

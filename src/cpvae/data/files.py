@@ -201,7 +201,8 @@ def from_table(path: Path, table, what: Selection) -> Source:
             cell = column.cast(pa.float64()).to_numpy()  # null becomes NaN
         elif known is not None:
             raise ValueError(
-                f"{called} holds {column.type}, and the model was fitted to numbers there."
+                f"{called} holds {_text_in(column)}, and the model was fitted to numbers there: "
+                f"correct it, or leave the cell empty."
             )
         else:
             raise ValueError(
@@ -210,6 +211,16 @@ def from_table(path: Path, table, what: Selection) -> Source:
         cells.append(single(cell, called))
     x = np.column_stack(cells)
     return Source(path.stem, x, labels, columns=tuple(table.column_names), levels=found or None)
+
+
+def _text_in(column) -> str:
+    """The first cell that is no number, for a person to find it."""
+    for row, value in enumerate(column.to_pylist(), start=1):
+        try:
+            float(value or "nan")
+        except (TypeError, ValueError):
+            return f"{str(value)!r} in row {row}"
+    return str(column.type)
 
 
 def _is_numeric(kind) -> bool:

@@ -60,9 +60,13 @@ def as_arrow(data: Any) -> Any | None:
         try:
             return pyarrow.Table.from_pandas(data, preserve_index=False)
         except pyarrow.ArrowException as error:
-            raise ValueError(
-                f"The frame cannot be read ({error}): make each column all text or all numbers."
-            ) from error
+            for name, column in data.items():
+                if len(types := sorted({type(v).__name__ for v in column.dropna()})) > 1:
+                    raise ValueError(
+                        f"Column {name} holds values of the types {', '.join(types)}: make it all "
+                        f"text or all numbers."
+                    ) from error
+            raise ValueError(f"The frame cannot be read: {error}.") from error
     if package == "polars" and kind == "DataFrame":
         return data.to_arrow()
     return data if package == "pyarrow" and kind == "Table" else None

@@ -23,7 +23,7 @@ from cpvae.train import Recipe, Record
 OBJECTIVES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "affine": ({"weights": "uniform"}, {"invariance": 2.0}),
     "plain": ({"weights": "uniform"}, {}),  # the paper's
-    "learned": ({"weights": "learned"}, {}),  # what a fit does by default
+    "learned": ({"weights": "learned"}, {}),
 }
 
 
