@@ -234,8 +234,8 @@ def fit(
         MixtureWeights | None,
         typer.Option(
             rich_help_panel="Model",
-            help="p(c); uniform, as in the paper, asks for categories of one size; cpvae.",
-            show_default="learned for tables, uniform for images",
+            help="p(c); learned where categories differ much in size; cpvae.",
+            show_default="uniform",
         ),
     ] = None,
     pseudo_inputs: Annotated[

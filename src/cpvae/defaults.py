@@ -35,9 +35,7 @@ def model_config(
 
     Data in [0, 1] gets a Bernoulli likelihood, other data and data with missing values (NaN) a
     Gaussian one on features standardised one by one for a table and channel by channel for images.
-    A table with columns of text, or for whose columns kinds are given, gets a mixed one. The p(c)
-    of a CP-VAE is learned for tables: the paper's 1/K, which images get, asks for categories of one
-    size.
+    A table with columns of text, or for whose columns kinds are given, gets a mixed one.
 
     Arguments:
         x: training examples (n, ...)
@@ -101,8 +99,6 @@ def model_config(
         "latent_dim": min(40, max(2, n_features // 2)),
         "hidden": [width, width],
     }
-    if model == "cpvae":
-        config["weights"] = "learned" if len(shape) == 1 else "uniform"
     if likelihood == "gaussian":
         loc, scale = _standardisation(x, columns)
         config |= {"loc": loc.tolist(), "scale": scale.tolist()}

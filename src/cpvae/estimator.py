@@ -57,8 +57,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         noise_scale: fixed standard deviation of a Gaussian likelihood; None learns it
         covariance: ``diag`` (default) or ``full`` covariance of p(z | c)
         gate: what q(z | x, .) reads, ``probabilities`` (default) or ``category``
-        weights: p(c), ``learned`` (default for tables) or ``uniform`` (default for images), which
-            asks for categories of one size
+        weights: p(c), ``uniform`` (default) or ``learned``, which lets categories differ in size
         pseudo_inputs: of a VampPrior, started at ``data`` (default) or ``random``
         estimator: of the expectation over c, ``straight_through`` (default), ``relaxed`` or
             ``exact``
