@@ -177,6 +177,10 @@ def test_text_is_categories_and_text_again(tmp_path, ending):
         data.read(path, levels={"pet": ["cat"]})
     with pytest.raises(ValueError, match="pet holds 'dog' in row 1, and the model was fitted to n"):
         data.read(path, levels={})
+    mixed = tmp_path / "mixed.csv"
+    mixed.write_text("a,b\nNA,1\n2,2\nlow,3\n")
+    with pytest.raises(ValueError, match="column a holds 'low' in row 3, and"):
+        data.read(mixed, levels={})
     parts = data.load(path)
     assert parts.levels == source.levels
 

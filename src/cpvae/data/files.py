@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cpvae.data.levels import Levels, encode
+from cpvae.data.levels import GONE, Levels, encode
 from cpvae.data.source import Selection, Source
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
@@ -216,10 +216,9 @@ def from_table(path: Path, table, what: Selection) -> Source:
 def _text_in(column) -> str:
     """The first cell that is no number, for a person to find it."""
     for row, value in enumerate(column.to_pylist(), start=1):
-        try:
-            float(value or "nan")
-        except (TypeError, ValueError):
-            return f"{str(value)!r} in row {row}"
+        text = "" if value is None else str(value).strip()
+        if text not in GONE and not _looks_like_numbers([text]):
+            return f"{text!r} in row {row}"
     return str(column.type)
 
 
