@@ -1,5 +1,6 @@
 """`CPVAE`: the model, its training and its generation behind scikit-learn's interface."""
 
+import copy
 import dataclasses
 import importlib
 import warnings
@@ -330,10 +331,15 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         return self._in_parts(X, lambda x: self.model_.cluster_probs(x))
 
     def transform(self, X: ArrayLike) -> np.ndarray:
-        """Posterior mean of z of each example, (n, d); of a two-layer model that of z2."""
-        codes = self._in_parts(X, lambda x: self.model_.embed(x))
-        wider = getattr(X, "dtype", None) == np.float64
-        return codes.astype(np.float64) if wider else codes
+        """Posterior mean of z of each example, (n, d); of a two-layer model that of z2.
+
+        Of data in double precision it is taken in double precision, so that the place of an example
+        among others shows in none of the digits of a single one.
+        """
+        if getattr(X, "dtype", None) != np.float64:
+            return self._in_parts(X, self.model_.embed)
+        model = copy.deepcopy(self.model_).cpu().double()
+        return self._in_parts(X, lambda x: model.embed(x.cpu().double()))
 
     def reconstruct(self, X: ArrayLike) -> Any:
         """Each example as the model sees it, in the shape of ``X``; a frame if `fit` took text."""
