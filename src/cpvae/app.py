@@ -205,11 +205,11 @@ def serve(blocks: Any, port: int | None, browser: bool, wait: bool = True) -> st
         )
     except OSError as error:
         raise ValueError(f"Port {port or 7860} is taken: choose another --port.") from error
-    print(f"explorer -> {address}   (Ctrl-C stops it)", flush=True)
+    with suppress(KeyboardInterrupt):  # polars' own handler has an endless wait go on
+        print(f"explorer -> {address}   (Ctrl-C stops it)", flush=True)
+        while wait:
+            time.sleep(1)
     if wait:
-        with suppress(KeyboardInterrupt):  # polars' own handler has an endless wait go on
-            while True:
-                time.sleep(1)
         blocks.close(verbose=False)
     return address
 
