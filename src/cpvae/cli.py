@@ -278,7 +278,7 @@ def fit(
         int | None,
         typer.Option(
             rich_help_panel="Training",
-            help="Epochs before categories start, as communities of codes.",
+            help="Epochs before categories start, as communities of neighbours.",
             show_default="3/20 of all, or 0 for small data",
         ),
     ] = None,

@@ -194,10 +194,10 @@ def recipe(
 
     The run has about `STEPS` steps, anneals over its first three eighths, averages weights over a
     twentieth of it, and stops early when a fifth goes by without a better validation bound. The
-    categories of a CP-VAE start as communities of the codes of its first three twentieths, where
-    there are examples and features enough; else the weight of KL(z) falls to 1, so that c carries
-    what it can. An invariance term or a first weight of KL(z) that is given takes the place of
-    either. For models without c the weight of KL(z) rises to 1. On a processor that has
+    categories of a CP-VAE start after its first three twentieths, as communities of neighbours,
+    where there are examples and features enough; else the weight of KL(z) falls to 1, so that c
+    carries what it can. An invariance term or a first weight of KL(z) that is given takes the place
+    of either. For models without c the weight of KL(z) rises to 1. On a processor that has
     instructions for it, products of a large network on data in [0, 1] are taken in bfloat16.
 
     Raises:

@@ -1,12 +1,14 @@
-"""Where categories start: communities of examples whose codes are neighbours.
+"""Where categories start: communities of examples that are neighbours.
 
 As long as c says nothing, z has to say all, and examples of a kind get codes that are near one
 another. The graph that joins every code with its nearest ones falls into communities (Blondel et
 al. 2008), which find kinds of any shape, where a Gaussian mixture or k-means would cut the long
-ones and join the close ones. Categories begin there, and from then on follow the objective alone.
+ones and join the close ones. Where z needs few dimensions, the data themselves tell more than their
+codes; which of the two does shows in how much denser communities are inside than between one
+another. Categories begin there, and from then on follow the objective alone.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +19,21 @@ from cpvae.models import ConditionalPriorVAE
 
 NEIGHBOURS = 15
 EXAMPLES = 50_000  # that are looked at, at most: the time for neighbours grows with the square
+COMPARED = 10_000  # of them, on which codes and data are compared
 SEARCHES = 4  # for communities
+
+
+class Communities(NamedTuple):
+    """What `communities` found.
+
+    ``off`` is 0 where their number is K and falls below with the distance to it, ``modularity`` is
+    how much more of the edges lie inside them than would by chance, and ``category`` (n) has for
+    each point the place of its community by size, or -1 beyond the K largest.
+    """
+
+    off: int
+    modularity: float
+    category: Int[np.ndarray, " n"]
 
 
 def start(model: ConditionalPriorVAE, x: Tensor, seed: int) -> Int[Tensor, " n"]:
@@ -29,38 +45,48 @@ def start(model: ConditionalPriorVAE, x: Tensor, seed: int) -> Int[Tensor, " n"]
         seed: of the examples that are looked at, and of the search for communities
 
     Returns:
-        For each example its community, by size, or -1: where there are more communities than the
-        model has categories, those in the smallest have none, and so have most examples of data
-        with more than `EXAMPLES`.
+        For each example its community among codes or among data, whichever are more modular, by
+        size, or -1: where there are more communities than the model has categories, those in the
+        smallest have none, and so have most examples of data with more than `EXAMPLES`.
     """
     device = model.aggregated.device
     rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:EXAMPLES]
-    parts = x[rows].split(model.rows_at_once())
-    codes = torch.cat([model.embed(part.to(device)).cpu() for part in parts])
+    parts = [part.to(device) for part in x[rows].split(model.rows_at_once())]
+    codes = torch.cat([model.embed(part).cpu() for part in parts]).numpy()
+    observed = [model.likelihood.observe(part.flatten(1)) for part in parts]
+    data = torch.cat([model.likelihood.inputs(part).cpu() for part in observed]).numpy()
+    k = model.n_components
+    points = max((codes, data), key=lambda each: communities(each[:COMPARED], k, seed)[:2])
     category = torch.full((len(x),), -1)
-    category[rows] = torch.from_numpy(communities(codes.numpy(), model.n_components, seed))
+    category[rows] = torch.from_numpy(communities(points, k, seed).category)
     return category
 
 
-def communities(
-    codes: Float[np.ndarray, "n d"], n_components: int, seed: int
-) -> Int[np.ndarray, " n"]:
-    """The community of each code, largest first, in the graph of nearest neighbours.
+def communities(points: Float[np.ndarray, "n d"], n_components: int, seed: int) -> Communities:
+    """Communities in the graph that joins each point with its nearest ones.
 
-    Communities maximise the modularity (Louvain's method) at a resolution that gives
-    ``n_components`` of them, or as near to that number as there is; the best of a few searches is
-    taken. Codes in smaller communities than the K largest get -1.
+    They maximise the modularity (Louvain's method) at a resolution that gives ``n_components`` of
+    them, or as near to that number as there is; the best of a few searches is taken. Points that
+    agree to four digits are one: among equals the nearest ones would be drawn by chance.
     """
     from sklearn.neighbors import kneighbors_graph  # these take a second
     from sknetwork.clustering import get_modularity
 
-    graph = kneighbors_graph(codes, min(NEIGHBOURS, len(codes) - 1))
+    _, first, same = np.unique(points.round(4), axis=0, return_index=True, return_inverse=True)
+    if len(first) == 1:
+        return Communities(1 - n_components, 0.0, np.zeros(len(points), np.int64))
+    order = np.argsort(first)  # of first appearance
+    graph = kneighbors_graph(points[first[order]], min(NEIGHBOURS, len(first) - 1))
     graph = (graph + graph.T).tocsr()
-    tries = [_search(graph, n_components, seed + i) for i in range(SEARCHES)]
-    best = max(
-        tries, key=lambda found: (-abs(_count(found) - n_components), get_modularity(graph, found))
-    )
-    return np.where(best < n_components, best, -1).astype(np.int64)
+    tries = []
+    for i in range(SEARCHES):
+        found = _search(graph, n_components, seed + i)
+        tries.append((-abs(_count(found) - n_components), get_modularity(graph, found), found))
+    off, modularity, found = max(tries, key=lambda each: each[:2])
+    of_each = found[np.argsort(order)[same.ravel()]]
+    by_size = np.argsort(np.argsort(-np.bincount(of_each), kind="stable"))
+    category = by_size[of_each]
+    return Communities(off, modularity, np.where(category < n_components, category, -1))
 
 
 def _search(graph: Any, n_components: int, seed: int) -> Int[np.ndarray, " n"]:

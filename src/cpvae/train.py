@@ -60,7 +60,7 @@ class Recipe:
         anneal_epochs: epochs over which the weights of the KL terms and the temperature go from
             their start to their end
         start_epochs: epochs in which c says nothing, so that z has to say all; q(c|x) is then asked
-            for communities of neighbouring codes, ever less until the annealing ends, see `start`.
+            for communities of neighbours, ever less until the annealing ends, see `start`.
             0 leaves this out
         kl_z_start: first weight of KL(z); above 1 makes z dear, so that c carries what it can
         kl_c_start: first weight of KL(c)
