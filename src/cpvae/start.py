@@ -20,7 +20,7 @@ from cpvae.models import ConditionalPriorVAE
 NEIGHBOURS = 15
 EXAMPLES = 50_000  # that are looked at, at most: the time for neighbours grows with the square
 COMPARED = 10_000  # of them, on which codes and data are compared
-SEARCHES = 4  # for communities
+SEARCHES = 60_000  # points that the searches for communities go over in all, in 4 to 16 of them
 
 
 class Communities(NamedTuple):
@@ -79,7 +79,7 @@ def communities(points: Float[np.ndarray, "n d"], n_components: int, seed: int) 
     graph = kneighbors_graph(points[first[order]], min(NEIGHBOURS, len(first) - 1))
     graph = (graph + graph.T).tocsr()
     tries = []
-    for i in range(SEARCHES):
+    for i in range(min(16, max(4, SEARCHES // len(first)))):
         found = _search(graph, n_components, seed + i)
         tries.append((-abs(_count(found) - n_components), get_modularity(graph, found), found))
     off, modularity, found = max(tries, key=lambda each: each[:2])
