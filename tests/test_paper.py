@@ -26,7 +26,9 @@ def test_the_table_has_the_cells_of_the_paper():
     assert all(cell.components == 1 for cell in table1.CELLS if cell.model in ("vae", "hvae"))
 
 
-@pytest.mark.parametrize(("model", "components"), [("cpvae", 3), ("hvae", 1), ("vamp", 4)])
+@pytest.mark.parametrize(
+    ("model", "components"), [("cpvae", 3), ("cpvae", 1), ("hvae", 1), ("vamp", 4)]
+)
 def test_a_cell_lands_as_one_file_a_seed_and_is_not_run_again(
     tmp_path, monkeypatch, model, components
 ):

@@ -96,9 +96,8 @@ def run(
     Beside the JSON file of the first seed lies an .npz file with what the model generates and
     reconstructs, see `pictures.draw`; ``runs`` as for `cells.run_cell`.
     """
-    config: dict[str, Any] = {"model": cell.model, "shape": list(splits.shape)}
-    if cell.components > 1:
-        config["n_components"] = cell.components
+    shape, k = list(splits.shape), cell.components
+    config: dict[str, Any] = {"model": cell.model, "shape": shape, "n_components": k}
 
     def also(model: Model, file: Path) -> dict[str, Any]:
         x = splits.test.tensor().to(model.aggregated.device)
