@@ -12,7 +12,7 @@ from cpvae.explorer import STEPS, Explorer
 from cpvae.models import build
 
 # Gradio's and pandas' ways with one another are theirs; warnings of our own stay errors elsewhere
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.xdist_group("browser")]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 
@@ -92,8 +92,9 @@ def test_a_sheet_of_counts_holds_whole_numbers(tmp_path):
 def browser():
     if not CHROMIUM:
         pytest.skip("no chromium on this machine: the explorer's page is not tried")
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=60_000)  # a machine may be busy
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
@@ -123,7 +124,7 @@ def visit(browser, tmp_path, monkeypatch):
         opened.append(blocks[0])
         assert address.startswith("http://127.0.0.1:")
         page = browser.new_page(viewport={"width": 1300, "height": 1000})
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("request", lambda request: asked.append(request.url))
         page.goto(address)

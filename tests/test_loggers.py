@@ -1,4 +1,5 @@
 import sys
+import time
 
 import pytest
 
@@ -55,7 +56,10 @@ def test_wandb_is_given_the_run_without_a_network(monkeypatch, tmp_path):
     fit(monkeypatch, "--out", tmp_path / "run", "--logger", "wandb")
     place = tmp_path / "run" / "logs" / "wandb"
     (stored,) = place.glob("offline-run-*/run-*.wandb")
-    assert b"valid_elbo_nats" in stored.read_bytes()
+    patience = time.monotonic() + 60  # wandb's own process writes the file, after it has answered
+    while b"valid_elbo_nats" not in stored.read_bytes():
+        assert time.monotonic() < patience
+        time.sleep(0.1)
     assert len(list(place.glob("offline-run-*/files/media/images/components/*.png"))) == 3
 
 

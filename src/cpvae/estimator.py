@@ -328,22 +328,15 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
 
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
         """q(c|x) of each example, (n, k); for models without c the prior's responsibilities."""
-        return self._in_parts(X, lambda x: self.model_.cluster_probs(x))
+        return self._in_parts(X, "cluster_probs")
 
     def transform(self, X: ArrayLike) -> np.ndarray:
-        """Posterior mean of z of each example, (n, d); of a two-layer model that of z2.
-
-        Of data in double precision it is taken in double precision, so that the place of an example
-        among others shows in none of the digits of a single one.
-        """
-        if getattr(X, "dtype", None) != np.float64:
-            return self._in_parts(X, self.model_.embed)
-        model = copy.deepcopy(self.model_).cpu().double()
-        return self._in_parts(X, lambda x: model.embed(x.cpu().double()))
+        """Posterior mean of z of each example, (n, d); of a two-layer model that of z2."""
+        return self._in_parts(X, "embed")
 
     def reconstruct(self, X: ArrayLike) -> Any:
         """Each example as the model sees it, in the shape of ``X``; a frame if `fit` took text."""
-        made = self._in_parts(X, lambda x: self.model_.reconstruct(x))
+        made = self._in_parts(X, "reconstruct")
         return self._frame(made) if self.levels_ else made.reshape(np.shape(X))
 
     def impute(self, X: ArrayLike) -> Any:
@@ -368,7 +361,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         Noise comes from the example itself and the seed, so the score of an example does not depend
         on those beside it.
         """
-        return elbo_of_each(self.model_, self._examples(X), self.recipe_.seed).cpu().numpy()
+        return elbo_of_each(*self._as_precise_as(X), self.recipe_.seed).cpu().numpy()
 
     def score(self, X: ArrayLike, y: Any = None) -> float:
         """Mean of `score_samples` in nats per example; greater is better."""
@@ -569,8 +562,19 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         kinds = self.config_.get("kinds")
         check_like(x, self.config_["shape"], self._columns() if kinds else None, missing, kinds)
 
-    def _in_parts(self, X: ArrayLike, function: Any) -> np.ndarray:
-        parts = [function(x) for x in self._examples(X).split(self.model_.rows_at_once())]
+    def _as_precise_as(self, X: ArrayLike) -> tuple[Model, torch.Tensor]:
+        """The model and examples, in double precision on the processor if ``X`` is an array of it.
+
+        In single precision the place of an example among others may show in its last digits.
+        """
+        x = self._examples(X)
+        if getattr(X, "dtype", None) != np.float64:
+            return self.model_, x
+        return copy.deepcopy(self.model_).cpu().double(), x.cpu().double()
+
+    def _in_parts(self, X: ArrayLike, method: str) -> np.ndarray:
+        model, x = self._as_precise_as(X)
+        parts = [getattr(model, method)(part) for part in x.split(model.rows_at_once())]
         return torch.cat(parts).cpu().numpy()
 
 

@@ -108,13 +108,14 @@ def elbo_of_each(model: Model, x: Tensor, seed: int = 0) -> Float[Tensor, " n"]:
     """
     likelihood, generator = model.likelihood, torch.Generator()
     each = []
-    for row in x.flatten(1).cpu().numpy() + 0.0:  # -0.0 and 0.0 are one number
+    for row in x.flatten(1).float().cpu().numpy() + 0.0:  # -0.0 and 0.0 are one number
         digest = hashlib.blake2b(row.tobytes(), digest_size=7, salt=str(seed).encode()[-16:])
         generator.manual_seed(int.from_bytes(digest.digest()))
         binary = likelihood.noise((1, len(row)), generator)
         each.append((binary, torch.randn(1, model.normal_dim, generator=generator)))
     binary, normal = (torch.cat(part).to(x.device) for part in zip(*each, strict=True))
     observed = likelihood.draw(likelihood.store(likelihood.observe(x.flatten(1))), binary)
+    observed, normal = observed.to(x.dtype), normal.to(x.dtype)
     rows = model.rows_at_once()
     parts = zip(observed.split(rows), normal.split(rows), strict=True)
     return torch.cat([model.exact_terms(*part).elbo() for part in parts])
