@@ -92,7 +92,7 @@ def one_category(results: Path, dataset: str) -> Figure:
         "generated, learned prior (CP, K=1)": learned["generated"][:60],
         "generated, N(0, I) (VAE)": fixed["generated"][:60],
     }
-    figure = Figure(figsize=(11, 6.4), layout="constrained")
+    figure = Figure(figsize=(11, 3.7), layout="constrained")
     layout: Any = [["real"] * 2, list(panels)[1:3], list(panels)[3:]]
     axes = figure.subplot_mosaic(layout, height_ratios=[1, 2, 4])
     for title, images in panels.items():
