@@ -56,9 +56,12 @@ def start(model: ConditionalPriorVAE, x: Tensor, seed: int) -> Int[Tensor, " n"]
     observed = [model.likelihood.observe(part.flatten(1)) for part in parts]
     data = torch.cat([model.likelihood.inputs(part).cpu() for part in observed]).numpy()
     k = model.n_components
-    points = max((codes, data), key=lambda each: communities(each[:COMPARED], k, seed)[:2])
+    tried = [(points, communities(points[:COMPARED], k, seed)) for points in (codes, data)]
+    points, found = max(tried, key=lambda each: each[1][:2])
+    if len(points) > COMPARED:
+        found = communities(points, k, seed)
     category = torch.full((len(x),), -1)
-    category[rows] = torch.from_numpy(communities(points, k, seed).category)
+    category[rows] = torch.from_numpy(found.category)
     return category
 
 
