@@ -179,19 +179,24 @@ def test_state_is_all_that_is_needed_to_go_on():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize(("name", "n_components"), SYSTEMS)
-def test_captured_steps_are_the_steps(name, n_components):
+@pytest.mark.parametrize(
+    ("name", "n_components", "kernels"),
+    [*((*system, "plain") for system in SYSTEMS), ("cpvae", 3, "compiled")],
+)
+def test_captured_steps_are_the_steps(name, n_components, kernels):
     device = torch.device("cuda")
     x = torch.rand(440, 12, device=device)
     trained = []
     for captured in (True, False):
         built = [m.to(device) for m in models(name, n_components, [0, 1])]
         generators = [torch.Generator(device).manual_seed(s) for s in (0, 1)]
-        one = Engine(built, generators, x, 4, 1e-3, "straight_through")
+        run_as = kernels if captured else "plain"
+        one = Engine(built, generators, x, 4, 1e-3, "straight_through", kernels=run_as)
         if not captured:
             one._take = one._steps
         for _ in range(3):
             one.epoch(WEIGHTS, 0.8)
+        assert (one._fast is not None) == (run_as == "compiled")
         trained.append(built)
     for one, other in zip(*trained, strict=True):
         torch.testing.assert_close(one.state_dict(), other.state_dict(), rtol=1e-3, atol=1e-4)

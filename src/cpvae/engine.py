@@ -217,7 +217,10 @@ class Engine:
         self._usage.copy_(torch.stack([m.aggregated for m in self.models]))  # of the last epoch
         self._sums.zero_()
         # The first epoch is taken as it comes, so that a person sees it soon; also after a resume
-        self._ready = bool(self.adam.steps > 0)
+        ready = bool(self.adam.steps > 0)
+        if ready and not self._ready and self._kernels != "plain":
+            self._graphs.clear()  # of the first epoch's kernels
+        self._ready = ready
         for model in self.models:
             model.train()
         n = len(self.data)
