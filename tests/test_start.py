@@ -49,8 +49,18 @@ def test_categories_start_in_codes_or_in_data_whichever_tell_kinds_apart():
     model = build(shape=(6,), n_components=3, latent_dim=2, likelihood="gaussian")
     with torch.no_grad():
         model.posterior.weight.zero_()  # all codes are the same
-    found = start(model, x, 0).numpy()
+    found = start([model], x, [0])[0].numpy()
     assert cluster_scores(y, found)["accuracy"] == 1
     model.embed = lambda part: part[:, :2]
     model.likelihood.inputs = torch.zeros_like
-    assert cluster_scores(y, start(model, x, 0).numpy())["accuracy"] == 1
+    assert cluster_scores(y, start([model], x, [0])[0].numpy())["accuracy"] == 1
+
+
+def test_several_models_start_as_each_would_alone():
+    x, _ = make_blobs([120, 100, 80], 6, cluster_std=0.5, random_state=1)
+    x = torch.from_numpy(x).float()
+    config = {"shape": (6,), "n_components": 3, "latent_dim": 2, "likelihood": "gaussian"}
+    models, seeds = [build(**config, seed=seed) for seed in (0, 1, 2)], [5, 6, 7]
+    together = start(models, x, seeds)
+    for model, seed, found in zip(models, seeds, together, strict=True):
+        assert torch.equal(found, start([model], x, [seed])[0])

@@ -8,6 +8,7 @@ codes; which of the two does shows in how much denser communities are inside tha
 another. Categories begin there, and from then on follow the objective alone.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,8 @@ NEIGHBOURS = 15
 EXAMPLES = 50_000  # that are looked at, at most: the time for neighbours grows with the square
 COMPARED = 10_000  # of them, on which codes and data are compared
 SEARCHES = 60_000  # points that the searches for communities go over in all, in 4 to 16 of them
+
+Kind = Callable[[ConditionalPriorVAE, Tensor], Tensor]  # of points: codes or data
 
 
 class Communities(NamedTuple):
@@ -36,33 +39,63 @@ class Communities(NamedTuple):
     category: Int[np.ndarray, " n"]
 
 
-def start(model: ConditionalPriorVAE, x: Tensor, seed: int) -> Int[Tensor, " n"]:
-    """The category that each example starts in.
+def start(
+    models: Sequence[ConditionalPriorVAE], x: Tensor, seeds: Sequence[int]
+) -> list[Int[Tensor, " n"]]:
+    """The category that each example starts in, for each model; several are searched for at once.
 
     Arguments:
-        model: whose codes z say all
+        models: whose codes z say all
         x: training data (n, ...) in the user's units
-        seed: of the examples that are looked at, and of the search for communities
+        seeds: one a model, of the examples that are looked at and of the search for communities
 
     Returns:
         For each example its community among codes or among data, whichever are more modular, by
         size, or -1: where there are more communities than the model has categories, those in the
         smallest have none, and so have most examples of data with more than `EXAMPLES`.
     """
-    device = model.aggregated.device
-    rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:EXAMPLES]
-    parts = [part.to(device) for part in x[rows].split(model.rows_at_once())]
-    codes = torch.cat([model.embed(part).cpu() for part in parts]).numpy()
-    observed = [model.likelihood.observe(part.flatten(1)) for part in parts]
-    data = torch.cat([model.likelihood.inputs(part).cpu() for part in observed]).numpy()
-    k = model.n_components
-    tried = [(points, communities(points[:COMPARED], k, seed)) for points in (codes, data)]
-    points, found = max(tried, key=lambda each: each[1][:2])
-    if len(points) > COMPARED:
-        found = communities(points, k, seed)
-    category = torch.full((len(x),), -1)
-    category[rows] = torch.from_numpy(found.category)
-    return category
+    from joblib import Parallel, cpu_count, delayed
+
+    at_once = Parallel(n_jobs=min(cpu_count(), len(models)))
+    rows = [
+        torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:EXAMPLES]
+        for seed in seeds
+    ]
+
+    def search(kinds: Sequence[Kind], count: int) -> list[Communities]:
+        each = zip(models, rows, seeds, kinds, strict=True)
+        return at_once(
+            delayed(communities)(_points(model, x[mine[:count]], kind), model.n_components, seed)
+            for model, mine, seed, kind in each
+        )
+
+    tried = [search([kind] * len(models), COMPARED) for kind in (_codes, _data)]
+    pairs = list(zip(*tried, strict=True))
+    of_codes = [codes[:2] >= data[:2] for codes, data in pairs]
+    found = [pair[0 if better else 1] for pair, better in zip(pairs, of_codes, strict=True)]
+    if len(x) > COMPARED:
+        found = search([_codes if better else _data for better in of_codes], EXAMPLES)
+    categories = [torch.full((len(x),), -1) for _ in models]
+    for category, mine, communities_of in zip(categories, rows, found, strict=True):
+        category[mine] = torch.from_numpy(communities_of.category)
+    return categories
+
+
+def _points(
+    model: ConditionalPriorVAE, x: Float[Tensor, "n ..."], kind: Kind
+) -> Float[np.ndarray, "n d"]:
+    parts = x.split(model.rows_at_once())
+    return torch.cat(
+        [kind(model, part.to(model.aggregated.device)).cpu() for part in parts]
+    ).numpy()
+
+
+def _codes(model: ConditionalPriorVAE, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n d"]:
+    return model.embed(x)
+
+
+def _data(model: ConditionalPriorVAE, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n f"]:
+    return model.likelihood.inputs(model.likelihood.observe(x.flatten(1)))
 
 
 def communities(points: Float[np.ndarray, "n d"], n_components: int, seed: int) -> Communities:

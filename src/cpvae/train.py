@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from cpvae.augment import Augment
@@ -417,9 +417,7 @@ def _loop(
         run.stopped = run.diverged or run.epoch < epoch or _stale(run, recipe)
     while epoch < recipe.max_epochs and not all(run.stopped for run in runs):
         if epoch == recipe.start_epochs > 0:
-            for place, run in enumerate(runs):
-                if not run.stopped:  # the codes of one that diverged are no numbers
-                    engine.set_start(place, run.start(x_train))
+            group.start(x_train)
         weights, temperature = _schedule(recipe, epoch)
         means = engine.epoch(weights, temperature)
         trained = torch.stack(means).T.tolist()
@@ -567,13 +565,14 @@ class _Run:
             for key, parameter in self.model.named_parameters():
                 parameter.copy_(parameters[key])
 
-    def start(self, x_train: Tensor) -> Int[Tensor, " n"]:
-        """The category each example starts in; what was best before categories is past."""
+    @contextlib.contextmanager
+    def starting(self) -> Iterator[ConditionalPriorVAE]:
+        """The model as averaged so far; what was best before there are categories is past."""
         self.best_epoch, self.best_elbo = 0, -math.inf
         assert isinstance(self.model, ConditionalPriorVAE)  # no other model has categories
         with self._weights_of(self.average):
             self.model.eval()
-            return start(self.model, x_train, self.seed)
+            yield self.model
 
     def add(self, record: Record) -> None:
         """Takes an epoch's record, and the weights if they are the best so far."""
@@ -610,6 +609,16 @@ class _Group:
         self.runs, self.engine, self.home = list(runs), engine, home
         self.saved_at = -math.inf
         self.took = 0.0
+
+    def start(self, x_train: Tensor) -> None:
+        """Gives every example the category that it starts in, in every run that goes on."""
+        # The codes of one that diverged are no numbers
+        going = [place for place, run in enumerate(self.runs) if not run.stopped]
+        with contextlib.ExitStack() as stack:
+            models = [stack.enter_context(self.runs[place].starting()) for place in going]
+            found = start(models, x_train, [self.runs[place].seed for place in going])
+        for place, category in zip(going, found, strict=True):
+            self.engine.set_start(place, category)
 
     def save_sometimes(self) -> None:
         """Saves when the last save is some seconds old, and ten times what it took."""
