@@ -36,6 +36,7 @@ from cpvae.train import fit
 
 HERE = Path(__file__).parent
 COMPILED = "compiled"
+DEVICES = ("cpu", "cuda")
 PARTS = ["steps", "stacks", "restarts", "processes", "peers", "bounds"]
 SEEDS = 8  # of the bounds that are compared
 WAYS = [("recorded", "float32"), (COMPILED, "float32"), (COMPILED, "bfloat16")]
@@ -90,11 +91,11 @@ def cases() -> dict[str, dict[str, Any]]:
     return made
 
 
-def measure_steps(records: Records, repeats: int, device: str) -> None:
+def measure_steps(records: Records, repeats: int, device: str, only: str) -> None:
     """Steps of every system, estimator, K and batch size, each beside its own floor."""
     prefix = "" if device == "cpu" else f"{device} "
     for name, case in cases().items():
-        if device == "cuda" and case.get("kernels") == "recorded":
+        if only not in name or (device == "cuda" and case.get("kernels") == "recorded"):
             continue
         step = Step(**{"kernels": COMPILED, **case}, device=device)
         shape = (case[key] for key in ("name", "n_components", "batch", "estimator"))
@@ -286,13 +287,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=7, help="measurements of each, in turn")
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="all where none is named")
+    parser.add_argument("--device", choices=DEVICES, help="of steps and stacks; all if left out")
+    parser.add_argument("--only", default="", help="steps with this text in their name")
     parser.add_argument("--peers", type=Path, help="Python of the environment that has the peers")
     arguments = parser.parse_args()
     records, repeats = Records(), arguments.repeats
     parts = arguments.parts or PARTS
-    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+    here = DEVICES if torch.cuda.is_available() else DEVICES[:1]
+    for device in [arguments.device] if arguments.device else here:
         if "steps" in parts:
-            measure_steps(records, repeats, device)
+            measure_steps(records, repeats, device, arguments.only)
         if "stacks" in parts:
             measure_stacks(records, repeats, device)
     if "restarts" in parts:
