@@ -139,10 +139,11 @@ def table(results: Sequence[dict[str, Any]], cells: Sequence[Cell] = CELLS + ONE
         if mine:
             for key in ("elbo_relaxed_nats", "elbo_nats", "log_likelihood_nats"):
                 row.append(_spread([-result[key] for result in mine]))
-            for key in ("epochs", "minutes"):
-                row.append(f"{np.mean([result[key] for result in mine]):.0f}")
-            kinds = {result["recipe"].get("precision", "float32") for result in mine}
-            row += [str(len(mine)), ", ".join(sorted(kinds))]
+            row.append(f"{np.mean([result['epochs'] for result in mine]):.0f}")
+            kinds = sorted({_products(result) for result in mine})
+            minutes = [[r["minutes"] for r in mine if _products(r) == kind] for kind in kinds]
+            row.append(", ".join(f"{np.mean(taken):.0f}" for taken in minutes))
+            row += [str(len(mine)), ", ".join(kinds)]
         else:
             row += ["not run", "", "", "", "", "0", ""]
         lines.append(f"| {' | '.join(row)} |")
@@ -176,6 +177,13 @@ def of(cell: Cell, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The results of a cell."""
     key = (cell.dataset, cell.model, cell.components)
     return [r for r in results if (r["dataset"], r["model"], r["components"]) == key]
+
+
+def _products(result: dict[str, Any]) -> str:
+    """In what products were taken in training: `train.fit` takes TensorFloat-32 on a CUDA device."""
+    on_gpu = result["versions"]["processor"].startswith("NVIDIA")
+    precision = result["recipe"].get("precision", "float32")
+    return "TF32" if on_gpu and precision == "float32" else precision
 
 
 def _spread(values: Sequence[float]) -> str:
