@@ -41,11 +41,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "started": lambda: table1.table(cells.read(RESULTS / "started"), table1.STARTED_CELLS),
     "generation": lambda: markdown(table1.generation(cells.read(RESULTS / "table1"))),
     "tables": lambda: markdown(tables.rows(tables.run_all(RESULTS / "tables"))),
+    "accuracy": lambda: markdown(accuracy.summary(cells.read(RESULTS / "accuracy"))),
     "accuracy mnist-affine-k10": partial(seeds, "mnist-affine-k10"),
     "accuracy mnist-plain-k10": partial(seeds, "mnist-plain-k10"),
-    "accuracy digits-plain-k10": partial(seeds, "digits-plain-k10"),
+    "accuracy mnist-thin10-affine-k10": partial(seeds, "mnist-thin10-affine-k10"),
     "accuracy digits-learned-k10": partial(seeds, "digits-learned-k10"),
-    "accuracy digits-affine-k10": partial(seeds, "digits-affine-k10"),
 }
 
 

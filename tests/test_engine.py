@@ -179,6 +179,7 @@ def test_state_is_all_that_is_needed_to_go_on():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.filterwarnings("default")  # the compiler has some of its own
 @pytest.mark.parametrize(
     ("name", "n_components", "kernels"),
     [*((*system, "plain") for system in SYSTEMS), ("cpvae", 3, "compiled")],

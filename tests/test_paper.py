@@ -63,7 +63,7 @@ def test_accuracy_is_measured_for_every_seed(tmp_path):
     result = json.loads(files[0].read_text())
     assert result["objective"] == "affine"
     assert result["recipe"]["invariance"] == 2.0
-    assert result["config"]["weights"] == "uniform"
+    assert result["config"]["weights"] == "learned"
     assert {"accuracy", "purity", "nmi", "ari", "elbo_nats"} <= set(result)
     assert 0 < result["generation"]["component_agreement"] <= 1
 
@@ -110,7 +110,8 @@ def made_up(cell, seed, bound):
         "log_likelihood_nats": bound + 4,
         "epochs": 20,
         "recipe": {"precision": ("float32", "bfloat16")[seed % 2]},
-        "minutes": 3.0,
+        "versions": {"processor": "NVIDIA A" if seed == 2 else "a CPU"},
+        "minutes": 3.0 + seed,
     }
 
 
@@ -118,8 +119,8 @@ def test_the_table_shows_means_and_half_the_range():
     results = [made_up(table1.CELLS[0], seed, -90.0 - seed) for seed in (0, 1, 2)]
     lines = table1.table(results).splitlines()
     assert lines[2] == (
-        "| mnist | cpvae | 10 | 84.76 | 90.00 ± 1.00 | 91.00 ± 1.00 | 87.00 ± 1.00 | 20 | 3 | 3 |"
-        " bfloat16, float32 |"
+        "| mnist | cpvae | 10 | 84.76 | 90.00 ± 1.00 | 91.00 ± 1.00 | 87.00 ± 1.00 | 20 |"
+        " 5, 4, 3 | 3 | TF32, bfloat16, float32 |"
     )
     assert sum("not run" in line for line in lines) == len(lines) - 3
     assert len(lines) == 2 + len(table1.CELLS + table1.ONE_CATEGORY)
@@ -169,6 +170,9 @@ def test_seeds_are_told_one_by_one_with_their_median_and_the_one_the_bound_picks
     assert median["images in class"] == 0.97
     assert (picked["seed"], picked["accuracy"]) == ("by bound: 2", 0.9)
     assert accuracy.of("mnist-plain-k10", results) == []
+    (row,) = accuracy.summary(results)
+    assert (row["set"], row["seeds"]) == ("mnist-affine-k10", "3")
+    assert (row["accuracy"], row["worst"], row["by bound"]) == (0.9, 0.7, 0.9)
     points = accuracy.figure([*results, {**results[0], "objective": "plain"}]).axes
     assert sum(len(axes.collections[0].get_offsets()) for axes in points[1:]) == 4
 
@@ -282,7 +286,7 @@ def test_commands_of_the_table_and_the_figures(tmp_path, monkeypatch, capsys):
         (["table1", "mnist-gmm-k10"], "is no cell"),
         (["table1", "mnist-vae-k1", "--started"], "is no cell: choose from mnist-cpvae-k10, "),
         (["toy", "--spread", "wide"], "choose from sd, variance"),
-        (["accuracy", "--objective", "best"], "choose from affine, plain, learned"),
+        (["accuracy", "--objective", "best"], "choose from affine, affine-even, learned, plain"),
     ],
 )
 def test_commands_refuse_in_one_line(monkeypatch, capsys, arguments, message):

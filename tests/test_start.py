@@ -44,7 +44,7 @@ def test_equal_examples_are_in_one_community():
 
 
 def test_categories_start_in_codes_or_in_data_whichever_tell_kinds_apart():
-    x, y = make_blobs([200, 150, 100], 6, cluster_std=0.5, random_state=1)
+    x, y = make_blobs([450, 350, 250], 6, cluster_std=0.5, random_state=1)
     x = torch.from_numpy(x).float()
     model = build(shape=(6,), n_components=3, latent_dim=2, likelihood="gaussian")
     with torch.no_grad():
@@ -56,8 +56,18 @@ def test_categories_start_in_codes_or_in_data_whichever_tell_kinds_apart():
     assert cluster_scores(y, start([model], x, [0])[0].numpy())["accuracy"] == 1
 
 
+def test_a_small_table_starts_at_means():
+    """Ten rows of a kind are too few for fifteen neighbours."""
+    x, y = make_blobs([90, 10, 10], 4, cluster_std=0.5, random_state=3)
+    x = torch.from_numpy(x).float()
+    model = build(shape=(4,), n_components=3, latent_dim=2, likelihood="gaussian")
+    (found,) = start([model], x, [0])
+    assert found.dtype == torch.int64
+    assert cluster_scores(y, found.numpy())["accuracy"] == 1
+
+
 def test_several_models_start_as_each_would_alone():
-    x, _ = make_blobs([120, 100, 80], 6, cluster_std=0.5, random_state=1)
+    x, _ = make_blobs([450, 350, 250], 6, cluster_std=0.5, random_state=1)
     x = torch.from_numpy(x).float()
     config = {"shape": (6,), "n_components": 3, "latent_dim": 2, "likelihood": "gaussian"}
     models, seeds = [build(**config, seed=seed) for seed in (0, 1, 2)], [5, 6, 7]

@@ -116,7 +116,7 @@ def test_best_weights_are_kept_by_the_validation_bound(data):
     assert records == history
 
 
-def test_categories_start_as_communities_and_the_best_weights_are_from_then_on(generator):
+def test_categories_start_as_asked_and_the_best_weights_are_from_then_on(generator):
     kind = torch.arange(300) % 3
     centres = torch.rand(3, 12, generator=generator).round()
     x = centres[kind] * 0.8 + 0.2 * torch.rand(300, 12, generator=generator)
@@ -140,10 +140,22 @@ def test_categories_start_as_communities_where_there_is_enough_to_tell_them():
     config["likelihood"] = "bernoulli"
     assert defaults.recipe(50_000, config, "cpu").start_epochs == 15
     assert defaults.recipe(50_000, config, "cpu", anneal_epochs=6).start_epochs == 3
-    assert defaults.recipe(500, config, "cpu").start_epochs == 0
-    few = {**config, "shape": (5,)}
-    assert defaults.recipe(50_000, few, "cpu").start_epochs == 0
-    assert defaults.recipe(50_000, few, "cpu").kl_z_start > 1
+    assert defaults.recipe(50_000, config, "cpu", invariance=2.0).start_epochs == 15
+    assert defaults.recipe(50_000, config, "cpu").kl_z_start == 1
+    assert defaults.recipe(500, {**config, "shape": (1, 28, 28)}, "cpu").kl_z_start == 1
+    assert defaults.recipe(50_000, {**config, "n_components": 1}, "cpu").start_epochs == 0
+
+
+def test_small_tables_start_at_means_and_z_is_dear():
+    config = {"model": "cpvae", "n_components": 3, "shape": (8,), "hidden": [100]}
+    config["likelihood"] = "gaussian"
+    for n_examples, shape in [(500, (8,)), (50_000, (5,))]:
+        recipe = defaults.recipe(n_examples, {**config, "shape": shape}, "cpu")
+        assert (recipe.start_epochs, recipe.kl_z_start > 1) == (1, True)
+    assert defaults.recipe(500, config, "cpu", max_epochs=1).start_epochs == 0
+
+
+def test_a_recipe_that_starts_too_late_is_refused():
     with pytest.raises(ValueError, match="start_epochs=6 leaves nothing of anneal_epochs=6"):
         Recipe(start_epochs=6, anneal_epochs=6)
 
@@ -285,6 +297,19 @@ def test_recipe_refuses(wrong):
     name = next(iter(wrong))
     with pytest.raises(ValueError, match=name):
         Recipe(**wrong)
+
+
+def test_evenness_is_asked_for_only_where_p_c_says_so():
+    config = {"model": "cpvae", "n_components": 10, "shape": (784,), "hidden": [300]}
+    config["likelihood"] = "bernoulli"
+    learned, even = ({**config, "weights": weights} for weights in ("learned", "uniform"))
+    assert defaults.recipe(50_000, learned, "cpu", invariance=2.0).balance == 0
+    assert defaults.recipe(50_000, even, "cpu", invariance=2.0).balance > 0
+    assert defaults.recipe(500, even, "cpu", invariance=2.0).balance == 0
+    assert defaults.recipe(50_000, even, "cpu").balance == 0
+    rows = np.random.default_rng(0).normal(size=(1_000, 8))
+    assert defaults.model_config(rows)["weights"] == "learned"
+    assert defaults.model_config(rows[:999])["weights"] == "uniform"
 
 
 def test_invariance_needs_an_augmentation(data):

@@ -200,7 +200,7 @@ def fit(
         typer.Option(
             rich_help_panel="Model",
             help="Fixed noise of a gaussian decoder.",
-            show_default="learned",
+            show_default="learned; uniform for small tables",
         ),
     ] = None,
     latent_dim: Annotated[
@@ -234,8 +234,8 @@ def fit(
         MixtureWeights | None,
         typer.Option(
             rich_help_panel="Model",
-            help="p(c); learned where categories differ much in size; cpvae.",
-            show_default="uniform",
+            help="p(c); uniform, as in the paper, says categories are of one size; cpvae.",
+            show_default="learned; uniform for small tables",
         ),
     ] = None,
     pseudo_inputs: Annotated[
@@ -279,7 +279,7 @@ def fit(
         typer.Option(
             rich_help_panel="Training",
             help="Epochs before categories start, as communities of neighbours.",
-            show_default="3/20 of all, or 0 for small data",
+            show_default="3/20 of all; 1 for small tables, at means",
         ),
     ] = None,
     kl_z_start: Annotated[
@@ -287,7 +287,7 @@ def fit(
         typer.Option(
             rich_help_panel="Training",
             help="First weight of the KL of z.",
-            show_default="1, or 6 for small data; 0 without c",
+            show_default="1, or 6 for small tables; 0 without c",
         ),
     ] = None,
     kl_c_start: Annotated[

@@ -12,14 +12,14 @@ from cpvae.data.levels import BOOLEAN, Levels
 from cpvae.likelihoods import KINDS
 from cpvae.models import MODELS
 from cpvae.priors import StandardNormal
+from cpvae.start import small_table
 from cpvae.train import Recipe, choose_device, has_bfloat16
 
 Kinds = str | Mapping[Any, str]
 # settings that only a model with c has
 OF_C = ("estimator", "kl_c_start", "start_epochs", "invariance")
 LARGE = 100_000  # weights of the first layer from which products in bfloat16 pay
-ENOUGH = 1_000  # training examples from which neighbours among their codes tell what is a kind
-FEATURES = 6  # fewer than these say no more through their codes than by themselves
+BALANCE = 8.0  # where categories are even; less lets two merge and a third split, for good
 STEPS = 10_000  # optimisation steps that a run gets by default, between 100 and 1000 epochs
 
 
@@ -35,7 +35,9 @@ def model_config(
 
     Data in [0, 1] gets a Bernoulli likelihood, other data and data with missing values (NaN) a
     Gaussian one on features standardised one by one for a table and channel by channel for images.
-    A table with columns of text, or for whose columns kinds are given, gets a mixed one.
+    A table with columns of text, or for whose columns kinds are given, gets a mixed one. The p(c)
+    of a CP-VAE is learned, because the paper's 1/K asks for categories of one size; not so of a
+    small table, where a category that begins to shrink is soon gone.
 
     Arguments:
         x: training examples (n, ...)
@@ -99,6 +101,8 @@ def model_config(
         "latent_dim": min(40, max(2, n_features // 2)),
         "hidden": [width, width],
     }
+    if model == "cpvae":
+        config["weights"] = "uniform" if small_table(n, shape) else "learned"
     if likelihood == "gaussian":
         loc, scale = _standardisation(x, columns)
         config |= {"loc": loc.tolist(), "scale": scale.tolist()}
@@ -194,11 +198,12 @@ def recipe(
 
     The run has about `STEPS` steps, anneals over its first three eighths, averages weights over a
     twentieth of it, and stops early when a fifth goes by without a better validation bound. The
-    categories of a CP-VAE start after its first three twentieths, as communities of neighbours,
-    where there are examples and features enough; else the weight of KL(z) falls to 1, so that c
-    carries what it can. An invariance term or a first weight of KL(z) that is given takes the place
-    of either. For models without c the weight of KL(z) rises to 1. On a processor that has
-    instructions for it, products of a large network on data in [0, 1] are taken in bfloat16.
+    categories of a CP-VAE start after its first three twentieths, as communities of neighbours;
+    those of a small table start after an epoch, see `start`, and the weight of KL(z) falls to 1, so
+    that c carries what it can. Of larger data whose p(c) is 1/K, which says that categories are
+    even, an invariance term is joined by a reward for that. For models without c the weight of
+    KL(z) rises to 1. On a processor that has instructions for it, products of a large network on
+    data in [0, 1] are taken in bfloat16.
 
     Raises:
         ValueError: a value out of range, see `Recipe`, or a setting about c for a model without.
@@ -212,13 +217,12 @@ def recipe(
     batch_size = given.get("batch_size", min(100, max(10, n_examples // 10)))
     steps = max(1, math.ceil(n_examples / max(1, batch_size)))
     epochs = given.get("max_epochs", min(1000, max(100, STEPS // steps)))
-    shaped = given.get("invariance") or "kl_z_start" in given
-    enough = n_examples >= ENOUGH and math.prod(config["shape"]) >= FEATURES
-    alone = config["n_components"] == 1 or not enough
+    small, alone = small_table(n_examples, config["shape"]), config["n_components"] == 1
     anneal_epochs = given.get("anneal_epochs", max(1, 3 * epochs // 8))
-    early = min(3 * epochs // 20, anneal_epochs // 2)
-    start_epochs = given.get("start_epochs", 0 if shaped or alone else early)
-    kl_z_start = 1.0 if start_epochs or given.get("invariance") else Recipe.kl_z_start
+    early = min(1 if small else 3 * epochs // 20, anneal_epochs // 2)
+    start_epochs = given.get("start_epochs", 0 if alone else early)
+    evened = given.get("invariance") and config.get("weights") != "learned" and not small
+    kl_z_start = 1.0 if start_epochs and not small else Recipe.kl_z_start
     if model != "cpvae":
         start_epochs, kl_z_start = 0, 0.0
     defaults = {
@@ -229,6 +233,7 @@ def recipe(
         "averaging": max(2, epochs // 20),
         "patience": max(10, epochs // 5),
         "kl_z_start": kl_z_start,
+        "balance": BALANCE if evened else 0.0,
         "precision": _precision(config, accelerator),
     }
     return Recipe(**(defaults | given))

@@ -58,7 +58,8 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         noise_scale: fixed standard deviation of a Gaussian likelihood; None learns it
         covariance: ``diag`` (default) or ``full`` covariance of p(z | c)
         gate: what q(z | x, .) reads, ``probabilities`` (default) or ``category``
-        weights: p(c), ``uniform`` (default) or ``learned``, which lets categories differ in size
+        weights: p(c), ``learned`` (default) or ``uniform`` (default for small tables), the paper's
+            1/K, which says that categories are of one size
         pseudo_inputs: of a VampPrior, started at ``data`` (default) or ``random``
         estimator: of the expectation over c, ``straight_through`` (default), ``relaxed`` or
             ``exact``

@@ -5,7 +5,8 @@ another. The graph that joins every code with its nearest ones falls into commun
 al. 2008), which find kinds of any shape, where a Gaussian mixture or k-means would cut the long
 ones and join the close ones. Where z needs few dimensions, the data themselves tell more than their
 codes; which of the two does shows in how much denser communities are inside than between one
-another. Categories begin there, and from then on follow the objective alone.
+another. Small tables say too little for either, and start at K means. Categories begin there, and
+from then on follow the objective alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,6 +19,8 @@ from torch import Tensor
 
 from cpvae.models import ConditionalPriorVAE
 
+ENOUGH = 1_000  # rows of a table from which neighbours tell what is a kind
+FEATURES = 6  # columns of a table from which they do
 NEIGHBOURS = 15
 EXAMPLES = 50_000  # that are looked at, at most: the time for neighbours grows with the square
 COMPARED = 10_000  # of them, on which codes and data are compared
@@ -52,7 +55,8 @@ def start(
     Returns:
         For each example its community among codes or among data, whichever are more modular, by
         size, or -1: where there are more communities than the model has categories, those in the
-        smallest have none, and so have most examples of data with more than `EXAMPLES`.
+        smallest have none, and so have most examples of data with more than `EXAMPLES`. For a
+        `small_table` the nearest of K means instead.
     """
     from joblib import Parallel, cpu_count, delayed
 
@@ -69,6 +73,9 @@ def start(
             for model, mine, seed, kind in each
         )
 
+    if small_table(len(x), models[0].shape):
+        each = zip(models, seeds, strict=True)
+        return [_means(_points(model, x, _data), model.n_components, seed) for model, seed in each]
     tried = [search([kind] * len(models), COMPARED) for kind in (_codes, _data)]
     pairs = list(zip(*tried, strict=True))
     of_codes = [codes[:2] >= data[:2] for codes, data in pairs]
@@ -79,6 +86,19 @@ def start(
     for category, mine, communities_of in zip(categories, rows, found, strict=True):
         category[mine] = torch.from_numpy(communities_of.category)
     return categories
+
+
+def small_table(n_examples: int, shape: Sequence[int]) -> bool:
+    """Whether examples are rows of a table too short or too narrow for communities."""
+    return len(shape) == 1 and (n_examples < ENOUGH or shape[0] < FEATURES)
+
+
+def _means(points: Float[np.ndarray, "n d"], n_components: int, seed: int) -> Int[Tensor, " n"]:
+    """The nearest of K means, the best of ten searches."""
+    from sklearn.cluster import KMeans  # takes a second
+
+    found = KMeans(n_components, n_init=10, random_state=seed).fit_predict(points)
+    return torch.from_numpy(found).long()
 
 
 def _points(

@@ -60,15 +60,14 @@ class Recipe:
         anneal_epochs: epochs over which the weights of the KL terms and the temperature go from
             their start to their end
         start_epochs: epochs in which c says nothing, so that z has to say all; q(c|x) is then asked
-            for communities of neighbours, ever less until the annealing ends, see `start`.
-            0 leaves this out
+            for the categories of `start`, ever less until the annealing ends. 0 leaves this out
         kl_z_start: first weight of KL(z); above 1 makes z dear, so that c carries what it can
         kl_c_start: first weight of KL(c)
         temperature_start: first temperature of the Gumbel-Softmax
         temperature_end: last temperature
         invariance: weight of KL(q(c|x) || q(c|T(x))) under a change T of x; 0 leaves this term and
             the two below out
-        balance: weight of a reward for using all categories evenly
+        balance: weight of a reward for using all categories evenly, for data whose kinds are even
         certainty: last weight of a charge for being unsure of the category. It starts at 1, where
             it cancels the bound's own reward for being unsure, and rises over the annealing:
             categories that are sure too early are the wrong ones
@@ -97,7 +96,7 @@ class Recipe:
     temperature_start: float = 1.0
     temperature_end: float = 0.5
     invariance: float = 0.0
-    balance: float = 8.0
+    balance: float = 0.0
     certainty: float = 3.0
     averaging: int = 1
     patience: int = 50

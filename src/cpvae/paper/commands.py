@@ -115,7 +115,9 @@ def figures(out: Out = Path("results/table1")) -> None:
 
 @app.command()
 def accuracy(
-    objective: Annotated[str, typer.Option(help="affine, plain or learned.")] = "affine",
+    objective: Annotated[
+        str, typer.Option(help="affine, affine-even, learned or plain.")
+    ] = "affine",
     dataset: Annotated[str, typer.Option(help="mnist, digits or omniglot.")] = "mnist",
     thin: Annotated[
         int, typer.Option(min=1, help="Keep one in this many of the upper half of the classes.")

@@ -180,7 +180,7 @@ def of(cell: Cell, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _products(result: dict[str, Any]) -> str:
-    """In what products were taken in training: `train.fit` takes TensorFloat-32 on a CUDA device."""
+    """In what products were taken: on a CUDA device training has them in TensorFloat-32."""
     on_gpu = result["versions"]["processor"].startswith("NVIDIA")
     precision = result["recipe"].get("precision", "float32")
     return "TF32" if on_gpu and precision == "float32" else precision
