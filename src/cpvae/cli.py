@@ -200,7 +200,7 @@ def fit(
         typer.Option(
             rich_help_panel="Model",
             help="Fixed noise of a gaussian decoder.",
-            show_default="learned; uniform for small tables",
+            show_default="learned",
         ),
     ] = None,
     latent_dim: Annotated[
@@ -235,7 +235,7 @@ def fit(
         typer.Option(
             rich_help_panel="Model",
             help="p(c); uniform, as in the paper, says categories are of one size; cpvae.",
-            show_default="learned; uniform for small tables",
+            show_default="learned; uniform in tables under 1000 rows or 6 columns",
         ),
     ] = None,
     pseudo_inputs: Annotated[
@@ -278,16 +278,16 @@ def fit(
         int | None,
         typer.Option(
             rich_help_panel="Training",
-            help="Epochs before categories start, as communities of neighbours.",
-            show_default="3/20 of all; 1 for small tables, at means",
+            help="Epochs before categories start: communities of neighbours, or K means.",
+            show_default="3/20 of all; 1 in tables under 1000 rows or 6 columns",
         ),
     ] = None,
     kl_z_start: Annotated[
         float | None,
         typer.Option(
             rich_help_panel="Training",
-            help="First weight of the KL of z.",
-            show_default="1, or 6 for small tables; 0 without c",
+            help="First weight of the KL of z; above 1 c has to say more.",
+            show_default="1; 6 in such small tables; 0 for models without c",
         ),
     ] = None,
     kl_c_start: Annotated[

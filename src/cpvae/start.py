@@ -60,6 +60,9 @@ def start(
     """
     from joblib import Parallel, cpu_count, delayed
 
+    if small_table(len(x), models[0].shape):
+        each = zip(models, seeds, strict=True)
+        return [_means(_points(model, x, _data), model.n_components, seed) for model, seed in each]
     at_once = Parallel(n_jobs=min(cpu_count(), len(models)))
     rows = [
         torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:EXAMPLES]
@@ -73,9 +76,6 @@ def start(
             for model, mine, seed, kind in each
         )
 
-    if small_table(len(x), models[0].shape):
-        each = zip(models, seeds, strict=True)
-        return [_means(_points(model, x, _data), model.n_components, seed) for model, seed in each]
     tried = [search([kind] * len(models), COMPARED) for kind in (_codes, _data)]
     pairs = list(zip(*tried, strict=True))
     of_codes = [codes[:2] >= data[:2] for codes, data in pairs]
