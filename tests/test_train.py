@@ -146,13 +146,13 @@ def test_categories_start_as_communities_where_there_is_enough_to_tell_them():
     assert defaults.recipe(50_000, {**config, "n_components": 1}, "cpu").start_epochs == 0
 
 
-def test_small_tables_start_at_means_and_z_is_dear():
+def test_in_small_tables_z_is_dear_and_with_invariance_they_start_at_means():
     config = {"model": "cpvae", "n_components": 3, "shape": (8,), "hidden": [100]}
     config["likelihood"] = "gaussian"
     for n_examples, shape in [(500, (8,)), (50_000, (5,))]:
-        recipe = defaults.recipe(n_examples, {**config, "shape": shape}, "cpu")
-        assert (recipe.start_epochs, recipe.kl_z_start > 1) == (1, True)
-    assert defaults.recipe(500, config, "cpu", max_epochs=1).start_epochs == 0
+        for settings, starts in [({}, 0), ({"invariance": 2.0}, 1), ({"start_epochs": 1}, 1)]:
+            recipe = defaults.recipe(n_examples, {**config, "shape": shape}, "cpu", **settings)
+            assert (recipe.start_epochs, recipe.kl_z_start > 1) == (starts, True)
 
 
 def test_a_recipe_that_starts_too_late_is_refused():

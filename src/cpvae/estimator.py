@@ -66,6 +66,8 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         max_epochs: passes over the data at most
         batch_size: examples a step
         learning_rate: of Adam
+        start_epochs: epochs before categories start, as communities of neighbours, or in tables
+            under 1000 rows or 6 columns, which by default have no such start, at K means
         precision: of products in training, ``float32``, or ``bfloat16`` for data in [0, 1]; by
             default the latter where the processor has instructions for it and the network is large
         invariance: a change of x that must leave its category as it is: ``affine`` for images,
@@ -120,6 +122,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         max_epochs: int | None = None,
         batch_size: int | None = None,
         learning_rate: float | None = None,
+        start_epochs: int | None = None,
         precision: str | None = None,
         invariance: str | Augment | None = None,
         invariance_weight: float = 2.0,
@@ -146,6 +149,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         self.max_epochs = max_epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate
+        self.start_epochs = start_epochs
         self.precision = precision
         self.invariance = invariance
         self.invariance_weight = invariance_weight
@@ -286,7 +290,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
             precision=self.precision,
-            start_epochs=start_epochs,
+            start_epochs=self.start_epochs if start_epochs is None else start_epochs,
             invariance=self.invariance_weight if self.invariance else 0.0,
             seed=seed,
         )

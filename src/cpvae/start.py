@@ -5,8 +5,8 @@ another. The graph that joins every code with its nearest ones falls into commun
 al. 2008), which find kinds of any shape, where a Gaussian mixture or k-means would cut the long
 ones and join the close ones. Where z needs few dimensions, the data themselves tell more than their
 codes; which of the two does shows in how much denser communities are inside than between one
-another. Small tables say too little for either, and start at K means. Categories begin there, and
-from then on follow the objective alone.
+another. Small tables say too little for either, and start at K means if they do. Categories begin
+there, and from then on follow the objective alone.
 """
 
 from collections.abc import Callable, Sequence
