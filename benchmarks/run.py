@@ -284,16 +284,16 @@ def _processor() -> str:
 
 def main() -> None:
     """Measures everything, or the parts that are named."""
+    here = DEVICES if torch.cuda.is_available() else DEVICES[:1]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=7, help="measurements of each, in turn")
     parser.add_argument("parts", nargs="*", choices=[[], *PARTS], help="all where none is named")
-    parser.add_argument("--device", choices=DEVICES, help="of steps and stacks; all if left out")
+    parser.add_argument("--device", choices=here, help="of steps and stacks; all if left out")
     parser.add_argument("--only", default="", help="steps with this text in their name")
     parser.add_argument("--peers", type=Path, help="Python of the environment that has the peers")
     arguments = parser.parse_args()
     records, repeats = Records(), arguments.repeats
     parts = arguments.parts or PARTS
-    here = DEVICES if torch.cuda.is_available() else DEVICES[:1]
     for device in [arguments.device] if arguments.device else here:
         if "steps" in parts:
             measure_steps(records, repeats, device, arguments.only)

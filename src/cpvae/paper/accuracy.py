@@ -101,9 +101,13 @@ def named(dataset: str, objective: str, n_components: int) -> str:
     return f"{dataset}-{objective}-k{n_components}"
 
 
+def _set_of(result: dict[str, Any]) -> str:
+    return named(result["dataset"], result["objective"], result["components"])
+
+
 def of(name: str, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The results of a set of seeds, by seed."""
-    mine = [r for r in results if named(r["dataset"], r["objective"], r["components"]) == name]
+    mine = [result for result in results if _set_of(result) == name]
     return sorted(mine, key=lambda result: result["seed"])
 
 
@@ -123,7 +127,7 @@ def rows(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def summary(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """A row a set of seeds: medians over its seeds, its worst one, and the one picked by bound."""
     table = []
-    for name in sorted({named(r["dataset"], r["objective"], r["components"]) for r in results}):
+    for name in sorted(set(map(_set_of, results))):
         *each, median, picked = rows(of(name, results))
         accuracy = {
             "accuracy": median["accuracy"],
@@ -157,7 +161,7 @@ FIGURES: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 def figure(results: Sequence[dict[str, Any]]) -> Figure:
     """Every seed as a point: accuracy by set of seeds, and against the validation bound."""
-    names = sorted({named(r["dataset"], r["objective"], r["components"]) for r in results})
+    names = sorted(set(map(_set_of, results)))
     figure = Figure(figsize=(9, 1.6 + 0.9 * len(names)), layout="constrained")
     left, *others = figure.subplot_mosaic(
         [["all", name] for name in names], width_ratios=(2, 1)
