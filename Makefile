@@ -40,7 +40,7 @@ demo: install
 
 test: install
 	@echo "== tests"
-	$(BIN)/python -m pytest -ra -n auto --dist loadgroup
+	$(BIN)/python -m pytest -ra -n auto
 
 docs: install
 	@echo "== drawing the tables of docs/ from results/"

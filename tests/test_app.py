@@ -1,3 +1,4 @@
+import asyncio
 import json
 import re
 import shutil
@@ -12,9 +13,19 @@ from cpvae.explorer import STEPS, Explorer
 from cpvae.models import build
 
 # Gradio's and pandas' ways with one another are theirs; warnings of our own stay errors elsewhere
-pytestmark = [pytest.mark.filterwarnings("default"), pytest.mark.xdist_group("browser")]
+pytestmark = pytest.mark.filterwarnings("default")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+@pytest.fixture(autouse=True)
+def _loops_are_closed(monkeypatch):
+    """Gradio makes event loops at a launch and closes none: found later, they fail other tests."""
+    made, new = [], asyncio.new_event_loop
+    monkeypatch.setattr(asyncio, "new_event_loop", lambda: made.append(new()) or made[-1])
+    yield
+    for loop in made:
+        loop.close()
 
 
 @pytest.fixture
