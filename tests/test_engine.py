@@ -35,7 +35,9 @@ def engine(
     starts = type(built[0]).__name__ == "ConditionalPriorVAE"
     made = Engine(built, generators, x, *how, starts=starts)
     for place, seed in enumerate(seeds if starts else []):
-        made.set_start(place, (torch.arange(90) + seed) % 4 - 1)
+        k = built[0].n_components
+        first = (torch.arange(90) + seed) % k
+        made.set_start(place, torch.stack([first, (first + 1).clamp(max=k - 1)], 1))
     return made
 
 

@@ -5,7 +5,7 @@ from sklearn.datasets import make_blobs, make_moons
 
 from cpvae.evaluate import cluster_scores
 from cpvae.models import build
-from cpvae.start import communities, start
+from cpvae.start import communities, pieces, start
 
 
 def test_communities_follow_shapes_that_no_gaussian_has():
@@ -49,21 +49,50 @@ def test_categories_start_in_codes_or_in_data_whichever_tell_kinds_apart():
     model = build(shape=(6,), n_components=3, latent_dim=2, likelihood="gaussian")
     with torch.no_grad():
         model.posterior.weight.zero_()  # all codes are the same
-    found = start([model], x, [0])[0].numpy()
-    assert cluster_scores(y, found)["accuracy"] == 1
+    (found,) = start([model], x, [0])
+    assert torch.equal(found[:, 0], found[:, 1])
+    assert cluster_scores(y, found[:, 0].numpy())["accuracy"] == 1
     model.embed = lambda part: part[:, :2]
     model.likelihood.inputs = torch.zeros_like
-    assert cluster_scores(y, start([model], x, [0])[0].numpy())["accuracy"] == 1
+    assert cluster_scores(y, start([model], x, [0])[0][:, 0].numpy())["accuracy"] == 1
 
 
-def test_a_small_table_starts_at_means():
+def test_examples_beyond_the_largest_communities_are_free():
+    x, y = make_blobs([450, 350, 250], 6, cluster_std=0.5, random_state=1)
+    model = build(shape=(6,), n_components=2, latent_dim=2, likelihood="gaussian")
+    (found,) = start([model], torch.from_numpy(x).float(), [0])
+    for kind, between in enumerate([[0, 0], [1, 1], [0, 1]]):
+        assert (found[y == kind] == torch.tensor(between)).all()
+
+
+@pytest.mark.parametrize("n_components", [3, 9])
+def test_a_small_table_starts_at_means_and_those_of_a_kind_hang_together(n_components):
     """Ten rows of a kind are too few for fifteen neighbours."""
     x, y = make_blobs([90, 10, 10], 4, cluster_std=0.5, random_state=3)
-    x = torch.from_numpy(x).float()
-    model = build(shape=(4,), n_components=3, latent_dim=2, likelihood="gaussian")
-    (found,) = start([model], x, [0])
-    assert found.dtype == torch.int64
-    assert cluster_scores(y, found.numpy())["accuracy"] == 1
+    model = build(shape=(4,), n_components=n_components, latent_dim=2, likelihood="gaussian")
+    (found,) = start([model], torch.from_numpy(x).float(), [0])
+    kinds, kind = found.unique(dim=0, return_inverse=True)
+    assert cluster_scores(y, kind.numpy())["purity"] == 1
+    assert (kinds[0, 0], kinds[-1, 1]) == (0, n_components - 1)
+    assert torch.equal(kinds[1:, 0], kinds[:-1, 1] + 1)
+    if n_components == 3:
+        assert len(kinds) == 3
+
+
+@pytest.mark.parametrize("n_features", [1, 2, 6, 30])
+@pytest.mark.parametrize("n", [500, 5000])
+@pytest.mark.parametrize("n_components", [2, 6])
+def test_pieces_of_one_gaussian_hang_together(n_features, n, n_components):
+    points = np.random.default_rng(0).standard_normal((n, n_features))
+    found = pieces(points, n_components, 0)
+    assert (found == torch.tensor([0, n_components - 1])).all()
+
+
+def test_more_categories_than_rows_that_differ():
+    points = np.repeat(np.eye(3), 20, axis=0)
+    found = pieces(points, 7, 0).unique(dim=0)
+    assert found[-1, 1] == 6
+    assert len(found) == 3
 
 
 def test_several_models_start_as_each_would_alone():

@@ -279,7 +279,7 @@ def fit(
         typer.Option(
             rich_help_panel="Training",
             help="Epochs before categories start: communities of neighbours, or K means.",
-            show_default="3/20 of all; 0 in tables under 1000 rows or 6 columns",
+            show_default="3/20 of all; 1 in tables under 1000 rows or 6 columns",
         ),
     ] = None,
     kl_z_start: Annotated[
@@ -525,7 +525,7 @@ def compact(
         typer.Option(
             min=0.0, help="Take the fewest components this close to the best bound, nats."
         ),
-    ] = 0.02,
+    ] = 0.05,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run in --out.")
     ] = False,
@@ -553,7 +553,7 @@ def compact(
     small.write_info(
         {
             **info,
-            "model": {**info["model"], "n_components": found.model.n_components},
+            "model": found.config,
             "compacted": {
                 "from": model.n_components,
                 "groups": found.groups,

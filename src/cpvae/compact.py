@@ -4,10 +4,12 @@ What it costs to call the examples of category i by the name of j is E log p(x|z
 i, less the same given j, over the examples of i (nats per example, eq. 7). Categories are joined
 from the cheapest pair up, and for every number of categories on the way the merged model is built
 and its one-hot bound is taken on data. The bound then says how many there should be: p(c) charges
-for a name, so a name that tells nothing brings nothing, and with a uniform p(c) costs.
+for a name, so a name that tells nothing brings nothing.
 
 No step is trained: a merged category has the mean of its members' weights, the mean and covariance
-of their mixture, and a logit that gives it their joint probability.
+of their mixture, and a logit that gives it their joint probability. Its p(c) is the share of the
+training data that it holds (eq. 14), the best there is for the bound: where kinds differ in number
+1/K would be in the way of every merging, as many names share a large kind at no cost.
 """
 
 import math
@@ -21,17 +23,20 @@ from torch import Tensor
 from cpvae.evaluate import exact_terms
 from cpvae.models import ConditionalPriorVAE, Model, build
 
+TOLERANCE = 0.05  # nats below the best bound
+
 Groups = list[list[int]]
 
 
 class Compacted(NamedTuple):
     """A model with fewer categories: category i is what ``groups[i]`` were.
 
-    Categories in no group were dropped. ``curve`` has (number of categories, bound) for every
+    ``config`` has the keywords of `models.build` for it. Categories in no group were dropped. ``curve`` has (number of categories, bound) for every
     number that was tried; bounds are one-hot, in nats per example of the data given.
     """
 
     model: ConditionalPriorVAE
+    config: dict[str, Any]
     groups: Groups
     elbo_before_nats: float
     elbo_after_nats: float
@@ -42,7 +47,7 @@ def compact(
     model: Model,
     config: dict[str, Any],
     x: Tensor,
-    tolerance: float = 0.02,
+    tolerance: float = TOLERANCE,
     seed: int = 0,
 ) -> Compacted:
     """Drops and merges categories while the bound allows it.
@@ -68,7 +73,7 @@ def compact(
         alive = [g for g in joined if shares[g].sum() >= 0.1 / model.n_components]
         for groups in [joined] if len(alive) == len(joined) else [joined, alive]:
             if len(groups) < model.n_components:
-                elbo = _elbo(_merged(model, config, groups, view), view.observed, seed)
+                elbo = _elbo(_merged(model, config, groups, view)[0], view.observed, seed)
                 tried.append((elbo, groups))
     best = max(elbo for elbo, _ in tried)
     after, groups = min(
@@ -77,8 +82,10 @@ def compact(
     bounds: dict[int, float] = {}
     for elbo, some in tried:
         bounds[len(some)] = max(elbo, bounds.get(len(some), -math.inf))
-    small = model if len(groups) == model.n_components else _merged(model, config, groups, view)
-    return Compacted(small.eval(), groups, before, after, sorted(bounds.items()))
+    small = model
+    if len(groups) < model.n_components:
+        small, config = _merged(model, config, groups, view)
+    return Compacted(small.eval(), config, groups, before, after, sorted(bounds.items()))
 
 
 class _View(NamedTuple):
@@ -138,9 +145,10 @@ def _joined(costs: Float[Tensor, "k k"]) -> list[Groups]:
 @torch.no_grad()
 def _merged(
     model: ConditionalPriorVAE, config: dict[str, Any], groups: Groups, view: _View
-) -> ConditionalPriorVAE:
-    """A model of one category a group."""
-    small = build(**{**config, "n_components": len(groups)})
+) -> tuple[ConditionalPriorVAE, dict[str, Any]]:
+    """A model of one category a group, and its configuration."""
+    config = {**config, "n_components": len(groups), "weights": "learned"}
+    small = build(**config)
     assert isinstance(small, ConditionalPriorVAE)
     state = model.state_dict()
     mix = _weights(groups, view.log_qc)
@@ -159,12 +167,11 @@ def _merged(
         )
         state[key] = torch.cat([rest, category @ mix.T], 1)
     state |= _moments(model, mix)
-    merged = torch.stack([state["prior.logits"][g].logsumexp(0) for g in groups])
-    state["prior.logits"] = merged if model.prior.learned else torch.zeros_like(merged)
     aggregated = torch.stack([state["aggregated"][g].sum() for g in groups])
     state["aggregated"] = aggregated / aggregated.sum()
+    state["prior.logits"] = state["aggregated"].clamp_min(1e-6).log()
     small.load_state_dict(state)
-    return small.to(view.observed.device).eval()
+    return small.to(view.observed.device).eval(), config
 
 
 def _weights(groups: Groups, log_qc: Float[Tensor, "n k"]) -> Float[Tensor, "m k"]:

@@ -199,11 +199,11 @@ def recipe(
     The run has about `STEPS` steps, anneals over its first three eighths, averages weights over a
     twentieth of it, and stops early when a fifth goes by without a better validation bound. The
     categories of a CP-VAE start after its first three twentieths, as communities of neighbours. Of
-    a small table the weight of KL(z) falls to 1 instead, so that c carries what it can; with an
-    invariance term its categories start after an epoch too, see `start`. Of larger data whose p(c)
-    is 1/K, which says that categories are even, an invariance term is joined by a reward for that.
-    For models without c the weight of KL(z) rises to 1. On a processor that has instructions for
-    it, products of a large network on data in [0, 1] are taken in bfloat16.
+    a small table they start after an epoch, at groups of means, see `start`, and the weight of
+    KL(z) falls to 1, so that c carries what it can. Of larger data whose p(c) is 1/K, which says
+    that categories are even, an invariance term is joined by a reward for that. For models without
+    c the weight of KL(z) rises to 1. On a processor that has instructions for it, products of a
+    large network on data in [0, 1] are taken in bfloat16.
 
     Raises:
         ValueError: a value out of range, see `Recipe`, or a setting about c for a model without.
@@ -220,8 +220,7 @@ def recipe(
     small, alone = small_table(n_examples, config["shape"]), config["n_components"] == 1
     anneal_epochs = given.get("anneal_epochs", max(1, 3 * epochs // 8))
     early = min(1 if small else 3 * epochs // 20, anneal_epochs // 2)
-    never = alone or (small and not given.get("invariance"))
-    start_epochs = given.get("start_epochs", 0 if never else early)
+    start_epochs = given.get("start_epochs", 0 if alone else early)
     evened = given.get("invariance") and config.get("weights") != "learned" and not small
     kl_z_start = 1.0 if start_epochs and not small else Recipe.kl_z_start
     if model != "cpvae":

@@ -37,15 +37,15 @@ BLOCK_BYTES = {"cpu": 2**25, "cuda": 2**30}  # memory that a block may take, abo
 class Batch(NamedTuple):
     """What one step consumes, (b, ...) each, or a block of steps, (steps, r, b, ...).
 
-    ``moved`` is None without an augmentation, and ``category`` (b) where examples have none to
-    start in.
+    ``moved`` is None without an augmentation, and ``between`` (b, 2), the first and the last of
+    the categories that an example may start in, where the run has no start.
     """
 
     observed: Tensor
     normal: Tensor
     gumbel: Tensor
     moved: Tensor | None = None
-    category: Tensor | None = None
+    between: Tensor | None = None
 
 
 class Means(NamedTuple):
@@ -76,8 +76,8 @@ class Objective(nn.Module):
         noise = Noise(batch.normal, batch.gumbel)
         terms = self.model.terms(batch.observed, noise, temperature, self.estimator)
         objective = loss(terms, weights)
-        if batch.category is not None:
-            objective = objective + weights.start * surprise(terms.log_qc, batch.category)
+        if batch.between is not None:
+            objective = objective + weights.start * surprise(terms.log_qc, batch.between)
         kept = (terms.log_px.detach(), terms.kl_z.detach(), terms.kl_c.detach())
         if batch.moved is None:
             return objective, (objective.detach(), *kept), usage
@@ -163,7 +163,7 @@ class Engine:
             takes two seconds and gives the same floats; ``compiled`` fuses them, takes some ten
             seconds and may round otherwise. Where compiling fails it says so and records them.
         precision: of the networks' products, see `train.Recipe`
-        starts: whether examples have a category to start in, see `set_start`
+        starts: whether examples have categories to start in, see `set_start`
     """
 
     def __init__(
@@ -184,8 +184,8 @@ class Engine:
         self.likelihood = models[0].likelihood
         self.data = self.likelihood.store(observed)
         self.precision = precision
-        shape = (len(self.models), len(observed))
-        self._start = torch.full(shape, -1, device=self.device) if starts else None
+        shape = (len(self.models), len(observed), 2)
+        self._start = torch.zeros(shape, dtype=torch.int64, device=self.device) if starts else None
         objective = Objective(models[0], estimator)
         names = [f"model.{name}" for name, _ in models[0].named_parameters()]
 
@@ -252,10 +252,10 @@ class Engine:
         if "start" in state:
             self.set_start(place, state["start"])
 
-    def set_start(self, place: int, category: Int[Tensor, " n"]) -> None:
-        """The category that each example starts in, for ``Weights.start``; -1 for none."""
+    def set_start(self, place: int, between: Int[Tensor, "n 2"]) -> None:
+        """What `start.start` found for a model, for ``Weights.start``."""
         assert self._start is not None  # who has categories to start in has said so
-        self._start[place] = category
+        self._start[place] = between
 
     def _row(self, tensor: Tensor, place: int) -> Tensor:
         return tensor[place] if len(self.models) > 1 else tensor
@@ -293,11 +293,11 @@ class Engine:
             stacked = parts[0]
         else:
             stacked = [torch.stack(tensors, 1) for tensors in zip(*parts, strict=True)]
-        category = None
+        between = None
         if self._start is not None:
             rows = [row[index[:, r]] for r, row in enumerate(self._start)]
-            category = rows[0] if len(rows) == 1 else torch.stack(rows, 1)
-        return Batch(*stacked)._replace(category=category)
+            between = rows[0] if len(rows) == 1 else torch.stack(rows, 1)
+        return Batch(*stacked)._replace(between=between)
 
     def _take(self, block: Batch) -> None:
         """All steps of a block; on a GPU the first of a size as they are, then as a graph."""
@@ -356,8 +356,8 @@ class Engine:
         parameters, rest = inputs[:count], inputs[count:]
         weights = Weights(*rest[: len(Weights._fields)])
         temperature, usage, *batch = rest[len(weights) :]
-        category = batch.pop() if self._start is not None else None
-        arguments = (Batch(*batch)._replace(category=category), usage, weights, temperature)
+        between = batch.pop() if self._start is not None else None
+        arguments = (Batch(*batch)._replace(between=between), usage, weights, temperature)
         objective, kept, usage = call(parameters, *arguments)
         return usage, *kept, *torch.autograd.grad(objective.sum(), parameters)
 

@@ -24,7 +24,7 @@ from sklearn.utils.validation import validate_data
 from cpvae import defaults
 from cpvae.augment import Augment, named
 from cpvae.checkpoint import RunFolder, describe
-from cpvae.compact import compact
+from cpvae.compact import TOLERANCE, compact
 from cpvae.data.checks import check, check_like
 from cpvae.data.files import as_examples, from_table
 from cpvae.data.levels import Levels, decode
@@ -66,8 +66,8 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         max_epochs: passes over the data at most
         batch_size: examples a step
         learning_rate: of Adam
-        start_epochs: epochs before categories start, as communities of neighbours, or in tables
-            under 1000 rows or 6 columns, which by default have no such start, at K means
+        start_epochs: epochs before categories start: as communities of neighbours, after 3/20 of
+            all, or in tables under 1000 rows or 6 columns at K means, after one
         precision: of products in training, ``float32``, or ``bfloat16`` for data in [0, 1]; by
             default the latter where the processor has instructions for it and the network is large
         invariance: a change of x that must leave its category as it is: ``affine`` for images,
@@ -416,7 +416,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
             return self._frame(examples), drawn.cpu().numpy()
         return examples.reshape(n_samples, *self.example_shape_), drawn.cpu().numpy()
 
-    def compact(self, X: ArrayLike, tolerance: float = 0.02) -> "CPVAE":
+    def compact(self, X: ArrayLike, tolerance: float = TOLERANCE) -> "CPVAE":
         """Drops components that are not used and merges those that say the same, see `compact`.
 
         Arguments:
@@ -433,8 +433,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         x = self._examples(X)
         found = compact(self.model_, self.config_, x, tolerance, self.recipe_.seed)
         self.groups_ = found.groups
-        config = {**self.config_, "n_components": found.model.n_components}
-        self._take(found.model, config, self.recipe_, self.example_shape_)
+        self._take(found.model, found.config, self.recipe_, self.example_shape_)
         return self
 
     def save(self, path: str | Path) -> None:

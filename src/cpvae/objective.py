@@ -3,6 +3,7 @@
 Schedules are pure functions of the epoch; nothing of them lives on a model.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ class Weights(NamedTuple):
     ``kl_z`` and ``kl_c`` weigh the two KL terms, ``invariance`` the KL between the categories of an
     example and of the same example moved, ``balance`` the entropy of the mean q(c|x), which is
     rewarded, ``certainty`` the mean entropy of q(c|x), which is charged, and ``start`` the surprise
-    of q(c|x) at the categories that examples start in.
+    of q(c|x) at the categories that examples may start in.
     """
 
     kl_z: float | Tensor = 1.0
@@ -62,10 +63,11 @@ def conditional_entropy(log_qc: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
     return -(log_qc.exp() * log_qc).sum(-1).mean()
 
 
-def surprise(log_qc: Float[Tensor, "b k"], category: Int[Tensor, " b"]) -> Float[Tensor, ""]:
-    """Mean -log q(c|x) in nats of given categories; examples whose category is -1 count nothing."""
-    given = log_qc.gather(-1, category.clamp_min(0).unsqueeze(-1)).squeeze(-1)
-    return -(given * (category >= 0)).mean()
+def surprise(log_qc: Float[Tensor, "b k"], between: Int[Tensor, "b 2"]) -> Float[Tensor, ""]:
+    """Mean -log q in nats of the categories from the first to the last of ``between`` together."""
+    category = torch.arange(log_qc.shape[-1], device=log_qc.device)
+    outside = (category < between[..., :1]) | (category > between[..., 1:])
+    return -log_qc.masked_fill(outside, -math.inf).logsumexp(-1).mean()
 
 
 def mutual_information(log_qc: Float[Tensor, "n k"]) -> Float[Tensor, ""]:

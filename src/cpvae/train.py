@@ -610,14 +610,14 @@ class _Group:
         self.took = 0.0
 
     def start(self, x_train: Tensor) -> None:
-        """Gives every example the category that it starts in, in every run that goes on."""
+        """Gives every example the categories that it may start in, in every run that goes on."""
         # The codes of one that diverged are no numbers
         going = [place for place, run in enumerate(self.runs) if not run.stopped]
         with contextlib.ExitStack() as stack:
             models = [stack.enter_context(self.runs[place].starting()) for place in going]
             found = start(models, x_train, [self.runs[place].seed for place in going])
-        for place, category in zip(going, found, strict=True):
-            self.engine.set_start(place, category)
+        for place, between in zip(going, found, strict=True):
+            self.engine.set_start(place, between)
 
     def save_sometimes(self) -> None:
         """Saves when the last save is some seconds old, and ten times what it took."""

@@ -35,7 +35,16 @@ METHODS: dict[str, Callable[[int, int], Any]] = {
     "GaussianMixture": _gaussian_mixture,
     "KMeans": _k_means,
 }
-DATASETS = ("wine", "breast_cancer")
+DATASETS = ("wine", "breast_cancer", "unequal_blobs")
+
+
+def _rows(dataset: str) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and classes; of the blobs one is ten times as large as the other two."""
+    from sklearn import datasets
+
+    if dataset == "unequal_blobs":
+        return datasets.make_blobs([500, 50, 50], n_features=4, random_state=1)[:2]
+    return getattr(datasets, f"load_{dataset}")(return_X_y=True)
 
 
 def run(dataset: str, method: str, results: Path) -> dict[str, Any]:
@@ -47,12 +56,11 @@ def run(dataset: str, method: str, results: Path) -> dict[str, Any]:
     file = results / f"{dataset}-{method}.json"
     if file.is_file():
         return json.loads(file.read_text(encoding="utf-8"))
-    from sklearn import datasets
     from sklearn.model_selection import StratifiedKFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    x, labels = getattr(datasets, f"load_{dataset}")(return_X_y=True)
+    x, labels = _rows(dataset)
     scores, start = [], time.perf_counter()
     for seed in SEEDS:
         folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
