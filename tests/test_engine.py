@@ -11,7 +11,9 @@ from cpvae.models import build
 from cpvae.objective import Weights
 
 SYSTEMS = [("cpvae", 3), ("vae", 1), ("mog", 3), ("vamp", 3), ("hvae", 1), ("hvamp", 3)]
-WEIGHTS = Weights(kl_z=0.7, kl_c=0.9, invariance=2.0, balance=1.0, certainty=0.5, start=3.0)
+WEIGHTS = Weights(
+    kl_z=0.7, kl_c=0.9, invariance=2.0, balance=1.0, certainty=0.5, start=3.0, piece=1.5
+)
 JITTER = Augment(12, lambda x, u: (x + 0.2 * u - 0.1).clamp(0, 1))
 
 
@@ -37,7 +39,8 @@ def engine(
     for place, seed in enumerate(seeds if starts else []):
         k = built[0].n_components
         first = (torch.arange(90) + seed) % k
-        made.set_start(place, torch.stack([first, (first + 1).clamp(max=k - 1)], 1))
+        group = torch.stack([first, (first + 1).clamp(max=k - 1)], 1)
+        made.set_start(place, torch.stack([group[:, [0, 0]], group], 1))
     return made
 
 

@@ -50,11 +50,11 @@ def test_categories_start_in_codes_or_in_data_whichever_tell_kinds_apart():
     with torch.no_grad():
         model.posterior.weight.zero_()  # all codes are the same
     (found,) = start([model], x, [0])
-    assert torch.equal(found[:, 0], found[:, 1])
-    assert cluster_scores(y, found[:, 0].numpy())["accuracy"] == 1
+    assert (found == found[:, :1, :1]).all()
+    assert cluster_scores(y, found[:, 0, 0].numpy())["accuracy"] == 1
     model.embed = lambda part: part[:, :2]
     model.likelihood.inputs = torch.zeros_like
-    assert cluster_scores(y, start([model], x, [0])[0][:, 0].numpy())["accuracy"] == 1
+    assert cluster_scores(y, start([model], x, [0])[0][:, 0, 0].numpy())["accuracy"] == 1
 
 
 def test_examples_beyond_the_largest_communities_are_free():
@@ -71,12 +71,17 @@ def test_a_small_table_starts_at_means_and_those_of_a_kind_hang_together(n_compo
     x, y = make_blobs([90, 10, 10], 4, cluster_std=0.5, random_state=3)
     model = build(shape=(4,), n_components=n_components, latent_dim=2, likelihood="gaussian")
     (found,) = start([model], torch.from_numpy(x).float(), [0])
-    kinds, kind = found.unique(dim=0, return_inverse=True)
+    piece, group = found.unbind(1)
+    assert torch.equal(piece[:, 0], piece[:, 1])
+    assert len(piece.unique()) == n_components
+    assert (group[:, 0] <= piece[:, 0]).all()
+    assert (piece[:, 0] <= group[:, 1]).all()
+    groups, kind = group.unique(dim=0, return_inverse=True)
     assert cluster_scores(y, kind.numpy())["purity"] == 1
-    assert (kinds[0, 0], kinds[-1, 1]) == (0, n_components - 1)
-    assert torch.equal(kinds[1:, 0], kinds[:-1, 1] + 1)
+    assert (groups[0, 0], groups[-1, 1]) == (0, n_components - 1)
+    assert torch.equal(groups[1:, 0], groups[:-1, 1] + 1)
     if n_components == 3:
-        assert len(kinds) == 3
+        assert len(groups) == 3
 
 
 @pytest.mark.parametrize("n_features", [1, 2, 6, 30])
@@ -84,15 +89,15 @@ def test_a_small_table_starts_at_means_and_those_of_a_kind_hang_together(n_compo
 @pytest.mark.parametrize("n_components", [2, 6])
 def test_pieces_of_one_gaussian_hang_together(n_features, n, n_components):
     points = np.random.default_rng(0).standard_normal((n, n_features))
-    found = pieces(points, n_components, 0)
-    assert (found == torch.tensor([0, n_components - 1])).all()
+    group = pieces(points, n_components, 0)[:, 1]
+    assert (group == torch.tensor([0, n_components - 1])).all()
 
 
 def test_more_categories_than_rows_that_differ():
     points = np.repeat(np.eye(3), 20, axis=0)
-    found = pieces(points, 7, 0).unique(dim=0)
-    assert found[-1, 1] == 6
-    assert len(found) == 3
+    group = pieces(points, 7, 0)[:, 1].unique(dim=0)
+    assert group[-1, 1] == 6
+    assert len(group) == 3
 
 
 def test_several_models_start_as_each_would_alone():

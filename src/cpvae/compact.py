@@ -31,8 +31,9 @@ Groups = list[list[int]]
 class Compacted(NamedTuple):
     """A model with fewer categories: category i is what ``groups[i]`` were.
 
-    ``config`` has the keywords of `models.build` for it. Categories in no group were dropped. ``curve`` has (number of categories, bound) for every
-    number that was tried; bounds are one-hot, in nats per example of the data given.
+    ``config`` has the keywords of `models.build` for it. Categories in no group were dropped.
+    ``curve`` has (number of categories, bound) for every number that was tried; bounds are one-hot,
+    in nats per example of the data given.
     """
 
     model: ConditionalPriorVAE

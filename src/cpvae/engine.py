@@ -37,15 +37,15 @@ BLOCK_BYTES = {"cpu": 2**25, "cuda": 2**30}  # memory that a block may take, abo
 class Batch(NamedTuple):
     """What one step consumes, (b, ...) each, or a block of steps, (steps, r, b, ...).
 
-    ``moved`` is None without an augmentation, and ``between`` (b, 2), the first and the last of
-    the categories that an example may start in, where the run has no start.
+    ``moved`` is None without an augmentation, and ``start`` (b, 2, 2), see `start.start`, where
+    categories have none.
     """
 
     observed: Tensor
     normal: Tensor
     gumbel: Tensor
     moved: Tensor | None = None
-    between: Tensor | None = None
+    start: Tensor | None = None
 
 
 class Means(NamedTuple):
@@ -76,8 +76,9 @@ class Objective(nn.Module):
         noise = Noise(batch.normal, batch.gumbel)
         terms = self.model.terms(batch.observed, noise, temperature, self.estimator)
         objective = loss(terms, weights)
-        if batch.between is not None:
-            objective = objective + weights.start * surprise(terms.log_qc, batch.between)
+        if batch.start is not None:
+            piece, group = (surprise(terms.log_qc, part) for part in batch.start.unbind(-2))
+            objective = objective + weights.start * group + weights.piece * (piece - group)
         kept = (terms.log_px.detach(), terms.kl_z.detach(), terms.kl_c.detach())
         if batch.moved is None:
             return objective, (objective.detach(), *kept), usage
@@ -184,7 +185,7 @@ class Engine:
         self.likelihood = models[0].likelihood
         self.data = self.likelihood.store(observed)
         self.precision = precision
-        shape = (len(self.models), len(observed), 2)
+        shape = (len(self.models), len(observed), 2, 2)
         self._start = torch.zeros(shape, dtype=torch.int64, device=self.device) if starts else None
         objective = Objective(models[0], estimator)
         names = [f"model.{name}" for name, _ in models[0].named_parameters()]
@@ -252,10 +253,10 @@ class Engine:
         if "start" in state:
             self.set_start(place, state["start"])
 
-    def set_start(self, place: int, between: Int[Tensor, "n 2"]) -> None:
+    def set_start(self, place: int, start: Int[Tensor, "n 2 2"]) -> None:
         """What `start.start` found for a model, for ``Weights.start``."""
         assert self._start is not None  # who has categories to start in has said so
-        self._start[place] = between
+        self._start[place] = start
 
     def _row(self, tensor: Tensor, place: int) -> Tensor:
         return tensor[place] if len(self.models) > 1 else tensor
@@ -293,11 +294,11 @@ class Engine:
             stacked = parts[0]
         else:
             stacked = [torch.stack(tensors, 1) for tensors in zip(*parts, strict=True)]
-        between = None
+        start = None
         if self._start is not None:
             rows = [row[index[:, r]] for r, row in enumerate(self._start)]
-            between = rows[0] if len(rows) == 1 else torch.stack(rows, 1)
-        return Batch(*stacked)._replace(between=between)
+            start = rows[0] if len(rows) == 1 else torch.stack(rows, 1)
+        return Batch(*stacked)._replace(start=start)
 
     def _take(self, block: Batch) -> None:
         """All steps of a block; on a GPU the first of a size as they are, then as a graph."""
@@ -356,8 +357,8 @@ class Engine:
         parameters, rest = inputs[:count], inputs[count:]
         weights = Weights(*rest[: len(Weights._fields)])
         temperature, usage, *batch = rest[len(weights) :]
-        between = batch.pop() if self._start is not None else None
-        arguments = (Batch(*batch)._replace(between=between), usage, weights, temperature)
+        start = batch.pop() if self._start is not None else None
+        arguments = (Batch(*batch)._replace(start=start), usage, weights, temperature)
         objective, kept, usage = call(parameters, *arguments)
         return usage, *kept, *torch.autograd.grad(objective.sum(), parameters)
 

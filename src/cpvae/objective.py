@@ -18,8 +18,9 @@ class Weights(NamedTuple):
 
     ``kl_z`` and ``kl_c`` weigh the two KL terms, ``invariance`` the KL between the categories of an
     example and of the same example moved, ``balance`` the entropy of the mean q(c|x), which is
-    rewarded, ``certainty`` the mean entropy of q(c|x), which is charged, and ``start`` the surprise
-    of q(c|x) at the categories that examples may start in.
+    rewarded, ``certainty`` the mean entropy of q(c|x), which is charged, ``start`` the surprise of
+    q(c|x) at the group of categories that an example may start in, and ``piece`` how much larger
+    that of its piece is.
     """
 
     kl_z: float | Tensor = 1.0
@@ -28,6 +29,7 @@ class Weights(NamedTuple):
     balance: float | Tensor = 0.0
     certainty: float | Tensor = 0.0
     start: float | Tensor = 0.0
+    piece: float | Tensor = 0.0
 
 
 def ramp(epoch: int, start: float, end: float, epochs: int) -> float:

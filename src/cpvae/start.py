@@ -48,8 +48,8 @@ class Communities(NamedTuple):
 
 def start(
     models: Sequence[ConditionalPriorVAE], x: Tensor, seeds: Sequence[int]
-) -> list[Int[Tensor, "n 2"]]:
-    """The first and the last of the categories that each example may start in, for each model.
+) -> list[Int[Tensor, "n 2 2"]]:
+    """Where each example starts, for each model: in a piece of the data, and in a group of pieces.
 
     Arguments:
         models: whose codes z say all
@@ -57,9 +57,10 @@ def start(
         seeds: one a model, of the examples that are looked at and of the search for communities
 
     Returns:
-        For each example the one category that is its community among codes or among data,
-        whichever are more modular, by size; or all: where there are more communities than the model
-        has categories, those in the smallest are free, and so are most examples of data with more
+        For each example the first and the last category of its piece, then those of its group. Both
+        are the one category that is its community among codes or among data, whichever are more
+        modular, by size; or all categories: where there are more communities than the model has
+        categories, examples in the smallest are free, and so are most examples of data with more
         than `EXAMPLES`. For a `small_table` see `pieces`.
     """
     from joblib import Parallel, cpu_count, delayed
@@ -86,11 +87,11 @@ def start(
     found = [pair[0 if better else 1] for pair, better in zip(pairs, of_codes, strict=True)]
     if len(x) > COMPARED:
         found = search([_codes if better else _data for better in of_codes], EXAMPLES)
-    allowed = [torch.tensor([0, model.n_components - 1]).repeat(len(x), 1) for model in models]
-    for between, mine, communities_of in zip(allowed, rows, found, strict=True):
+    starts = [torch.tensor([0, model.n_components - 1]).repeat(len(x), 2, 1) for model in models]
+    for start_of, mine, communities_of in zip(starts, rows, found, strict=True):
         category = torch.from_numpy(communities_of.category)
-        between[mine[category >= 0]] = category[category >= 0].unsqueeze(1)
-    return allowed
+        start_of[mine[category >= 0]] = category[category >= 0].view(-1, 1, 1)
+    return starts
 
 
 def small_table(n_examples: int, shape: Sequence[int]) -> bool:
@@ -98,15 +99,15 @@ def small_table(n_examples: int, shape: Sequence[int]) -> bool:
     return len(shape) == 1 and (n_examples < ENOUGH or shape[0] < FEATURES)
 
 
-def pieces(points: Float[np.ndarray, "n d"], n_components: int, seed: int) -> Int[Tensor, "n 2"]:
-    """The first and the last category of all pieces that K means cut and that hang together.
+def pieces(points: Float[np.ndarray, "n d"], n_components: int, seed: int) -> Int[Tensor, "n 2 2"]:
+    """The pieces that K means cut, and the groups of those that hang together.
 
-    Where there are more means than kinds, they cut a kind, and a category that starts in a cut
-    stays there. So pieces that touch share their categories, and the objective says which of them
-    are used. Two pieces touch where more than a tenth of either, less what chance takes away, lies
-    in the middle quarter of the way between their means. Of a Gaussian that is cut in halves 16 %
-    do, of an even density 12.5 %, of two Gaussians whose means are four standard deviations apart
-    6 %, however many dimensions there are.
+    Where there are more means than kinds, they cut a kind, and a category that is held in a cut
+    stays there. So pieces that touch soon share their categories, and the objective says which of
+    them are used. Two pieces touch where more than a tenth of either, less what chance takes away,
+    lies in the middle quarter of the way between their means. Of a Gaussian that is cut in halves
+    16 % do, of an even density 12.5 %, of two Gaussians whose means are four standard deviations
+    apart 6 %, however many dimensions there are.
     """
     from scipy.sparse.csgraph import connected_components
     from sklearn.cluster import KMeans  # takes a second
@@ -124,11 +125,12 @@ def pieces(points: Float[np.ndarray, "n d"], n_components: int, seed: int) -> In
     at_least = np.maximum(0, expected - np.sqrt(expected))
     touch = member.T @ (way < 0.25) > at_least[:, None]
     _, group = connected_components(touch, directed=False)
+    category = np.argsort(np.argsort(group, kind="stable"))  # those of a group side by side
     last = np.bincount(group).cumsum() - 1
     first = np.append(0, last[:-1] + 1)
     last[-1] = n_components - 1  # with those for which there are no means
-    between = np.stack([first, last], 1)[group[means.predict(points)]]
-    return torch.from_numpy(between).long()
+    of_means = np.stack([category, category, first[group], last[group]], 1).reshape(-1, 2, 2)
+    return torch.from_numpy(of_means[means.predict(points)]).long()
 
 
 def _points(

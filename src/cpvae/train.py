@@ -60,7 +60,8 @@ class Recipe:
         anneal_epochs: epochs over which the weights of the KL terms and the temperature go from
             their start to their end
         start_epochs: epochs in which c says nothing, so that z has to say all; q(c|x) is then asked
-            for the categories of `start`, ever less until the annealing ends. 0 leaves this out
+            for the categories of `start`, ever less, for those of a piece until the middle of the
+            annealing and for those of a group until its end. 0 leaves this out
         kl_z_start: first weight of KL(z); above 1 makes z dear, so that c carries what it can
         kl_c_start: first weight of KL(c)
         temperature_start: first temperature of the Gumbel-Softmax
@@ -467,14 +468,15 @@ def _schedule(recipe: Recipe, epoch: int) -> tuple[Weights, float]:
     def value(start: float, end: float) -> float:
         return ramp(epoch, start, end, recipe.anneal_epochs)
 
-    silent = epoch < recipe.start_epochs
+    asked = value(START, 0.0) if epoch >= recipe.start_epochs > 0 else 0.0
     weights = Weights(
         kl_z=value(recipe.kl_z_start, 1.0),
-        kl_c=SILENT if silent else value(recipe.kl_c_start, 1.0),
+        kl_c=SILENT if epoch < recipe.start_epochs else value(recipe.kl_c_start, 1.0),
         invariance=recipe.invariance,
         balance=recipe.balance,
         certainty=value(1.0, recipe.certainty),
-        start=0.0 if silent or not recipe.start_epochs else value(START, 0.0),
+        start=asked,
+        piece=max(0.0, 2 * asked - START),
     )
     return weights, value(recipe.temperature_start, recipe.temperature_end)
 
@@ -616,8 +618,8 @@ class _Group:
         with contextlib.ExitStack() as stack:
             models = [stack.enter_context(self.runs[place].starting()) for place in going]
             found = start(models, x_train, [self.runs[place].seed for place in going])
-        for place, between in zip(going, found, strict=True):
-            self.engine.set_start(place, between)
+        for place, categories in zip(going, found, strict=True):
+            self.engine.set_start(place, categories)
 
     def save_sometimes(self) -> None:
         """Saves when the last save is some seconds old, and ten times what it took."""
