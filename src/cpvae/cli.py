@@ -525,7 +525,7 @@ def compact(
         typer.Option(
             min=0.0, help="Take the fewest components this close to the best bound, nats."
         ),
-    ] = 0.05,
+    ] = 0.1,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run in --out.")
     ] = False,
