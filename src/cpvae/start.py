@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cpvae.models import ConditionalPriorVAE
@@ -26,9 +26,7 @@ NEIGHBOURS = 15
 EXAMPLES = 50_000  # that are looked at, at most: the time for neighbours grows with the square
 COMPARED = 10_000  # of them, on which codes and data are compared, or means found
 SEARCHES = 60_000  # points that the searches for communities go over in all, in 4 to 16 of them
-TOUCHING = (
-    0.1  # share of a piece in the middle quarter of the way to another, above which they touch
-)
+NEAR = 0.1  # share of a piece near another one above which the two touch
 
 Kind = Callable[[ConditionalPriorVAE, Tensor], Tensor]  # of points: codes or data
 
@@ -100,37 +98,48 @@ def small_table(n_examples: int, shape: Sequence[int]) -> bool:
 
 
 def pieces(points: Float[np.ndarray, "n d"], n_components: int, seed: int) -> Int[Tensor, "n 2 2"]:
-    """The pieces that K means cut, and the groups of those that hang together.
+    """The pieces that K means cut, and the groups of those that touch; returns as `start` does.
 
     Where there are more means than kinds, they cut a kind, and a category that is held in a cut
     stays there. So pieces that touch soon share their categories, and the objective says which of
-    them are used. Two pieces touch where more than a tenth of either, less what chance takes away,
-    lies in the middle quarter of the way between their means. Of a Gaussian that is cut in halves
-    16 % do, of an even density 12.5 %, of two Gaussians whose means are four standard deviations
-    apart 6 %, however many dimensions there are.
+    them are used.
     """
     from scipy.sparse.csgraph import connected_components
     from sklearn.cluster import KMeans  # takes a second
-    from sklearn.metrics import pairwise_distances
 
-    some = np.random.default_rng(seed).permutation(len(points))[:COMPARED]
-    n_means = min(n_components, len(np.unique(points[some], axis=0)))
-    means = KMeans(n_means, n_init=10, random_state=seed).fit(points[some])
-    member = np.eye(n_means)[means.labels_]
-    squared = means.transform(points[some]) ** 2
-    further = squared - (member * squared).sum(1, keepdims=True)
-    apart = pairwise_distances(means.cluster_centers_, metric="sqeuclidean") + np.eye(n_means)
-    way = further / apart[means.labels_]  # 0 at the border, 1 at the own mean
-    expected = TOUCHING * member.sum(0)
-    at_least = np.maximum(0, expected - np.sqrt(expected))
-    touch = member.T @ (way < 0.25) > at_least[:, None]
-    _, group = connected_components(touch, directed=False)
+    some = points[np.random.default_rng(seed).permutation(len(points))[:COMPARED]]
+    n_means = min(n_components, len(np.unique(some, axis=0)))
+    means = KMeans(n_means, n_init=10, random_state=seed).fit(some)
+    _, group = connected_components(
+        _touch(some, means.cluster_centers_, means.labels_), directed=False
+    )
     category = np.argsort(np.argsort(group, kind="stable"))  # those of a group side by side
     last = np.bincount(group).cumsum() - 1
     first = np.append(0, last[:-1] + 1)
     last[-1] = n_components - 1  # with those for which there are no means
     of_means = np.stack([category, category, first[group], last[group]], 1).reshape(-1, 2, 2)
     return torch.from_numpy(of_means[means.predict(points)]).long()
+
+
+def _touch(
+    points: Float[np.ndarray, "n d"], means: Float[np.ndarray, "k d"], piece: Int[np.ndarray, " n"]
+) -> Bool[np.ndarray, "k k"]:
+    """Whether more than a tenth of a piece, less what chance takes away, lies near another one.
+
+    Near is the middle quarter of the way between their means. Of a Gaussian that is cut in halves
+    16 % lie there, of an even density 12.5 %, of two Gaussians whose means are four standard
+    deviations apart 6 %, however many dimensions there are.
+    """
+    from sklearn.metrics import pairwise_distances
+
+    member = np.eye(len(means))[piece]
+    squared = pairwise_distances(points, means, metric="sqeuclidean")
+    further = squared - (member * squared).sum(1, keepdims=True)
+    apart = pairwise_distances(means, metric="sqeuclidean") + np.eye(len(means))
+    way = further / apart[piece]  # 0 at the border, 1 at the own mean
+    expected = NEAR * member.sum(0)
+    at_least = np.maximum(0, expected - np.sqrt(expected))
+    return member.T @ (way < 0.25) > at_least[:, None]
 
 
 def _points(
