@@ -58,8 +58,8 @@ def test_evenness_has_the_gradient_of_the_entropy_of_the_running_mean():
 
 def test_surprise_is_that_of_a_range_of_categories_together(generator):
     log_qc = torch.randn(3, 4, generator=generator).log_softmax(1).requires_grad_()
-    between = torch.tensor([[1, 1], [0, 2], [0, 3]])
-    found = surprise(log_qc, between)
+    between = torch.tensor([[[1, 1]], [[0, 2]], [[0, 3]]])
+    (found,) = surprise(log_qc, between)
     expected = -(log_qc[0, 1] + log_qc[1, :3].exp().sum().log()) / 3  # all together surprise nobody
     torch.testing.assert_close(found, expected)
     (gradient,) = torch.autograd.grad(found, log_qc)

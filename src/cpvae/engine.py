@@ -77,7 +77,7 @@ class Objective(nn.Module):
         terms = self.model.terms(batch.observed, noise, temperature, self.estimator)
         objective = loss(terms, weights)
         if batch.start is not None:
-            piece, group = (surprise(terms.log_qc, part) for part in batch.start.unbind(-2))
+            piece, group = surprise(terms.log_qc, batch.start).unbind(-1)
             objective = objective + weights.start * group + weights.piece * (piece - group)
         kept = (terms.log_px.detach(), terms.kl_z.detach(), terms.kl_c.detach())
         if batch.moved is None:

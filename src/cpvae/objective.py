@@ -65,11 +65,11 @@ def conditional_entropy(log_qc: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
     return -(log_qc.exp() * log_qc).sum(-1).mean()
 
 
-def surprise(log_qc: Float[Tensor, "b k"], between: Int[Tensor, "b 2"]) -> Float[Tensor, ""]:
-    """Mean -log q in nats of the categories from the first to the last of ``between`` together."""
+def surprise(log_qc: Float[Tensor, "b k"], between: Int[Tensor, "b m 2"]) -> Float[Tensor, " m"]:
+    """Mean -log q in nats of categories together, from the first to the last of a ``between``."""
     category = torch.arange(log_qc.shape[-1], device=log_qc.device)
     outside = (category < between[..., :1]) | (category > between[..., 1:])
-    return -log_qc.masked_fill(outside, -math.inf).logsumexp(-1).mean()
+    return -log_qc.unsqueeze(-2).masked_fill(outside, -math.inf).logsumexp(-1).mean(-2)
 
 
 def mutual_information(log_qc: Float[Tensor, "n k"]) -> Float[Tensor, ""]:
