@@ -442,10 +442,10 @@ def test_data_in_parts_is_learned_pass_by_pass(blobs):
     model = CPVAE(3, max_epochs=40, random_state=0)
     rng = np.random.default_rng(0)
     for _ in range(40):
-        model.partial_fit(x[rng.permutation(len(x))[:300]])
+        model.partial_fit(x[rng.permutation(len(x))[: rng.integers(200, 300)]])
     assert [r["epoch"] for r in model.history_] == list(range(1, 41))
     assert model.history_[-1]["train_loss_nats"] < model.history_[5]["train_loss_nats"]
-    assert cluster_scores(labels, model.predict(x))["accuracy"] > 0.95
+    assert cluster_scores(labels, model.predict(x))["accuracy"] > 0.99
     shares = np.bincount(model.predict(x), minlength=3) / len(x)
     np.testing.assert_allclose(np.sort(model.aggregated_), np.sort(shares), atol=0.05)
     same = [CPVAE(3, max_epochs=40).partial_fit(x).partial_fit(x[::-1]) for _ in range(2)]

@@ -34,6 +34,7 @@ from cpvae.evaluate import cluster_probs, elbo_of_each, evaluate
 from cpvae.extras import need
 from cpvae.models import Model, build
 from cpvae.restarts import fit_best
+from cpvae.start import small_table
 from cpvae.train import Recipe, Record, fit_together, one_pass, still_rising
 
 
@@ -58,8 +59,8 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         noise_scale: fixed standard deviation of a Gaussian likelihood; None learns it
         covariance: ``diag`` (default) or ``full`` covariance of p(z | c)
         gate: what q(z | x, .) reads, ``probabilities`` (default) or ``category``
-        weights: p(c), ``learned`` (default) or ``uniform`` (default for small tables), the paper's
-            1/K, which says that categories are of one size
+        weights: p(c), ``learned`` (default) or ``uniform``, the paper's 1/K, which says that
+            categories are of one size
         pseudo_inputs: of a VampPrior, started at ``data`` (default) or ``random``
         estimator: of the expectation over c, ``straight_through`` (default), ``relaxed`` or
             ``exact``
@@ -186,7 +187,8 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         order = np.random.default_rng(seed).permutation(len(x))
         held = max(1, round(self.validation_fraction * len(x)))
         train, valid = x[order[held:]], x[order[:held]]
-        config, recipe = self._plan(train, columns, bool(np.isnan(x).any()), seed)
+        missing = bool(np.isnan(x).any())
+        config, recipe = self._plan(train, columns, missing, seed, self.start_epochs)
         data = torch.from_numpy(train), torch.from_numpy(valid)
         move = named(self.invariance, config["shape"])
         tell = _print_epoch if self.verbose else None
@@ -214,9 +216,9 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
     def partial_fit(self, X: ArrayLike, y: Any = None) -> "CPVAE":
         """One pass of training over ``X``, for data that comes in parts; after `fit` it goes on.
 
-        The first part decides what is decided from the data, such as the standardisation: make it a
-        fair sample. Each pass counts as an epoch of the annealing, nothing is held out, and
-        ``aggregated_`` is a running mean over the parts.
+        The first part decides what is decided from the data, such as the standardisation, and where
+        categories of a small table start: make it a fair sample. Each pass counts as an epoch of
+        the annealing, nothing is held out, and ``aggregated_`` is a running mean over the parts.
 
         Raises:
             ValueError: data that cannot be learned from, or a setting out of range.
@@ -225,8 +227,10 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         x, shape, columns = self._read(X, reset=first)
         check(x, columns)
         if first:
-            plan = self._plan(x, columns, bool(np.isnan(x).any()), self._seed(), start_epochs=0)
-            config, recipe = plan  # parts that are still to come have no place among communities
+            # Parts that are still to come are near to means, but have no place among communities
+            start_epochs = self.start_epochs if small_table(len(x), shape) else 0
+            missing = bool(np.isnan(x).any())
+            config, recipe = self._plan(x, columns, missing, self._seed(), start_epochs)
             self.history_, self._optimiser = [], None
             self._take(build(**config), config, recipe, shape)
         else:
@@ -259,7 +263,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         columns: Sequence[str] | None,
         missing: bool,
         seed: int,
-        start_epochs: int | None = None,
+        start_epochs: int | None,
     ) -> tuple[dict[str, Any], Recipe]:
         """What is built and how it is trained, from training data and settings."""
         config = defaults.model_config(
@@ -290,7 +294,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
             precision=self.precision,
-            start_epochs=self.start_epochs if start_epochs is None else start_epochs,
+            start_epochs=start_epochs,
             invariance=self.invariance_weight if self.invariance else 0.0,
             seed=seed,
         )

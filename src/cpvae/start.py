@@ -65,7 +65,7 @@ def start(
 
     if small_table(len(x), models[0].shape):
         each = zip(models, seeds, strict=True)
-        return [pieces(_points(model, x, _data), model.n_components, seed) for model, seed in each]
+        return [pieces(model, x, seed).of(model, x) for model, seed in each]
     at_once = Parallel(n_jobs=min(cpu_count(), len(models)))
     rows = [
         torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:EXAMPLES]
@@ -97,8 +97,20 @@ def small_table(n_examples: int, shape: Sequence[int]) -> bool:
     return len(shape) == 1 and (n_examples < ENOUGH or shape[0] < FEATURES)
 
 
-def pieces(points: Float[np.ndarray, "n d"], n_components: int, seed: int) -> Int[Tensor, "n 2 2"]:
-    """The pieces that K means cut, and the groups of those that touch; returns as `start` does.
+class Pieces(NamedTuple):
+    """Means of data as a model sees it, (m, d), and of each what `start` tells, (m, 2, 2)."""
+
+    means: Float[Tensor, "m d"]
+    between: Int[Tensor, "m 2 2"]
+
+    def of(self, model: ConditionalPriorVAE, x: Float[Tensor, "n ..."]) -> Int[Tensor, "n 2 2"]:
+        """Where rows start that are nearest to a mean, also rows that were not there before."""
+        points = torch.from_numpy(_points(model, x, _data))
+        return self.between[torch.cdist(points, self.means).argmin(1)]
+
+
+def pieces(model: ConditionalPriorVAE, x: Float[Tensor, "n ..."], seed: int) -> Pieces:
+    """The pieces that K means cut, and the groups of those that touch.
 
     Where there are more means than kinds, they cut a kind, and a category that is held in a cut
     stays there. So pieces that touch soon share their categories, and the objective says which of
@@ -107,18 +119,19 @@ def pieces(points: Float[np.ndarray, "n d"], n_components: int, seed: int) -> In
     from scipy.sparse.csgraph import connected_components
     from sklearn.cluster import KMeans  # takes a second
 
+    points, n_components = _points(model, x, _data), model.n_components
     some = points[np.random.default_rng(seed).permutation(len(points))[:COMPARED]]
     n_means = min(n_components, len(np.unique(some, axis=0)))
-    means = KMeans(n_means, n_init=10, random_state=seed).fit(some)
+    found = KMeans(n_means, n_init=10, random_state=seed).fit(some)
     _, group = connected_components(
-        _touch(some, means.cluster_centers_, means.labels_), directed=False
+        _touch(some, found.cluster_centers_, found.labels_), directed=False
     )
     category = np.argsort(np.argsort(group, kind="stable"))  # those of a group side by side
     last = np.bincount(group).cumsum() - 1
     first = np.append(0, last[:-1] + 1)
     last[-1] = n_components - 1  # with those for which there are no means
-    of_means = np.stack([category, category, first[group], last[group]], 1).reshape(-1, 2, 2)
-    return torch.from_numpy(of_means[means.predict(points)]).long()
+    between = np.stack([category, category, first[group], last[group]], 1).reshape(-1, 2, 2)
+    return Pieces(torch.from_numpy(found.cluster_centers_), torch.from_numpy(between).long())
 
 
 def _touch(

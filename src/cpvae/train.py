@@ -29,7 +29,7 @@ from cpvae.models import ESTIMATORS, ConditionalPriorVAE, Model
 from cpvae.nets import PRECISIONS
 from cpvae.objective import Weights, mutual_information, ramp
 from cpvae.priors import VampPrior
-from cpvae.start import start
+from cpvae.start import Pieces, pieces, start
 
 SAVE_EVERY = 5.0  # seconds between two saves of the training state, at least
 RECORD = 3_000  # steps of a run from which recording one pays on a CPU, see `engine.Engine`
@@ -258,19 +258,21 @@ def one_pass(
 ) -> tuple[Record, dict[str, Tensor]]:
     """Trains ``model`` in place on one pass over ``x``, for data that comes in parts.
 
-    Nothing is validated: the weights are kept as they are after the pass.
+    Nothing is validated: the weights are kept as they are after the pass. Categories that start do
+    so at means of the part that comes then, see `start.pieces`, and so do the parts after it.
 
     Arguments:
         model: from `models.build`
         x: data (n, ...) in the user's units
         recipe: how
         epoch: passes that were taken before, which say where in its annealing the recipe is
-        state: of the optimiser, from the pass before
+        state: from the pass before
         augment: as for `fit`
         accelerator: as for `fit`
 
     Returns:
-        The record of the pass, as `fit` has them but for the validation, and the optimiser's state.
+        The record of the pass, as `fit` has them but for the validation, and the state: of the
+        optimiser, and the means.
 
     Raises:
         Diverged: the loss stopped being finite.
@@ -279,15 +281,24 @@ def one_pass(
     check(model, recipe, accelerator, augment)
     device = choose_device(accelerator)
     engine = _engine([model], [recipe.seed + epoch], x, recipe, augment, device, "plain")
+    state = state or {}
     if state:
         engine.load_state(0, {**state, "generator": engine.generators[0].get_state()})
+    means = _under("means.", state)
+    if recipe.start_epochs and recipe.start_epochs <= epoch < recipe.anneal_epochs:
+        assert isinstance(model, ConditionalPriorVAE)  # `check` refuses others
+        found = Pieces(**means) if means else pieces(model, x, recipe.seed)
+        means = found._asdict()
+        engine.set_start(0, found.of(model, x))
     weights, temperature = _schedule(recipe, epoch)
     (trained,) = torch.stack(engine.epoch(weights, temperature)).T.tolist()
     if not all(map(math.isfinite, trained)):
         raise Diverged(_divergence(epoch + 1, recipe))
     model.eval()
     estimator = recipe.estimator if isinstance(model, ConditionalPriorVAE) else "sampled"
-    return {"epoch": epoch + 1, **_trained(trained, estimator)}, engine.state(0)
+    state = {key: value for key, value in engine.state(0).items() if key != "start"}
+    state |= {f"means.{key}": value for key, value in means.items()}
+    return {"epoch": epoch + 1, **_trained(trained, estimator)}, state
 
 
 def still_rising(history: Sequence[Record], recipe: Recipe) -> float:
