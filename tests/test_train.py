@@ -153,6 +153,7 @@ def test_in_small_tables_z_is_dear_and_categories_start_at_once():
         for settings in ({}, {"invariance": 2.0}):
             recipe = defaults.recipe(n_examples, {**config, "shape": shape}, "cpu", **settings)
             assert (recipe.start_epochs, recipe.kl_z_start) == (1, 6)
+            assert recipe.temperature_end == recipe.temperature_start
 
 
 def test_a_recipe_that_starts_too_late_is_refused():
@@ -309,7 +310,7 @@ def test_evenness_is_asked_for_only_where_p_c_says_so():
     assert defaults.recipe(50_000, even, "cpu").balance == 0
     rows = np.random.default_rng(0).normal(size=(1_000, 8))
     assert defaults.model_config(rows)["weights"] == "learned"
-    assert defaults.model_config(rows[:999])["weights"] == "uniform"
+    assert defaults.model_config(rows[:500])["weights"] == "learned"
 
 
 def test_invariance_needs_an_augmentation(data):

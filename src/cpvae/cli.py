@@ -235,7 +235,7 @@ def fit(
         typer.Option(
             rich_help_panel="Model",
             help="p(c); uniform, as in the paper, says categories are of one size; cpvae.",
-            show_default="learned; uniform in tables under 1000 rows or 6 columns",
+            show_default="learned",
         ),
     ] = None,
     pseudo_inputs: Annotated[

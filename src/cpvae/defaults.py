@@ -36,8 +36,7 @@ def model_config(
     Data in [0, 1] gets a Bernoulli likelihood, other data and data with missing values (NaN) a
     Gaussian one on features standardised one by one for a table and channel by channel for images.
     A table with columns of text, or for whose columns kinds are given, gets a mixed one. The p(c)
-    of a CP-VAE is learned, because the paper's 1/K asks for categories of one size; not so of a
-    small table, where a category that begins to shrink is soon gone.
+    of a CP-VAE is learned, because the paper's 1/K asks for categories of one size.
 
     Arguments:
         x: training examples (n, ...)
@@ -102,7 +101,7 @@ def model_config(
         "hidden": [width, width],
     }
     if model == "cpvae":
-        config["weights"] = "uniform" if small_table(n, shape) else "learned"
+        config["weights"] = "learned"
     if likelihood == "gaussian":
         loc, scale = _standardisation(x, columns)
         config |= {"loc": loc.tolist(), "scale": scale.tolist()}
@@ -199,11 +198,12 @@ def recipe(
     The run has about `STEPS` steps, anneals over its first three eighths, averages weights over a
     twentieth of it, and stops early when a fifth goes by without a better validation bound. The
     categories of a CP-VAE start after its first three twentieths, as communities of neighbours. Of
-    a small table they start after an epoch, at K means, see `start`, and the weight of KL(z) falls
-    to 1, so that c carries what it can. Of larger data whose p(c) is 1/K, which says that
-    categories are even, an invariance term is joined by a reward for that. For models without c the
-    weight of KL(z) rises to 1. On a processor that has instructions for it, products of a large
-    network on data in [0, 1] are taken in bfloat16.
+    a small table they start after an epoch, at K means, see `start`, the weight of KL(z) falls to
+    1, so that c carries what it can, and the temperature stays at 1: gradients at a lower one are
+    louder, and few rows can let a category go by them. Of larger data whose p(c) is 1/K, which says
+    that categories are even, an invariance term is joined by a reward for that. For models without
+    c the weight of KL(z) rises to 1. On a processor that has instructions for it, products of a
+    large network on data in [0, 1] are taken in bfloat16.
 
     Raises:
         ValueError: a value out of range, see `Recipe`, or a setting about c for a model without.
@@ -233,6 +233,7 @@ def recipe(
         "averaging": max(2, epochs // 20),
         "patience": max(10, epochs // 5),
         "kl_z_start": kl_z_start,
+        "temperature_end": 1.0 if small else Recipe.temperature_end,
         "balance": BALANCE if evened else 0.0,
         "precision": _precision(config, accelerator),
     }
