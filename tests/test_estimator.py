@@ -454,6 +454,7 @@ def test_data_in_parts_is_learned_pass_by_pass(blobs):
         model.partial_fit(x[:, :3])
     fitted = CPVAE(3, max_epochs=5, random_state=0).fit(x)
     assert len(fitted.partial_fit(x).history_) == 6
+    assert len(fitted.partial_fit(x[:1]).history_) == 7
 
 
 def test_a_warm_start_goes_on_and_a_cold_one_does_not(blobs):

@@ -44,22 +44,22 @@ def test_equal_examples_are_in_one_community():
 
 
 def test_categories_start_in_codes_or_in_data_whichever_tell_kinds_apart():
-    x, y = make_blobs([450, 350, 250], 6, cluster_std=0.5, random_state=1)
+    x, y = make_blobs([450, 350, 250], 8, cluster_std=0.5, random_state=1)
     x = torch.from_numpy(x).float()
-    model = build(shape=(6,), n_components=3, latent_dim=2, likelihood="gaussian")
+    model = build(shape=(8,), n_components=3, latent_dim=2, likelihood="gaussian")
     with torch.no_grad():
         model.posterior.weight.zero_()  # all codes are the same
     (found,) = start([model], x, [0])
     assert (found == found[:, :1, :1]).all()
     assert cluster_scores(y, found[:, 0, 0].numpy())["accuracy"] == 1
-    model.embed = lambda part: part[:, :2]
+    model.embed = lambda part: part[:, :4]
     model.likelihood.inputs = torch.zeros_like
     assert cluster_scores(y, start([model], x, [0])[0][:, 0, 0].numpy())["accuracy"] == 1
 
 
 def test_examples_beyond_the_largest_communities_are_free():
-    x, y = make_blobs([450, 350, 250], 6, cluster_std=0.5, random_state=1)
-    model = build(shape=(6,), n_components=2, latent_dim=2, likelihood="gaussian")
+    x, y = make_blobs([450, 350, 250], 8, cluster_std=0.5, random_state=1)
+    model = build(shape=(8,), n_components=2, latent_dim=2, likelihood="gaussian")
     (found,) = start([model], torch.from_numpy(x).float(), [0])
     for kind, between in enumerate([[0, 0], [1, 1], [0, 1]]):
         assert (found[y == kind] == torch.tensor(between)).all()
@@ -103,9 +103,9 @@ def test_more_categories_than_rows_that_differ():
 
 
 def test_several_models_start_as_each_would_alone():
-    x, _ = make_blobs([450, 350, 250], 6, cluster_std=0.5, random_state=1)
+    x, _ = make_blobs([450, 350, 250], 8, cluster_std=0.5, random_state=1)
     x = torch.from_numpy(x).float()
-    config = {"shape": (6,), "n_components": 3, "latent_dim": 2, "likelihood": "gaussian"}
+    config = {"shape": (8,), "n_components": 3, "latent_dim": 2, "likelihood": "gaussian"}
     models, seeds = [build(**config, seed=seed) for seed in (0, 1, 2)], [5, 6, 7]
     together = start(models, x, seeds)
     for model, seed, found in zip(models, seeds, together, strict=True):

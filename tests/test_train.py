@@ -149,7 +149,7 @@ def test_categories_start_as_communities_where_there_is_enough_to_tell_them():
 def test_in_small_tables_z_is_dear_and_categories_start_at_once():
     config = {"model": "cpvae", "n_components": 3, "shape": (8,), "hidden": [100]}
     config["likelihood"] = "gaussian"
-    for n_examples, shape in [(500, (8,)), (50_000, (5,))]:
+    for n_examples, shape in [(500, (8,)), (50_000, (7,))]:
         for settings in ({}, {"invariance": 2.0}):
             recipe = defaults.recipe(n_examples, {**config, "shape": shape}, "cpu", **settings)
             assert (recipe.start_epochs, recipe.kl_z_start) == (1, 6)

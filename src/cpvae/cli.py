@@ -279,7 +279,7 @@ def fit(
         typer.Option(
             rich_help_panel="Training",
             help="Epochs before categories start: communities of neighbours, or K means.",
-            show_default="3/20 of all; 1 in tables under 1000 rows or 6 columns",
+            show_default="3/20 of all; 1 in tables under 1000 rows or 8 columns",
         ),
     ] = None,
     kl_z_start: Annotated[

@@ -251,9 +251,10 @@ def _summary(
         if config["likelihood"] == "bernoulli" and not also:
             also = ", or for measurements between 0 and 1 --likelihood gaussian"
         console.print(
-            f"[yellow]Components tell only {told:.2f} of at most {most:.2f} nats about an example: "
-            f"they hardly separate the data.[/] More epochs, a larger --kl-z-start, fewer "
-            f"--components{also} may help.\n"
+            f"[yellow]Components tell {told:.2f} of at most {most:.2f} nats about an example.[/] "
+            f"Where there are fewer kinds than components that is as it should be, and cpvae "
+            f"compact {folder.path} joins what says the same. Else more epochs, a larger "
+            f"--kl-z-start, fewer --components{also} may help.\n"
         )
     run = folder.path
     console.print(f"  run folder     {run}\n  by component   {figures['components']}\n\nNext:")

@@ -21,7 +21,7 @@ from torch import Tensor
 from cpvae.models import ConditionalPriorVAE
 
 ENOUGH = 1_000  # rows of a table from which neighbours tell what is a kind
-FEATURES = 6  # columns of a table from which they do
+FEATURES = 8  # columns of a table from which they do
 NEIGHBOURS = 15
 EXAMPLES = 50_000  # that are looked at, at most: the time for neighbours grows with the square
 COMPARED = 10_000  # of them, on which codes and data are compared, or means found
