@@ -229,8 +229,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
             check(x, columns)
             # Parts that are still to come are near to means, but have no place among communities
             start_epochs = self.start_epochs if small_table(len(x), shape) else 0
-            missing = bool(np.isnan(x).any())
-            config, recipe = self._plan(x, columns, missing, self._seed(), start_epochs)
+            config, recipe = self._plan(x, columns, False, self._seed(), start_epochs)
             self.history_, self._optimiser = [], None
             self._take(build(**config), config, recipe, shape)
         else:

@@ -65,7 +65,8 @@ def start(
 
     if small_table(len(x), models[0].shape):
         each = zip(models, seeds, strict=True)
-        return [pieces(model, x, seed).of(model, x) for model, seed in each]
+        seen = [(seen_by(model, x), model.n_components, seed) for model, seed in each]
+        return [pieces(points, k, seed).of(points) for points, k, seed in seen]
     at_once = Parallel(n_jobs=min(cpu_count(), len(models)))
     rows = [
         torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:EXAMPLES]
@@ -98,18 +99,19 @@ def small_table(n_examples: int, shape: Sequence[int]) -> bool:
 
 
 class Pieces(NamedTuple):
-    """Means of data as a model sees it, (m, d), and of each what `start` tells, (m, 2, 2)."""
+    """Means of points (m, d), and of each what `start` tells (m, 2, 2)."""
 
     means: Float[Tensor, "m d"]
     between: Int[Tensor, "m 2 2"]
 
-    def of(self, model: ConditionalPriorVAE, x: Float[Tensor, "n ..."]) -> Int[Tensor, "n 2 2"]:
-        """Where rows start that are nearest to a mean, also rows that were not there before."""
-        points = torch.from_numpy(_points(model, x, _data))
-        return self.between[torch.cdist(points, self.means).argmin(1)]
+    def of(self, points: Float[np.ndarray, "n d"]) -> Int[Tensor, "n 2 2"]:
+        """Where points start, by their nearest mean, also those that were not there before."""
+        from sklearn.metrics import pairwise_distances_argmin
+
+        return self.between[pairwise_distances_argmin(points, self.means.numpy())]
 
 
-def pieces(model: ConditionalPriorVAE, x: Float[Tensor, "n ..."], seed: int) -> Pieces:
+def pieces(points: Float[np.ndarray, "n d"], n_components: int, seed: int) -> Pieces:
     """The pieces that K means cut, and the groups of those that touch.
 
     Where there are more means than kinds, they cut a kind, and a category that is held in a cut
@@ -119,7 +121,6 @@ def pieces(model: ConditionalPriorVAE, x: Float[Tensor, "n ..."], seed: int) -> 
     from scipy.sparse.csgraph import connected_components
     from sklearn.cluster import KMeans  # takes a second
 
-    points, n_components = _points(model, x, _data), model.n_components
     some = points[np.random.default_rng(seed).permutation(len(points))[:COMPARED]]
     n_means = min(n_components, len(np.unique(some, axis=0)))
     found = KMeans(n_means, n_init=10, random_state=seed).fit(some)
@@ -153,6 +154,11 @@ def _touch(
     expected = NEAR * member.sum(0)
     at_least = np.maximum(0, expected - np.sqrt(expected))
     return member.T @ (way < 0.25) > at_least[:, None]
+
+
+def seen_by(model: ConditionalPriorVAE, x: Float[Tensor, "n ..."]) -> Float[np.ndarray, "n d"]:
+    """Data as the model's networks see them, for `pieces`."""
+    return _points(model, x, _data)
 
 
 def _points(

@@ -29,7 +29,7 @@ from cpvae.models import ESTIMATORS, ConditionalPriorVAE, Model
 from cpvae.nets import PRECISIONS
 from cpvae.objective import Weights, mutual_information, ramp
 from cpvae.priors import VampPrior
-from cpvae.start import Pieces, pieces, start
+from cpvae.start import Pieces, pieces, seen_by, start
 
 SAVE_EVERY = 5.0  # seconds between two saves of the training state, at least
 RECORD = 3_000  # steps of a run from which recording one pays on a CPU, see `engine.Engine`
@@ -287,9 +287,10 @@ def one_pass(
     means = _under("means.", state)
     if recipe.start_epochs and recipe.start_epochs <= epoch < recipe.anneal_epochs:
         assert isinstance(model, ConditionalPriorVAE)  # `check` refuses others
-        found = Pieces(**means) if means else pieces(model, x, recipe.seed)
+        points = seen_by(model, x)
+        found = Pieces(**means) if means else pieces(points, model.n_components, recipe.seed)
         means = found._asdict()
-        engine.set_start(0, found.of(model, x))
+        engine.set_start(0, found.of(points))
     weights, temperature = _schedule(recipe, epoch)
     (trained,) = torch.stack(engine.epoch(weights, temperature)).T.tolist()
     if not all(map(math.isfinite, trained)):

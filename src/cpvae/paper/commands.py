@@ -153,7 +153,7 @@ def accuracy(
 
 @app.command()
 def tables(out: Out = Path("results/tables")) -> None:
-    """Wine, tumours and blobs, cross-validated, beside scikit-learn's mixtures; 20 minutes."""
+    """Wine, breast cancer, blobs, cross-validated, beside scikit-learn's mixtures; 20 minutes."""
     from cpvae.paper import tables as experiment
 
     _print("rows that the fit did not see", experiment.rows(experiment.run_all(out)))
