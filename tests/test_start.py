@@ -5,7 +5,7 @@ from sklearn.datasets import make_blobs, make_moons
 
 from cpvae.evaluate import cluster_scores
 from cpvae.models import build
-from cpvae.start import communities, pieces, start
+from cpvae.start import communities, start
 
 
 def test_communities_follow_shapes_that_no_gaussian_has():
@@ -73,31 +73,14 @@ def test_a_small_table_starts_at_means_and_those_of_a_kind_hang_together(n_compo
     (found,) = start([model], torch.from_numpy(x).float(), [0])
     piece, group = found.unbind(1)
     assert torch.equal(piece[:, 0], piece[:, 1])
-    assert len(piece.unique()) == n_components
+    assert 3 <= len(piece.unique()) <= n_components
     assert (group[:, 0] <= piece[:, 0]).all()
     assert (piece[:, 0] <= group[:, 1]).all()
     groups, kind = group.unique(dim=0, return_inverse=True)
     assert cluster_scores(y, kind.numpy())["purity"] == 1
     assert (groups[0, 0], groups[-1, 1]) == (0, n_components - 1)
     assert torch.equal(groups[1:, 0], groups[:-1, 1] + 1)
-    if n_components == 3:
-        assert len(groups) == 3
-
-
-@pytest.mark.parametrize("n_features", [1, 2, 6, 30])
-@pytest.mark.parametrize("n", [500, 5000])
-@pytest.mark.parametrize("n_components", [2, 6])
-def test_pieces_of_one_gaussian_hang_together(n_features, n, n_components):
-    points = np.random.default_rng(0).standard_normal((n, n_features))
-    group = pieces(points, n_components, 0).of(points)[:, 1]
-    assert (group == torch.tensor([0, n_components - 1])).all()
-
-
-def test_more_categories_than_rows_that_differ():
-    points = np.repeat(np.eye(3), 20, axis=0)
-    group = pieces(points, 7, 0).of(points)[:, 1].unique(dim=0)
-    assert group[-1, 1] == 6
-    assert len(group) == 3
+    assert len(groups) == 3
 
 
 def test_several_models_start_as_each_would_alone():

@@ -278,7 +278,7 @@ def fit(
         int | None,
         typer.Option(
             rich_help_panel="Training",
-            help="Epochs before categories start: communities of neighbours, or K means.",
+            help="Epochs before categories start: communities of neighbours, or pieces of a table.",
             show_default="3/20 of all; 1 in tables under 1000 rows or 8 columns",
         ),
     ] = None,

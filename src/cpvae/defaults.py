@@ -198,7 +198,7 @@ def recipe(
     The run has about `STEPS` steps, anneals over its first three eighths, averages weights over a
     twentieth of it, and stops early when a fifth goes by without a better validation bound. The
     categories of a CP-VAE start after its first three twentieths, as communities of neighbours. Of
-    a small table they start after an epoch, at K means, see `start`, the weight of KL(z) falls to
+    a small table they start after an epoch, see `pieces`, the weight of KL(z) falls to
     1, so that c carries what it can, and the temperature stays at 1: gradients at a lower one are
     louder, and few rows can let a category go by them. Of larger data whose p(c) is 1/K, which says
     that categories are even, an invariance term is joined by a reward for that. For models without

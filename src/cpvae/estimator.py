@@ -68,7 +68,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         batch_size: examples a step
         learning_rate: of Adam
         start_epochs: epochs before categories start: as communities of neighbours, after 3/20 of
-            all, or in tables under 1000 rows or 8 columns at K means, after one
+            all, or as pieces of a table under 1000 rows or 8 columns, after one
         precision: of products in training, ``float32``, or ``bfloat16`` for data in [0, 1]; by
             default the latter where the processor has instructions for it and the network is large
         invariance: a change of x that must leave its category as it is: ``affine`` for images,

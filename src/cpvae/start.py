@@ -1,13 +1,12 @@
-"""Where categories start: communities of examples that are neighbours, or groups of means.
+"""Where categories start: communities of examples that are neighbours, or pieces of a small table.
 
 As long as c says nothing, z has to say all, and examples of a kind get codes that are near one
 another. The graph that joins every code with its nearest ones falls into communities (Blondel et
 al. 2008), which find kinds of any shape, where a Gaussian mixture or k-means would cut the long
 ones and join the close ones. Where z needs few dimensions, the data themselves tell more than their
 codes; which of the two does shows in how much denser communities are inside than between one
-another. Small tables say too little for either and start at K means, where pieces that touch share
-their categories, as they may be one kind. Categories begin there, and from then on follow the
-objective alone.
+another. Small tables say too little for either and start at `pieces`. Categories begin there, and
+from then on follow the objective alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,18 +14,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from cpvae.models import ConditionalPriorVAE
+from cpvae.pieces import pieces
 
 ENOUGH = 1_000  # rows of a table from which neighbours tell what is a kind
 FEATURES = 8  # columns of a table from which they do
 NEIGHBOURS = 15
 EXAMPLES = 50_000  # that are looked at, at most: the time for neighbours grows with the square
-COMPARED = 10_000  # of them, on which codes and data are compared, or means found
+COMPARED = 10_000  # of them, on which codes and data are compared
 SEARCHES = 60_000  # points that the searches for communities go over in all, in 4 to 16 of them
-NEAR = 0.1  # share of a piece near another one above which the two touch
 
 Kind = Callable[[ConditionalPriorVAE, Tensor], Tensor]  # of points: codes or data
 
@@ -96,64 +95,6 @@ def start(
 def small_table(n_examples: int, shape: Sequence[int]) -> bool:
     """Whether examples are rows of a table too short or too narrow for communities."""
     return len(shape) == 1 and (n_examples < ENOUGH or shape[0] < FEATURES)
-
-
-class Pieces(NamedTuple):
-    """Means of points (m, d), and of each what `start` tells (m, 2, 2)."""
-
-    means: Float[Tensor, "m d"]
-    between: Int[Tensor, "m 2 2"]
-
-    def of(self, points: Float[np.ndarray, "n d"]) -> Int[Tensor, "n 2 2"]:
-        """Where points start, by their nearest mean, also those that were not there before."""
-        from sklearn.metrics import pairwise_distances_argmin
-
-        return self.between[pairwise_distances_argmin(points, self.means.numpy())]
-
-
-def pieces(points: Float[np.ndarray, "n d"], n_components: int, seed: int) -> Pieces:
-    """The pieces that K means cut, and the groups of those that touch.
-
-    Where there are more means than kinds, they cut a kind, and a category that is held in a cut
-    stays there. So pieces that touch soon share their categories, and the objective says which of
-    them are used.
-    """
-    from scipy.sparse.csgraph import connected_components
-    from sklearn.cluster import KMeans  # takes a second
-
-    some = points[np.random.default_rng(seed).permutation(len(points))[:COMPARED]]
-    n_means = min(n_components, len(np.unique(some, axis=0)))
-    found = KMeans(n_means, n_init=10, random_state=seed).fit(some)
-    _, group = connected_components(
-        _touch(some, found.cluster_centers_, found.labels_), directed=False
-    )
-    category = np.argsort(np.argsort(group, kind="stable"))  # those of a group side by side
-    last = np.bincount(group).cumsum() - 1
-    first = np.append(0, last[:-1] + 1)
-    last[-1] = n_components - 1  # with those for which there are no means
-    between = np.stack([category, category, first[group], last[group]], 1).reshape(-1, 2, 2)
-    return Pieces(torch.from_numpy(found.cluster_centers_), torch.from_numpy(between).long())
-
-
-def _touch(
-    points: Float[np.ndarray, "n d"], means: Float[np.ndarray, "k d"], piece: Int[np.ndarray, " n"]
-) -> Bool[np.ndarray, "k k"]:
-    """Whether more than a tenth of a piece, less what chance takes away, lies near another one.
-
-    Near is the middle quarter of the way between their means. Of a Gaussian that is cut in halves
-    16 % lie there, of an even density 12.5 %, of two Gaussians whose means are four standard
-    deviations apart 6 %, however many dimensions there are.
-    """
-    from sklearn.metrics import pairwise_distances
-
-    member = np.eye(len(means))[piece]
-    squared = pairwise_distances(points, means, metric="sqeuclidean")
-    further = squared - (member * squared).sum(1, keepdims=True)
-    apart = pairwise_distances(means, metric="sqeuclidean") + np.eye(len(means))
-    way = further / apart[piece]  # 0 at the border, 1 at the own mean
-    expected = NEAR * member.sum(0)
-    at_least = np.maximum(0, expected - np.sqrt(expected))
-    return member.T @ (way < 0.25) > at_least[:, None]
 
 
 def seen_by(model: ConditionalPriorVAE, x: Float[Tensor, "n ..."]) -> Float[np.ndarray, "n d"]:

@@ -28,8 +28,9 @@ from cpvae.likelihoods import BernoulliLikelihood
 from cpvae.models import ESTIMATORS, ConditionalPriorVAE, Model
 from cpvae.nets import PRECISIONS
 from cpvae.objective import Weights, mutual_information, ramp
+from cpvae.pieces import Pieces, pieces
 from cpvae.priors import VampPrior
-from cpvae.start import Pieces, pieces, seen_by, start
+from cpvae.start import seen_by, start
 
 SAVE_EVERY = 5.0  # seconds between two saves of the training state, at least
 RECORD = 3_000  # steps of a run from which recording one pays on a CPU, see `engine.Engine`
@@ -259,7 +260,7 @@ def one_pass(
     """Trains ``model`` in place on one pass over ``x``, for data that comes in parts.
 
     Nothing is validated: the weights are kept as they are after the pass. Categories that start do
-    so at means of the part that comes then, see `start.pieces`, and so do the parts after it.
+    so at means of the part that comes then, see `pieces`, and so do the parts after it.
 
     Arguments:
         model: from `models.build`
