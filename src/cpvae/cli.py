@@ -573,7 +573,7 @@ def compact(
     print(
         f"{counted(model.n_components, 'component')}, {found.elbo_before_nats:.3f} nats -> "
         f"{counted(found.model.n_components, 'component')}, {found.elbo_after_nats:.3f} nats "
-        f"(one-hot bound on the validation data)\nsmaller run -> {small.path}"
+        f"(one-hot bound on the validation data)\nrun -> {small.path}"
     )
 
 
