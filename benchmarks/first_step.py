@@ -4,10 +4,10 @@ import os
 import sys
 import time
 
-from cpvae import engine
+from cpvae.adam import Adam
 from cpvae.cli import main
 
-take_step = engine.Adam.step
+take_step = Adam.step
 
 
 def stop(self, gradients) -> None:
@@ -17,6 +17,6 @@ def stop(self, gradients) -> None:
     os._exit(0)
 
 
-engine.Adam.step = stop
+Adam.step = stop
 sys.argv[0] = "cpvae"
 main()

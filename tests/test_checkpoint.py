@@ -6,7 +6,7 @@ import torch
 from cpvae import checkpoint
 from cpvae.checkpoint import FORMAT, MODEL, RUN, TRAINING, RunFolder, describe
 from cpvae.models import build
-from cpvae.train import Recipe
+from cpvae.recipe import Recipe
 
 CONFIG = {
     "shape": [4],

@@ -5,8 +5,9 @@ import shutil
 import pytest
 import torch
 
+from cpvae.adam import Adam
 from cpvae.augment import Augment
-from cpvae.engine import Adam, Engine
+from cpvae.engine import Engine
 from cpvae.models import build
 from cpvae.objective import Weights
 

@@ -11,7 +11,8 @@ from cpvae.augment import Augment
 from cpvae.checkpoint import MODEL, RunFolder, best_of, describe
 from cpvae.evaluate import cluster_scores, exact_terms
 from cpvae.models import build
-from cpvae.train import Diverged, Recipe, fit
+from cpvae.recipe import Recipe
+from cpvae.train import Diverged, fit
 
 CONFIG = {"shape": [12], "n_components": 3, "latent_dim": 2, "hidden": [8, 8]}
 RECIPE = Recipe(max_epochs=6, batch_size=20, anneal_epochs=3, seed=3, averaging=3)

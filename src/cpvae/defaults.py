@@ -9,11 +9,12 @@ import numpy as np
 
 from cpvae.data.checks import check_kinds, check_varies, column_names
 from cpvae.data.levels import BOOLEAN, Levels
+from cpvae.device import choose_device, has_bfloat16
 from cpvae.likelihoods import KINDS
 from cpvae.models import MODELS
 from cpvae.priors import StandardNormal
+from cpvae.recipe import Recipe
 from cpvae.start import small_table
-from cpvae.train import Recipe, choose_device, has_bfloat16
 
 Kinds = str | Mapping[Any, str]
 # settings that only a model with c has

@@ -33,9 +33,10 @@ from cpvae.data.source import Selection
 from cpvae.evaluate import cluster_probs, elbo_of_each, evaluate
 from cpvae.extras import need
 from cpvae.models import Model, build
+from cpvae.recipe import Recipe
 from cpvae.restarts import fit_best
 from cpvae.start import small_table
-from cpvae.train import Recipe, Record, fit_together, one_pass, still_rising
+from cpvae.train import Record, fit_together, one_pass, still_rising
 
 
 class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):

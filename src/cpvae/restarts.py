@@ -19,8 +19,10 @@ from torch import Tensor
 
 from cpvae.augment import Augment
 from cpvae.checkpoint import TRAINING, RunFolder, best_of, describe
+from cpvae.device import choose_device
 from cpvae.models import Model, build
-from cpvae.train import Diverged, Recipe, Record, choose_device, fit, fit_together
+from cpvae.recipe import Recipe
+from cpvae.train import Diverged, Record, fit, fit_together
 
 POLL = 0.5  # seconds between two looks at how far the processes are
 
@@ -40,7 +42,7 @@ def fit_best(
 
     Arguments:
         config: keywords of `models.build` but the seed
-        recipe: how, see `train.Recipe`
+        recipe: how, see `Recipe`
         n_restarts: number of seeds
         x_train: as for `train.fit`
         x_valid: as for `train.fit`; its bound chooses the run

@@ -17,9 +17,10 @@ from cpvae.data.checks import column_names
 from cpvae.loggers import RunLogger
 from cpvae.models import build
 from cpvae.progress import EpochsBar
+from cpvae.recipe import Recipe
 from cpvae.report import write_figures
 from cpvae.restarts import fit_best
-from cpvae.train import Recipe, check, still_rising
+from cpvae.train import check, still_rising
 
 INVARIANCE = 2.0  # weight of the term, when it is asked for
 MODEL_KEYS = (

@@ -1,4 +1,4 @@
-"""How a model is optimised: a flat recipe and one plain loop.
+"""How a model is optimised by a `Recipe`: one plain loop.
 
 The loop keeps the averaged weights with the best one-hot bound on the validation data, whatever the
 objective's weights and estimator are. Labels have no way in. On a CPU two equal runs are equal bit
@@ -22,14 +22,15 @@ from torch import Tensor
 
 from cpvae.augment import Augment
 from cpvae.checkpoint import RunFolder
+from cpvae.device import choose_device, has_bfloat16
 from cpvae.engine import Engine
 from cpvae.evaluate import cluster_probs, components_used, exact_terms, sampled_terms
 from cpvae.likelihoods import BernoulliLikelihood
-from cpvae.models import ESTIMATORS, ConditionalPriorVAE, Model
-from cpvae.nets import PRECISIONS
+from cpvae.models import ConditionalPriorVAE, Model
 from cpvae.objective import Weights, mutual_information, ramp
 from cpvae.pieces import Pieces, pieces
 from cpvae.priors import VampPrior
+from cpvae.recipe import Recipe
 from cpvae.start import seen_by, start
 
 SAVE_EVERY = 5.0  # seconds between two saves of the training state, at least
@@ -47,84 +48,6 @@ Record = dict[str, Any]
 
 class Diverged(RuntimeError):
     """The loss or the weights stopped being finite; the last good weights were kept."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """Everything about the optimisation that is not the model or the data.
-
-    Arguments:
-        max_epochs: passes over the data at most
-        batch_size: examples a step
-        learning_rate: of Adam
-        estimator: of the expectation over c in training, see `ConditionalPriorVAE.terms`
-        anneal_epochs: epochs over which the weights of the KL terms and the temperature go from
-            their start to their end
-        start_epochs: epochs in which c says nothing, so that z has to say all; q(c|x) is then asked
-            for the categories of `start`, ever less, for those of a piece until the middle of the
-            annealing and for those of a group until its end. 0 leaves this out
-        kl_z_start: first weight of KL(z); above 1 makes z dear, so that c carries what it can
-        kl_c_start: first weight of KL(c)
-        temperature_start: first temperature of the Gumbel-Softmax
-        temperature_end: last temperature
-        invariance: weight of KL(q(c|x) || q(c|T(x))) under a change T of x; 0 leaves this term and
-            the two below out
-        balance: weight of a reward for using all categories evenly, for data whose kinds are even
-        certainty: last weight of a charge for being unsure of the category. It starts at 1, where
-            it cancels the bound's own reward for being unsure, and rises over the annealing:
-            categories that are sure too early are the wrong ones
-        averaging: epochs over which weights are averaged, exponentially, for validation and for
-            what is kept (Polyak and Juditsky 1992); 1 takes them as they are. Training itself does
-            not see the average
-        patience: epochs without a better validation bound, after the annealing, that end the run
-        precision: in which the products of gated linear layers and of the decoder's last one are
-            taken in training, ``float32`` or ``bfloat16``, for Bernoulli features; weights, sums
-            and all that is measured stay in single precision. It is worth it where the device has
-            instructions for it
-        seed: of weights, order, noise and binarisation
-
-    Raises:
-        ValueError: a value that is out of range, with the range.
-    """
-
-    max_epochs: int = 100
-    batch_size: int = 100
-    learning_rate: float = 1e-3
-    estimator: str = "straight_through"
-    anneal_epochs: int = 10
-    start_epochs: int = 0
-    kl_z_start: float = 6.0
-    kl_c_start: float = 1.0
-    temperature_start: float = 1.0
-    temperature_end: float = 0.5
-    invariance: float = 0.0
-    balance: float = 0.0
-    certainty: float = 3.0
-    averaging: int = 1
-    patience: int = 50
-    precision: str = "float32"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("max_epochs", "batch_size", "averaging", "patience"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: use a whole number from 1 up.")
-        for name in ("learning_rate", "temperature_start", "temperature_end"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)}: use a number above 0.")
-        non_negative = ("anneal_epochs", "start_epochs", "kl_z_start", "kl_c_start", "seed")
-        for name in (*non_negative, "invariance", "balance", "certainty"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)}: use 0 or a number above.")
-        if self.start_epochs and self.start_epochs >= self.anneal_epochs:
-            raise ValueError(
-                f"start_epochs={self.start_epochs} leaves nothing of anneal_epochs="
-                f"{self.anneal_epochs} for q(c|x) to learn where it starts: use fewer."
-            )
-        if self.estimator not in ESTIMATORS:
-            raise ValueError(f"estimator={self.estimator!r}: choose from {', '.join(ESTIMATORS)}.")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision={self.precision!r}: choose from {', '.join(PRECISIONS)}.")
 
 
 def fit(
@@ -372,32 +295,6 @@ def check(model: Model, recipe: Recipe, accelerator: str, augment: Augment | Non
             "precision='bfloat16' has three digits, enough for the logits of data in [0, 1] and "
             "too few for the means of a Gaussian likelihood: use float32."
         )
-
-
-def choose_device(accelerator: str) -> torch.device:
-    """The device of that name; ``auto`` is a CUDA device where there is one, or else the processor.
-
-    Raises:
-        ValueError: an unknown name, or a device that this machine does not have.
-    """
-    here = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    if accelerator == "auto":
-        return torch.device("cuda" if here["cuda"] else "cpu")
-    if accelerator not in here:
-        raise ValueError(f"accelerator={accelerator!r} is unknown: use auto, {', '.join(here)}.")
-    if not here[accelerator]:
-        raise ValueError(f"accelerator={accelerator!r}: torch finds none here; use auto or cpu.")
-    return torch.device(accelerator)
-
-
-def has_bfloat16() -> bool:
-    """Whether this processor has instructions for products of bfloat16 numbers."""
-    found = torch.cpu.get_capabilities()
-    return any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def _kernels(device: torch.device, recipe: Recipe, n: int, small: bool) -> str:

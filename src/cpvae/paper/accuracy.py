@@ -18,7 +18,8 @@ from cpvae.data import Split, Splits
 from cpvae.figures import BLUE, ORANGE, plain
 from cpvae.models import Model
 from cpvae.paper.cells import generated, run_cell
-from cpvae.train import Recipe, Record
+from cpvae.recipe import Recipe
+from cpvae.train import Record
 
 OBJECTIVES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "affine": ({}, {"invariance": 2.0}),

@@ -18,10 +18,12 @@ from cpvae.augment import Augment
 from cpvae.checkpoint import RunFolder, best_of, describe
 from cpvae.classifier import Classifier, fit_classifier
 from cpvae.data import Splits
+from cpvae.device import choose_device
 from cpvae.evaluate import evaluate
 from cpvae.generation import quality
 from cpvae.models import Model, build
-from cpvae.train import Recipe, Record, choose_device, fit_together
+from cpvae.recipe import Recipe
+from cpvae.train import Record, fit_together
 
 CURVE = ("train_loss_nats", "valid_elbo_nats", "valid_kl_z_nats", "components_used")
 

@@ -161,7 +161,7 @@ def tables(out: Out = Path("results/tables")) -> None:
 
 def _groups(seeds: list[int], accelerator: str) -> list[list[int]]:
     """Seeds to train together: all on a CUDA device, and else one by one, landing as they end."""
-    from cpvae.train import choose_device
+    from cpvae.device import choose_device
 
     if choose_device(accelerator).type == "cuda":
         return [seeds] if seeds else []

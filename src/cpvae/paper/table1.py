@@ -20,7 +20,8 @@ from cpvae.figures import BLUE, GREY, ORANGE, plain
 from cpvae.models import Model
 from cpvae.paper import pictures
 from cpvae.paper.cells import generated, run_cell
-from cpvae.train import Recipe, Record
+from cpvae.recipe import Recipe
+from cpvae.train import Record
 
 RECIPE = Recipe(
     max_epochs=600,

@@ -28,7 +28,8 @@ from cpvae.evaluate import evaluate
 from cpvae.figures import BLUE, GREY, plain
 from cpvae.models import build
 from cpvae.paper.cells import write
-from cpvae.train import Recipe, fit
+from cpvae.recipe import Recipe
+from cpvae.train import fit
 
 CENTRES = (0.1, 1.0)
 SPREADS = {"sd": 0.1, "variance": math.sqrt(0.1)}
