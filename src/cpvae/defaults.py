@@ -199,12 +199,12 @@ def recipe(
     The run has about `STEPS` steps, anneals over its first three eighths, averages weights over a
     twentieth of it, and stops early when a fifth goes by without a better validation bound. The
     categories of a CP-VAE start after its first three twentieths, as communities of neighbours. Of
-    a small table they start after an epoch, see `pieces`, the weight of KL(z) falls to
-    1, so that c carries what it can, and the temperature stays at 1: gradients at a lower one are
-    louder, and few rows can let a category go by them. Of larger data whose p(c) is 1/K, which says
-    that categories are even, an invariance term is joined by a reward for that. For models without
-    c the weight of KL(z) rises to 1. On a processor that has instructions for it, products of a
-    large network on data in [0, 1] are taken in bfloat16.
+    a small table they start after an epoch, see `pieces`, the weight of KL(z) falls to 1, so that c
+    carries what it can, and the temperature stays at 1: gradients at a lower one are louder, and
+    few rows can let a category go by them. Of larger data whose p(c) is 1/K, which says that
+    categories are even, an invariance term is joined by a reward for that. For models without c the
+    weight of KL(z) rises to 1. On a processor that has instructions for it, products of a large
+    network on data in [0, 1] are taken in bfloat16.
 
     Raises:
         ValueError: a value out of range, see `Recipe`, or a setting about c for a model without.

@@ -32,7 +32,13 @@ class Pieces(NamedTuple):
 
 
 def pieces(points: Float[np.ndarray, "n d"], n_components: int, seed: int) -> Pieces:
-    """The pieces of ``points``, found on `EXAMPLES` of them, and the groups of those that touch."""
+    """The pieces of ``points``, found on `EXAMPLES` of them, and the groups of those that touch.
+
+    Arguments:
+        points: as the networks see them, see `start.seen_by`
+        n_components: pieces at most; categories beyond their number go with the last group
+        seed: of the points that are looked at, and of K means
+    """
     from scipy.sparse.csgraph import connected_components
 
     some = points[np.random.default_rng(seed).permutation(len(points))[:EXAMPLES]]
