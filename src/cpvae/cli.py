@@ -311,12 +311,13 @@ def fit(
         ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Seed of everything.", show_default="0")
+        int | None,
+        typer.Option(min=0, help="Seed of everything, also of the split.", show_default="0"),
     ] = None,
     restarts: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Fit from that many seeds; keep the best bound.", show_default="1"
+            min=1, help="Fit one split from that many seeds; keep the best bound.", show_default="1"
         ),
     ] = None,
     accelerator: Annotated[

@@ -1,12 +1,12 @@
 """A run: begun from data or gone on with, written to its folder, and told of on the way."""
 
 import hashlib
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -155,6 +155,8 @@ def _train(
     )
     if "kinds" in config:
         console.print(_told_kinds(config["kinds"], splits.columns))
+    if stored and restarts == 1 and folder.read_history():
+        console.print(f"Goes on after epoch {len(folder.read_history())}.")
     status = "diverged"
     try:
         with EpochsBar(recipe.max_epochs, restarts, console, config["n_components"] > 1) as bar:
@@ -195,7 +197,8 @@ def _train(
     if log:
         log.pictures(model.cpu(), paths, len(history))
         log.close(status)
-    _summary(folder, history, ended, config, recipe, paths, console)
+    entropy = torch.special.entr(model.aggregated).sum().item()
+    _summary(folder, history, ended, config, recipe, paths, entropy, console)
 
 
 def _told_kinds(kinds: list[str], columns: Sequence[str] | None) -> str:
@@ -227,6 +230,7 @@ def _summary(
     config: dict[str, Any],
     recipe: Recipe,
     figures: dict[str, Path],
+    entropy: float,
     console: Any,
 ) -> None:
     model, n_components = config["model"], config["n_components"]
@@ -246,16 +250,16 @@ def _summary(
             f"To go on:\n  cpvae fit {source} --out {folder.path} --resume --max-epochs "
             f"{2 * recipe.max_epochs}\n"
         )
-    told, most = best["valid_mutual_information_c_nats"], math.log(n_components)
-    if model == "cpvae" and told < 0.5 * most:
+    told, most = best["valid_mutual_information_c_nats"], entropy
+    if model == "cpvae" and n_components > 1 and told < max(0.05, 0.5 * most):
         also = ", or --invariance affine" * (len(config["shape"]) == 3)
         if config["likelihood"] == "bernoulli" and not also:
             also = ", or for measurements between 0 and 1 --likelihood gaussian"
         console.print(
-            f"[yellow]Components tell {told:.2f} of at most {most:.2f} nats about an example.[/] "
-            f"Where there are fewer kinds than components that is as it should be, and cpvae "
-            f"compact {folder.path} joins what says the same. Else more epochs, a larger "
-            f"--kl-z-start, fewer --components{also} may help.\n"
+            f"[yellow]Components tell {told:.2f} nats about an example, and {most:.2f} if all were "
+            f"sure of theirs.[/] Where there are fewer kinds than components that is as it should "
+            f"be, and cpvae compact {folder.path} joins what says the same. Else more epochs, a "
+            f"larger --kl-z-start, fewer --components{also} may help.\n"
         )
     run = folder.path
     console.print(f"  run folder     {run}\n  by component   {figures['components']}\n\nNext:")

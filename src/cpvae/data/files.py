@@ -1,9 +1,11 @@
 """Files: .npz and .npy arrays, .csv and .parquet tables, images and folders of them."""
 
+import contextlib
 import zipfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -159,7 +161,29 @@ def _read_csv(path: Path):
     try:
         return csv.read_csv(path, parse_options=csv.ParseOptions(delimiter=delimiter))
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        for row in _ragged(path, delimiter):
+            raise ValueError(
+                f"{path}: line {row.number} has not the {row.expected_columns} cells that the "
+                f"header has: {row.text}"
+            ) from error
         raise _unreadable(path, error) from error
+
+
+def _ragged(path: Path, delimiter: str) -> list[Any]:
+    """The rows of a file with too many or too few cells; read slowly, as threads do not count."""
+    import pyarrow
+    from pyarrow import csv
+
+    found: list[Any] = []
+
+    def keep(row: Any) -> str:
+        found.append(row)
+        return "skip"
+
+    parse = csv.ParseOptions(delimiter=delimiter, invalid_row_handler=keep)
+    with contextlib.suppress(pyarrow.ArrowException, OSError, UnicodeDecodeError):
+        csv.read_csv(path, csv.ReadOptions(use_threads=False), parse)
+    return found
 
 
 def _read_parquet(path: Path):
