@@ -252,6 +252,9 @@ def test_refuses_files_that_are_not_what_they_say(tmp_path):
         (tmp_path / f"cut{ending}").write_bytes(content[: len(content) // 2])
         with pytest.raises(ValueError, match="truncated"):
             data.load(tmp_path / f"cut{ending}")
+    (tmp_path / "ragged.csv").write_text("a,b\n1,2\n3,4\n5\n")
+    with pytest.raises(ValueError, match=r"line 4 has not the 2 cells that the header has: 5$"):
+        data.load(tmp_path / "ragged.csv")
     np.save(tmp_path / "text.npy", np.array(["a", "b"]))
     with pytest.raises(ValueError, match="numbers are needed"):
         data.load(tmp_path / "text.npy")

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ def test_killed_and_resumed_is_equal_bit_for_bit(
     data, tmp_path, monkeypatch, at, saves, start_epochs
 ):
     monkeypatch.setattr(train, "SAVE_EVERY", 0 if saves == "each epoch" else 1e9)
-    recipe = dataclasses.replace(RECIPE, start_epochs=start_epochs)
+    recipe = dataclasses.replace(RECIPE, start_epochs=start_epochs, exact_after=4)
     (whole, history) = fitted(data, recipe)
 
     def kill(record):
@@ -155,6 +156,33 @@ def test_in_small_tables_z_is_dear_and_categories_start_at_once():
             recipe = defaults.recipe(n_examples, {**config, "shape": shape}, "cpu", **settings)
             assert (recipe.start_epochs, recipe.kl_z_start) == (1, 6)
             assert recipe.temperature_end == recipe.temperature_start
+
+
+def test_in_small_tables_the_expectation_over_c_ends_exact():
+    config = {"model": "cpvae", "n_components": 3, "shape": (8,), "hidden": [100]}
+    config["likelihood"] = "gaussian"
+    recipe = defaults.recipe(500, config, "cpu", max_epochs=100)
+    assert (recipe.estimator, recipe.exact_after) == ("straight_through", 60)
+    for n_examples, changes, settings in [
+        (5000, {}, {}),
+        (500, {"model": "vae"}, {}),
+        (500, {"n_components": 1}, {}),
+        (500, {"n_components": 101}, {}),
+        (500, {}, {"estimator": "straight_through"}),
+    ]:
+        assert (
+            defaults.recipe(n_examples, {**config, **changes}, "cpu", **settings).exact_after == 0
+        )
+
+
+def test_the_estimator_changes_when_it_should_and_patience_counts_from_there(data):
+    recipe = dataclasses.replace(RECIPE, patience=2, exact_after=4)
+    _, history = fitted(data, recipe)
+    for record in history:
+        name = "exact" if record["epoch"] > 4 else "straight_through"
+        assert f"train_elbo_{name}_nats" in record
+    stale = [train._stale(SimpleNamespace(epoch=e, best_epoch=1), recipe) for e in (5, 6)]
+    assert stale == [False, True]
 
 
 def test_a_recipe_that_starts_too_late_is_refused():

@@ -251,7 +251,7 @@ def fit(
         typer.Option(
             rich_help_panel="Training",
             help="Expectation over c in training; cpvae.",
-            show_default="straight_through",
+            show_default="straight_through; exact after 3/5 of all in small tables",
         ),
     ] = None,
     batch_size: Annotated[

@@ -131,7 +131,7 @@ class Engine:
         self.precision = precision
         shape = (len(self.models), len(observed), 2, 2)
         self._start = torch.zeros(shape, dtype=torch.int64, device=self.device) if starts else None
-        objective = Objective(models[0], estimator)
+        self._objective = objective = Objective(models[0], estimator)
         names = [f"model.{name}" for name, _ in models[0].named_parameters()]
 
         def call(parameters: Sequence[Tensor], *arguments: Any) -> Any:
@@ -196,6 +196,12 @@ class Engine:
                 self._row(moment, place).copy_(state[f"{name}.{i}"])
         if "start" in state:
             self.set_start(place, state["start"])
+
+    def set_estimator(self, estimator: str) -> None:
+        """Changes how the expectation over c is taken, from the next epoch on."""
+        if estimator != self._objective.estimator:
+            self._objective.estimator, self._fast = estimator, None
+            self._graphs.clear()
 
     def set_start(self, place: int, start: Int[Tensor, "n 2 2"]) -> None:
         """What `start.start` found for a model, for ``Weights.start``."""

@@ -197,13 +197,14 @@ def curves(history: Sequence[dict[str, Any]], best_epoch: int, start_epochs: int
     ``start_epochs`` are those in which c says nothing.
     """
     epochs = [r["epoch"] for r in history]
-    train_key = next(key for key in history[0] if key.startswith("train_elbo_"))
-    train_name = train_key.removeprefix("train_elbo_").removesuffix("_nats").replace("_", " ")
+    names = [next(key for key in r if key.startswith("train_elbo_")) for r in history]
     figure = Figure(figsize=(11, 3), layout="constrained")
     bound, parts, used = figure.subplots(1, 3)
-    train = [r[train_key] for r in history]
+    train = [r[name] for r, name in zip(history, names, strict=True)]
     valid = [r["valid_elbo_nats"] for r in history]
-    bound.plot(epochs, train, color=GREY, linewidth=1, label=f"training, {train_name}")
+    told = [name.removeprefix("train_elbo_").removesuffix("_nats") for name in dict.fromkeys(names)]
+    label = f"training, {' then '.join(told).replace('_', ' ')}"
+    bound.plot(epochs, train, color=GREY, linewidth=1, label=label)
     bound.plot(epochs, valid, color=BLUE, linewidth=1.5, label="validation, one-hot")
     bound.axvline(best_epoch, color=ORANGE, linewidth=1, linestyle=":", label="weights kept")
     if start_epochs:

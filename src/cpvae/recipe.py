@@ -16,6 +16,7 @@ class Recipe:
         batch_size: examples a step
         learning_rate: of Adam
         estimator: of the expectation over c in training, see `ConditionalPriorVAE.terms`
+        exact_after: epochs after which that estimator is ``exact``; 0 leaves it as it is
         anneal_epochs: epochs over which the weights of the KL terms and the temperature go from
             their start to their end
         start_epochs: epochs in which c says nothing, so that z has to say all; q(c|x) is then asked
@@ -34,7 +35,8 @@ class Recipe:
         averaging: epochs over which weights are averaged, exponentially, for validation and for
             what is kept (Polyak and Juditsky 1992); 1 takes them as they are. Training itself does
             not see the average
-        patience: epochs without a better validation bound, after the annealing, that end the run
+        patience: epochs without a better validation bound, after the annealing and
+            ``exact_after``, that end the run
         precision: in which the products of gated linear layers and of the decoder's last one are
             taken in training, ``float32`` or ``bfloat16``, for Bernoulli features; weights, sums
             and all that is measured stay in single precision. It is worth it where the device has
@@ -49,6 +51,7 @@ class Recipe:
     batch_size: int = 100
     learning_rate: float = 1e-3
     estimator: str = "straight_through"
+    exact_after: int = 0
     anneal_epochs: int = 10
     start_epochs: int = 0
     kl_z_start: float = 6.0
@@ -71,7 +74,7 @@ class Recipe:
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)}: use a number above 0.")
         non_negative = ("anneal_epochs", "start_epochs", "kl_z_start", "kl_c_start", "seed")
-        for name in (*non_negative, "invariance", "balance", "certainty"):
+        for name in (*non_negative, "exact_after", "invariance", "balance", "certainty"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)}: use 0 or a number above.")
         if self.start_epochs and self.start_epochs >= self.anneal_epochs:

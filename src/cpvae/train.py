@@ -215,15 +215,15 @@ def one_pass(
         found = Pieces(**means) if means else pieces(points, model.n_components, recipe.seed)
         means = found._asdict()
         engine.set_start(0, found.of(points))
+    engine.set_estimator(_estimator(recipe, epoch))
     weights, temperature = _schedule(recipe, epoch)
     (trained,) = torch.stack(engine.epoch(weights, temperature)).T.tolist()
     if not all(map(math.isfinite, trained)):
         raise Diverged(_divergence(epoch + 1, recipe))
     model.eval()
-    estimator = recipe.estimator if isinstance(model, ConditionalPriorVAE) else "sampled"
     state = {key: value for key, value in engine.state(0).items() if key != "start"}
     state |= {f"means.{key}": value for key, value in means.items()}
-    return {"epoch": epoch + 1, **_trained(trained, estimator)}, state
+    return {"epoch": epoch + 1, **_trained(trained, model, _estimator(recipe, epoch))}, state
 
 
 def still_rising(history: Sequence[Record], recipe: Recipe) -> float:
@@ -319,8 +319,6 @@ def _loop(
     """Epochs until the last one or until every run's patience has ended."""
     runs, engine = group.runs, group.engine
     valid = [_validation(run.model, x_valid, run.seed) for run in runs]
-    has_c = isinstance(runs[0].model, ConditionalPriorVAE)
-    estimator = recipe.estimator if has_c else "sampled"
     started = time.monotonic() - max(run.seconds for run in runs)
     epoch = max(run.epoch for run in runs)
     for run in runs:
@@ -328,6 +326,8 @@ def _loop(
     while epoch < recipe.max_epochs and not all(run.stopped for run in runs):
         if epoch == recipe.start_epochs > 0:
             group.start(x_train)
+        estimator = _estimator(recipe, epoch)
+        engine.set_estimator(estimator)
         weights, temperature = _schedule(recipe, epoch)
         means = engine.epoch(weights, temperature)
         trained = torch.stack(means).T.tolist()
@@ -339,7 +339,7 @@ def _loop(
                 record = {
                     "epoch": epoch,
                     "seconds": time.monotonic() - started,
-                    **_trained(trained[place], estimator),
+                    **_trained(trained[place], run.model, estimator),
                     "weight_kl_z": weights.kl_z,
                     "weight_kl_c": weights.kl_c,
                     "temperature": temperature,
@@ -360,8 +360,14 @@ def _loop(
     group.save()
 
 
-def _trained(means: Sequence[float], estimator: str) -> Record:
+def _estimator(recipe: Recipe, epoch: int) -> str:
+    return "exact" if 0 < recipe.exact_after <= epoch else recipe.estimator
+
+
+def _trained(means: Sequence[float], model: Model, estimator: str) -> Record:
     loss, log_px, kl_z, kl_c, moved = means  # as in `engine.Means`
+    if not isinstance(model, ConditionalPriorVAE):
+        estimator = "sampled"
     return {
         "train_loss_nats": loss,
         f"train_elbo_{estimator}_nats": log_px - kl_z - kl_c,
@@ -419,7 +425,8 @@ def _validate(model: Model, observed: Float[Tensor, "r f"], seed: int) -> Record
 
 
 def _stale(run: "_Run", recipe: Recipe) -> bool:
-    return run.epoch - max(run.best_epoch, recipe.anneal_epochs) >= recipe.patience
+    counted_from = max(run.best_epoch, recipe.anneal_epochs, recipe.exact_after)
+    return run.epoch - counted_from >= recipe.patience
 
 
 def _divergence(epoch: int, recipe: Recipe) -> str:
