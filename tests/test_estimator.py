@@ -476,3 +476,11 @@ def test_a_warm_start_goes_on_and_a_cold_one_does_not(blobs):
 def test_a_fit_that_ends_too_early_says_so(blobs):
     with pytest.warns(ConvergenceWarning, match="still rose by .* give max_epochs=6"):
         CPVAE(3, max_epochs=3).fit(blobs[0])
+
+
+def test_whole_numbers_of_numpy_are_settings_as_good(tmp_path):
+    x = np.random.default_rng(0).normal(size=(60, 3))
+    settings = {"n_components": np.int64(2), "max_epochs": np.int32(3)}
+    model = CPVAE(random_state=0).set_params(**settings).fit(x)
+    model.save(tmp_path / "run")
+    assert np.array_equal(CPVAE.load(tmp_path / "run").predict(x), model.predict(x))

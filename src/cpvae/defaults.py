@@ -53,7 +53,7 @@ def model_config(
             Gaussian likelihood, data outside [0, 1] or missing under a Bernoulli likelihood, or a
             kind that does not fit its column. What `build` refuses is refused there.
     """
-    given = {key: value for key, value in given.items() if value is not None}
+    given = _plain(given)
     if levels or kind_of:
         given.setdefault("likelihood", "mixed")
         if given["likelihood"] != "mixed":
@@ -110,6 +110,15 @@ def model_config(
     if likelihood == "mixed":
         config |= _mixed(x, columns, levels or {}, kind_of or {})
     return config | given
+
+
+def _plain(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that were given, with whole numbers of numpy as Python's."""
+    return {
+        key: int(value) if isinstance(value, np.integer) else value
+        for key, value in given.items()
+        if value is not None
+    }
 
 
 def _check_whole(given: Mapping[str, Any], names: Sequence[str]) -> None:
@@ -211,7 +220,7 @@ def recipe(
     Raises:
         ValueError: a value out of range, see `Recipe`, or a setting about c for a model without.
     """
-    given = {key: value for key, value in given.items() if value is not None}
+    given = _plain(given)
     _check_whole(given, ("max_epochs", "batch_size", "anneal_epochs", "start_epochs"))
     model = config["model"]
     for name in OF_C if model != "cpvae" else ():
