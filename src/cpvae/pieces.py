@@ -66,10 +66,10 @@ def _means(
     most = min(max(n_components, len(points) // 8), len(np.unique(points, axis=0)))
     at_least = max(1, min(FEWEST, len(points) // (2 * n_components)))
     tries = []
-    for times in (1, 2, 3, 4, 6):
-        found = KMeans(min(times * n_components, most), random_state=seed).fit(points)
+    for n_means in sorted({min(times * n_components, most) for times in (1, 2, 3, 4, 6)}):
+        found = KMeans(n_means, random_state=seed).fit(points)
         piece = found.labels_
-        if found.n_clusters > n_components:
+        if n_means > n_components:
             join = AgglomerativeClustering(n_components, linkage="average")
             piece = join.fit_predict(found.cluster_centers_)[piece]
         tries.append(_improved(points, piece, at_least))
@@ -105,8 +105,8 @@ def _touch(
     in halves 16 % lie there, of an even density 12.5 %, of two Gaussians whose means are four
     standard deviations apart 6 %, however many dimensions there are.
     """
-    member = np.eye(len(means))[_nearest(points, means)]
     off, of_means = _off(points, means), _off(means[:, :-1], means)
+    member = np.eye(len(means))[off.argmin(1)]
     further = off - (member * off).sum(1, keepdims=True)
     apart = of_means - np.diag(of_means)[:, None] + np.eye(len(means))
     way = further / (member @ apart)  # 0 at the border, 1 at the own mean

@@ -155,8 +155,9 @@ def _train(
     )
     if "kinds" in config:
         console.print(_told_kinds(config["kinds"], splits.columns))
-    if stored and restarts == 1 and folder.read_history():
-        console.print(f"Goes on after epoch {len(folder.read_history())}.")
+    before = len(folder.read_history()) if stored and restarts == 1 else 0
+    if before:
+        console.print(f"Goes on after epoch {before}.")
     status = "diverged"
     try:
         with EpochsBar(recipe.max_epochs, restarts, console, config["n_components"] > 1) as bar:
@@ -250,16 +251,16 @@ def _summary(
             f"To go on:\n  cpvae fit {source} --out {folder.path} --resume --max-epochs "
             f"{2 * recipe.max_epochs}\n"
         )
-    told, most = best["valid_mutual_information_c_nats"], entropy
-    if model == "cpvae" and n_components > 1 and told < max(0.05, 0.5 * most):
+    told = best["valid_mutual_information_c_nats"]
+    if model == "cpvae" and n_components > 1 and told < max(0.05, 0.5 * entropy):
         also = ", or --invariance affine" * (len(config["shape"]) == 3)
         if config["likelihood"] == "bernoulli" and not also:
             also = ", or for measurements between 0 and 1 --likelihood gaussian"
         console.print(
-            f"[yellow]Components tell {told:.2f} nats about an example, and {most:.2f} if all were "
-            f"sure of theirs.[/] Where there are fewer kinds than components that is as it should "
-            f"be, and cpvae compact {folder.path} joins what says the same. Else more epochs, a "
-            f"larger --kl-z-start, fewer --components{also} may help.\n"
+            f"[yellow]Components tell {told:.2f} nats about an example, and {entropy:.2f} if all "
+            f"were sure of theirs.[/] Where there are fewer kinds than components that is as it "
+            f"should be, and cpvae compact {folder.path} joins what says the same. Else more "
+            f"epochs, a larger --kl-z-start, fewer --components{also} may help.\n"
         )
     run = folder.path
     console.print(f"  run folder     {run}\n  by component   {figures['components']}\n\nNext:")

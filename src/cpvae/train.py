@@ -215,7 +215,8 @@ def one_pass(
         found = Pieces(**means) if means else pieces(points, model.n_components, recipe.seed)
         means = found._asdict()
         engine.set_start(0, found.of(points))
-    engine.set_estimator(_estimator(recipe, epoch))
+    estimator = _estimator(recipe, epoch)
+    engine.set_estimator(estimator)
     weights, temperature = _schedule(recipe, epoch)
     (trained,) = torch.stack(engine.epoch(weights, temperature)).T.tolist()
     if not all(map(math.isfinite, trained)):
@@ -223,7 +224,7 @@ def one_pass(
     model.eval()
     state = {key: value for key, value in engine.state(0).items() if key != "start"}
     state |= {f"means.{key}": value for key, value in means.items()}
-    return {"epoch": epoch + 1, **_trained(trained, model, _estimator(recipe, epoch))}, state
+    return {"epoch": epoch + 1, **_trained(trained, model, estimator)}, state
 
 
 def still_rising(history: Sequence[Record], recipe: Recipe) -> float:
