@@ -30,6 +30,7 @@ ORDER = [
     "figures",
     "explorer",
     "app",
+    "mixture",
     "pieces",
     "start",
     "recipe",

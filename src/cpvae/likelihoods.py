@@ -50,6 +50,10 @@ class BernoulliLikelihood(nn.Module):
             return x
         return self.draw(self.store(x), self.noise(x.shape, generator))
 
+    def seen(self, x: Float[Tensor, "*n f"]) -> Float[Tensor, "*n f"]:
+        """Observed data as numbers, then as one-hot categories, of which there are none."""
+        return x
+
     def inputs(self, x: Float[Tensor, "*n f"]) -> Float[Tensor, "*n f"]:
         """What the networks read of observed data: the data, none of which may miss."""
         return x
@@ -165,6 +169,10 @@ class GaussianLikelihood(_AsObserved):
         """Standardised data (n, f); nothing is drawn."""
         return (x - self.loc) / self.scale
 
+    def seen(self, x: Float[Tensor, "*n f"]) -> Float[Tensor, "*n f"]:
+        """Observed data as numbers, NaN where missing, then as one-hot categories: none."""
+        return x
+
     def inputs(self, x: Float[Tensor, "*n f"]) -> Float[Tensor, "*n f"]:
         """What the networks read of observed data: the mean of its feature for a missing value."""
         return _filled(x)
@@ -255,8 +263,8 @@ class MixedLikelihood(_AsObserved):
         """The data itself (n, f); nothing is drawn."""
         return x
 
-    def inputs(self, x: Float[Tensor, "*n f"]) -> Float[Tensor, "*n w"]:
-        """What the networks read of observed data; zeros for a missing value."""
+    def seen(self, x: Float[Tensor, "*n f"]) -> Float[Tensor, "*n w"]:
+        """Observed data as numbers, NaN where missing, then as one-hot categories."""
         gaussian, binary, count, categorical = self._apart(x)
         parts = [
             (gaussian - self.loc[self._gaussian]) / self.scale[self._gaussian],
@@ -265,7 +273,11 @@ class MixedLikelihood(_AsObserved):
         ]
         for column, n in zip(categorical.unbind(-1), self.n_levels, strict=True):
             parts.append(_one_hot(column, n))
-        return _filled(torch.cat(parts, -1))
+        return torch.cat(parts, -1)
+
+    def inputs(self, x: Float[Tensor, "*n f"]) -> Float[Tensor, "*n w"]:
+        """What the networks read of observed data; zeros for a missing value."""
+        return _filled(self.seen(x))
 
     def log_prob(self, x: Float[Tensor, "*#b f"], params: Float[Tensor, "*#b w"]) -> Tensor:
         """Log p(x | params) in nats, shape (*b); of the values that are there."""

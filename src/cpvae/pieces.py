@@ -1,10 +1,11 @@
 """Where categories of a small table start: pieces of the data, and groups of pieces that touch.
 
-Pieces belong to spherical Gaussians of one variance, of which each has its share. Where there are
-more of them than kinds, they cut a kind, and a category that is held in a cut stays there. So
-pieces that touch soon share their categories, and the objective says which of them are used.
+Pieces are components of a mixture. Where there are more of them than kinds, they cut a kind, and a
+category that is held in a cut stays there. So pieces that touch soon share their categories, and
+the objective says which of them are used.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,59 +13,109 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-EXAMPLES = 10_000  # that are looked at, at most
-FEWEST = 10  # points that make a piece
-NEAR = 0.1  # share of a piece near another one above which the two touch
+from cpvae.mixture import Mixture, Rows, fit
+
+EXAMPLES = 3_000  # that are looked at, at most: EM goes over them some thousand times
+DONORS = 2_000  # of them, from which missing numbers are filled in
+FEWEST = 10  # rows that make a piece
+CONFUSED = 0.1  # share of a piece that is given to another one above which the two touch
+
+
+class Table(NamedTuple):
+    """Rows as networks see them: numbers (n, w), NaN where missing, and one-hot categories (n, v).
+
+    ``n_levels`` says how many of the v belong to each column of categories.
+    """
+
+    numbers: Float[np.ndarray, "n w"]
+    one_hot: Float[np.ndarray, "n v"]
+    n_levels: Sequence[int]
 
 
 class Pieces(NamedTuple):
-    """Means of points (m, d + 1), and of each what `start.start` tells (m, 2, 2).
+    """A `Mixture`, and of each of its components what `start.start` tells (k, 2, 2).
 
-    The last coordinate is how much further off a mean is because it has fewer points.
+    ``middle`` (w) lies between the two values of a number that has only two, and so is a category
+    as well; of other numbers it is NaN.
     """
 
-    means: Float[Tensor, "m d_1"]
-    between: Int[Tensor, "m 2 2"]
+    middle: Float[Tensor, " w"]
+    log_weights: Float[Tensor, " k"]
+    means: Float[Tensor, "k a"]
+    precision: Float[Tensor, "k a *a"]
+    log_chances: Float[Tensor, "k b"]
+    between: Int[Tensor, "k 2 2"]
 
-    def of(self, points: Float[np.ndarray, "n d"]) -> Int[Tensor, "n 2 2"]:
-        """Where points start, by their nearest mean, also those that were not there before."""
-        return self.between[_nearest(points, self.means.numpy())]
+    def of(self, table: Table) -> Int[Tensor, "n 2 2"]:
+        """Where rows start, also those that were not there before."""
+        middle, *mixture = [each.numpy() for each in self[:-1]]
+        rows = _rows(table, middle)
+        n = len(rows.numbers)
+        parts = zip(*(np.array_split(each, 1 + n // EXAMPLES) for each in rows[:2]), strict=True)
+        own = [Mixture(*mixture).log_prob(*part).argmax(1) for part in parts]
+        return self.between[np.concatenate(own)]
 
 
-def pieces(points: Float[np.ndarray, "n d"], n_components: int, seed: int) -> Pieces:
-    """The pieces of ``points``, found on `EXAMPLES` of them, and the groups of those that touch.
+def pieces(table: Table, n_components: int, seed: int) -> Pieces:
+    """The pieces of a table, found in `EXAMPLES` of its rows, and the groups of those that touch.
 
     Arguments:
-        points: as the networks see them, see `start.seen_by`
+        table: as the networks see it, see `start.table_of`
         n_components: pieces at most; categories beyond their number go with the last group
-        seed: of the points that are looked at, and of K means
+        seed: of the rows that are looked at, and of K means
     """
     from scipy.sparse.csgraph import connected_components
 
-    some = points[np.random.default_rng(seed).permutation(len(points))[:EXAMPLES]]
-    means = _means(some, n_components, seed)
-    _, group = connected_components(_touch(some, means), directed=False)
+    some = np.random.default_rng(seed).permutation(len(table.numbers))[:EXAMPLES]
+    table = Table(table.numbers[some], table.one_hot[some], table.n_levels)
+    middle = np.array([_middle(column) for column in table.numbers.T])
+    rows = _rows(table, middle)
+    mixture = _mixture(rows, n_components, seed)
+    _, group = connected_components(_touch(rows, mixture), directed=False)
     category = np.argsort(np.argsort(group, kind="stable"))  # those of a group side by side
     last = np.bincount(group).cumsum() - 1
     first = np.append(0, last[:-1] + 1)
-    last[-1] = n_components - 1  # with those for which there are no means
+    last[-1] = n_components - 1  # with those for which there are no pieces
     between = np.stack([category, category, first[group], last[group]], 1).reshape(-1, 2, 2)
-    return Pieces(torch.from_numpy(means), torch.from_numpy(between).long())
+    return Pieces(*(torch.tensor(each) for each in (middle, *mixture, between)))
 
 
-def _means(
-    points: Float[np.ndarray, "n d"], n_components: int, seed: int
-) -> Float[np.ndarray, "k d_1"]:
-    """Means of spherical Gaussians of one variance, for `Pieces`; few points make none.
+def _middle(column: Float[np.ndarray, " n"]) -> float:
+    values = np.unique(column[~np.isnan(column)])
+    return values.mean() if len(values) == 2 else np.nan
 
-    K means asks for pieces of one size, and cuts a large kind before it finds a small one. The
-    classification EM (Celeux & Govaert 1992) learns their shares too. It goes on from K means, and
-    from more means of which the nearest were joined, and the likeliest end is taken.
+
+def _rows(table: Table, middle: Float[np.ndarray, " w"]) -> Rows:
+    """Rows for a mixture: missing numbers as the mean of those of the nearest rows."""
+    from sklearn.impute import KNNImputer  # takes a second
+
+    numbers = table.numbers
+    if np.isnan(numbers).any():
+        donors = numbers[:: 1 + (len(numbers) - 1) // DONORS]
+        numbers = KNNImputer(keep_empty_features=True).fit(donors).transform(numbers)
+    two = ~np.isnan(middle)
+    above = numbers[:, two] > middle[two]
+    one_hot = np.concatenate([above, ~above, table.one_hot], 1).astype(np.float64)
+    n_two = two.sum()
+    after = n_two + np.repeat(np.arange(len(table.n_levels)), table.n_levels)
+    column = np.concatenate([np.arange(n_two), np.arange(n_two), after])
+    return Rows(numbers[:, ~two].astype(np.float64), one_hot, column)
+
+
+def _mixture(rows: Rows, n_components: int, seed: int) -> Mixture:
+    """The best mixture for `Pieces` by integrated completed likelihood.
+
+    K means asks for pieces of one size, and cuts a large or a long kind before it finds a small
+    one. So EM goes on from K means, and from more means of which the nearest were joined, with
+    covariances of four forms; those with correlations only where there are rows enough for them.
     """
     from sklearn.cluster import AgglomerativeClustering, KMeans  # takes a second
 
-    most = min(max(n_components, len(points) // 8), len(np.unique(points, axis=0)))
-    at_least = max(1, min(FEWEST, len(points) // (2 * n_components)))
+    points = np.concatenate([rows.numbers, rows.one_hot], 1)
+    n, n_numbers = rows.numbers.shape
+    most = min(max(n_components, n // 8), len(np.unique(points, axis=0)))
+    at_least = max(1, min(FEWEST, n // (2 * n_components)))
+    some = range(1 if n_components * n_numbers > n else 2)
     tries = []
     for n_means in sorted({min(times * n_components, most) for times in (1, 2, 3, 4, 6)}):
         found = KMeans(n_means, random_state=seed).fit(points)
@@ -72,65 +123,25 @@ def _means(
         if n_means > n_components:
             join = AgglomerativeClustering(n_components, linkage="average")
             piece = join.fit_predict(found.cluster_centers_)[piece]
-        tries.append(_improved(points, piece, at_least))
+        member = np.eye(piece.max() + 1)[piece]
+        tries += [
+            fit(rows, member, tied, not correlated, at_least)
+            for tied in (True, False)
+            for correlated in some
+        ]
     return max(tries, key=lambda each: each[0])[1]
 
 
-def _improved(
-    points: Float[np.ndarray, "n d"], piece: Int[np.ndarray, " n"], at_least: int
-) -> tuple[float, Float[np.ndarray, "k d_1"]]:
-    """The log-likelihood (up to a constant) of points and pieces that the EM ends in, and means."""
-    for _ in range(100):
-        before, member = piece, np.eye(piece.max() + 1)[piece]
-        member = member[:, member.sum(0) >= at_least]
-        size = member.sum(0)
-        means = member.T @ points / size[:, None]
-        inside = member.any(1)
-        variance = np.square(points[inside] - member[inside] @ means).mean() + 1e-12
-        charge = np.sqrt(2 * variance * np.log(size.max() / size))
-        means = np.column_stack([means, charge])
-        piece = _nearest(points, means)
-        if np.array_equal(before, piece):
-            break
-    share = size / size.sum()
-    return share @ np.log(share) - points.shape[1] / 2 * np.log(variance), means
+def _touch(rows: Rows, mixture: Mixture) -> Bool[np.ndarray, "k k"]:
+    """Whether a tenth of a piece, less what chance takes away, is rather of another one.
 
-
-def _touch(
-    points: Float[np.ndarray, "n d"], means: Float[np.ndarray, "k d_1"]
-) -> Bool[np.ndarray, "k k"]:
-    """Whether more than a tenth of a piece, less what chance takes away, lies near another one.
-
-    Near is the first quarter of the way from the border to the own mean. Of a Gaussian that is cut
-    in halves 16 % lie there, of an even density 12.5 %, of two Gaussians whose means are four
-    standard deviations apart 6 %, however many dimensions there are.
+    Row by row the largest responsibility names the piece that a row is given to (Hennig 2010, who
+    joins components by how often this errs).
     """
-    off, of_means = _off(points, means), _off(means[:, :-1], means)
-    member = np.eye(len(means))[off.argmin(1)]
-    further = off - (member * off).sum(1, keepdims=True)
-    apart = of_means - np.diag(of_means)[:, None] + np.eye(len(means))
-    way = further / (member @ apart)  # 0 at the border, 1 at the own mean
-    expected = NEAR * member.sum(0)
-    at_least = np.maximum(0, expected - np.sqrt(expected))
-    return member.T @ (way < 0.25) > at_least[:, None]
+    from scipy.special import softmax
 
-
-def _nearest(
-    points: Float[np.ndarray, "n d"], means: Float[np.ndarray, "k d_1"]
-) -> Int[np.ndarray, " n"]:
-    from sklearn.metrics import pairwise_distances_argmin
-
-    return pairwise_distances_argmin(_with_charge(points), means)
-
-
-def _off(
-    points: Float[np.ndarray, "n d"], means: Float[np.ndarray, "k d_1"]
-) -> Float[np.ndarray, "n k"]:
-    from sklearn.metrics import pairwise_distances
-
-    return pairwise_distances(_with_charge(points), means, metric="sqeuclidean")
-
-
-def _with_charge(points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d_1"]:
-    """Points where `Pieces` has means: they are charged nothing."""
-    return np.column_stack([points, np.zeros(len(points))])
+    responsibility = softmax(mixture.log_prob(rows.numbers, rows.one_hot), axis=1)
+    given_to = np.eye(responsibility.shape[1])[responsibility.argmax(1)]
+    expected = CONFUSED * responsibility.sum(0)
+    at_least = np.maximum(0.5, expected - np.sqrt(expected))
+    return responsibility.T @ given_to > at_least[:, None]

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from cpvae.models import ConditionalPriorVAE
-from cpvae.pieces import pieces
+from cpvae.pieces import Table, pieces
 
 ENOUGH = 1_000  # rows of a table from which neighbours tell what is a kind
 FEATURES = 8  # columns of a table from which they do
@@ -63,9 +63,8 @@ def start(
     from joblib import Parallel, cpu_count, delayed
 
     if small_table(len(x), models[0].shape):
-        each = zip(models, seeds, strict=True)
-        seen = [(seen_by(model, x), model.n_components, seed) for model, seed in each]
-        return [pieces(points, k, seed).of(points) for points, k, seed in seen]
+        each = zip([table_of(model, x) for model in models], models, seeds, strict=True)
+        return [pieces(table, model.n_components, seed).of(table) for table, model, seed in each]
     at_once = Parallel(n_jobs=min(cpu_count(), len(models)))
     rows = [
         torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:EXAMPLES]
@@ -97,9 +96,13 @@ def small_table(n_examples: int, shape: Sequence[int]) -> bool:
     return len(shape) == 1 and (n_examples < ENOUGH or shape[0] < FEATURES)
 
 
-def seen_by(model: ConditionalPriorVAE, x: Float[Tensor, "n ..."]) -> Float[np.ndarray, "n d"]:
-    """Data as the model's networks see them, for `pieces`."""
-    return _points(model, x, _data)
+def table_of(model: ConditionalPriorVAE, x: Float[Tensor, "n f"]) -> Table:
+    """Rows of a table as the model's networks see them, for `pieces`."""
+    likelihood = model.likelihood
+    seen = likelihood.seen(likelihood.observe(x.to(model.aggregated.device))).cpu().double()
+    n_levels = getattr(likelihood, "n_levels", ())
+    n_numbers = seen.shape[1] - sum(n_levels)
+    return Table(seen[:, :n_numbers].numpy(), seen[:, n_numbers:].numpy(), n_levels)
 
 
 def _points(

@@ -31,7 +31,7 @@ from cpvae.objective import Weights, mutual_information, ramp
 from cpvae.pieces import Pieces, pieces
 from cpvae.priors import VampPrior
 from cpvae.recipe import Recipe
-from cpvae.start import seen_by, start
+from cpvae.start import start, table_of
 
 SAVE_EVERY = 5.0  # seconds between two saves of the training state, at least
 RECORD = 3_000  # steps of a run from which recording one pays on a CPU, see `engine.Engine`
@@ -183,7 +183,7 @@ def one_pass(
     """Trains ``model`` in place on one pass over ``x``, for data that comes in parts.
 
     Nothing is validated: the weights are kept as they are after the pass. Categories that start do
-    so at means of the part that comes then, see `pieces`, and so do the parts after it.
+    so at `pieces` of the part that comes then, and so do the parts after it.
 
     Arguments:
         model: from `models.build`
@@ -196,7 +196,7 @@ def one_pass(
 
     Returns:
         The record of the pass, as `fit` has them but for the validation, and the state: of the
-        optimiser, and the means.
+        optimiser, and the pieces.
 
     Raises:
         Diverged: the loss stopped being finite.
@@ -208,13 +208,13 @@ def one_pass(
     state = state or {}
     if state:
         engine.load_state(0, {**state, "generator": engine.generators[0].get_state()})
-    means = _under("means.", state)
+    kept = _under("pieces.", state)
     if recipe.start_epochs and recipe.start_epochs <= epoch < recipe.anneal_epochs:
         assert isinstance(model, ConditionalPriorVAE)  # `check` refuses others
-        points = seen_by(model, x)
-        found = Pieces(**means) if means else pieces(points, model.n_components, recipe.seed)
-        means = found._asdict()
-        engine.set_start(0, found.of(points))
+        table = table_of(model, x)
+        found = Pieces(**kept) if kept else pieces(table, model.n_components, recipe.seed)
+        kept = found._asdict()
+        engine.set_start(0, found.of(table))
     estimator = _estimator(recipe, epoch)
     engine.set_estimator(estimator)
     weights, temperature = _schedule(recipe, epoch)
@@ -223,7 +223,7 @@ def one_pass(
         raise Diverged(_divergence(epoch + 1, recipe))
     model.eval()
     state = {key: value for key, value in engine.state(0).items() if key != "start"}
-    state |= {f"means.{key}": value for key, value in means.items()}
+    state |= {f"pieces.{key}": value for key, value in kept.items()}
     return {"epoch": epoch + 1, **_trained(trained, model, estimator)}, state
 
 

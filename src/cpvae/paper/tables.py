@@ -36,7 +36,7 @@ METHODS: dict[str, Callable[[int, int], Any]] = {
     "GaussianMixture": _gaussian_mixture,
     "KMeans": _k_means,
 }
-DATASETS = ("wine", "breast_cancer", "unequal_blobs", "unequal_mixed")
+DATASETS = ("wine", "breast_cancer", "unequal_blobs", "unequal_long", "unequal_mixed")
 
 
 def _rows(dataset: str) -> tuple[pd.DataFrame, np.ndarray]:
@@ -45,11 +45,23 @@ def _rows(dataset: str) -> tuple[pd.DataFrame, np.ndarray]:
 
     if dataset == "unequal_mixed":
         return _mixed()
+    if dataset == "unequal_long":
+        return _long()
     if dataset == "unequal_blobs":
         x, labels, *_ = datasets.make_blobs([500, 50, 50], n_features=4, random_state=1)
         return pd.DataFrame(x), labels
     loaded = getattr(datasets, f"load_{dataset}")(as_frame=True)
     return loaded.data, loaded.target.to_numpy()
+
+
+def _long() -> tuple[pd.DataFrame, np.ndarray]:
+    """Four kinds (55, 25, 13 and 7 %) that are long and thin, each along directions of its own."""
+    rng = np.random.default_rng(0)
+    kind = rng.choice(4, 800, p=[0.55, 0.25, 0.13, 0.07])
+    factor = rng.standard_normal((4, 6, 6)) * [2, 1, 1, 0.5, 0.5, 0.2]
+    mean = 2 * rng.standard_normal((4, 6))
+    noise = rng.standard_normal((len(kind), 6, 1))
+    return pd.DataFrame(mean[kind] + (factor[kind] @ noise)[:, :, 0]), kind
 
 
 def _mixed() -> tuple[pd.DataFrame, np.ndarray]:
