@@ -63,6 +63,16 @@ def test_two_values_are_categories_and_categories_tell_kinds():
     assert (found.of(some) == found.of(rows)[:1]).all()
 
 
+def test_a_value_that_many_rows_share_is_not_a_kind():
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        y = rng.choice(2, 800, p=[0.7, 0.3])
+        count = np.log1p(rng.poisson(0.3 * (1 + y)))
+        numbers = rng.standard_normal((800, 2)) + 2.5 * y[:, None]
+        rows = table(np.column_stack([count / count.std(), numbers]))
+        assert accuracy_of_pieces(y, rows, 2, seed) > 0.95
+
+
 @pytest.mark.parametrize("n_features", [1, 2, 6, 30])
 @pytest.mark.parametrize("n", [500, 5000])
 @pytest.mark.parametrize("n_components", [2, 6])

@@ -70,6 +70,7 @@ def pieces(table: Table, n_components: int, seed: int) -> Pieces:
     table = Table(table.numbers[some], table.one_hot[some], table.n_levels)
     middle = np.array([_middle(column) for column in table.numbers.T])
     rows = _rows(table, middle)
+    rows = rows._replace(numbers=_dequantised(rows.numbers, seed))
     mixture = _mixture(rows, n_components, seed)
     _, group = connected_components(_touch(rows, mixture), directed=False)
     category = np.argsort(np.argsort(group, kind="stable"))  # those of a group side by side
@@ -100,6 +101,20 @@ def _rows(table: Table, middle: Float[np.ndarray, " w"]) -> Rows:
     after = n_two + np.repeat(np.arange(len(table.n_levels)), table.n_levels)
     column = np.concatenate([np.arange(n_two), np.arange(n_two), after])
     return Rows(numbers[:, ~two].astype(np.float64), one_hot, column)
+
+
+def _dequantised(numbers: Float[np.ndarray, "n a"], seed: int) -> Float[np.ndarray, "n a"]:
+    """Each number anywhere as near to its value as half the way to the next (Uria et al. 2013).
+
+    A Gaussian on a value that many rows share, as a count of 0, would be as likely as it is thin.
+    """
+    random, spread = np.random.default_rng(seed), np.empty_like(numbers)
+    for i, column in enumerate(numbers.T):
+        values, place = np.unique(column, return_inverse=True)
+        gap = np.pad(np.diff(values), 1, constant_values=np.inf if len(values) > 1 else 0)
+        width = np.minimum(gap[:-1], gap[1:])[place]
+        spread[:, i] = column + width * random.uniform(-0.5, 0.5, len(column))
+    return spread
 
 
 def _mixture(rows: Rows, n_components: int, seed: int) -> Mixture:
