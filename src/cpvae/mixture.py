@@ -36,14 +36,16 @@ class Mixture(NamedTuple):
         self, numbers: Float[np.ndarray, "n a"], one_hot: Float[np.ndarray, "n b"]
     ) -> Float[np.ndarray, "n k"]:
         """Log p(x, c) in nats: of a row and each component."""
-        off = numbers - self.means[:, None]
         if self.precision.ndim == 2:
-            scaled, scale = off * self.precision[:, None], self.precision
+            scale, square = self.precision, self.precision**2
+            mixed = numbers**2 @ square.T - 2 * numbers @ (self.means * square).T
+            distance = mixed + (self.means**2 * square).sum(1)
         else:
-            scaled = off @ self.precision.transpose(0, 2, 1)
             scale = np.diagonal(self.precision, axis1=1, axis2=2)
+            off = (numbers - self.means[:, None]) @ self.precision.transpose(0, 2, 1)
+            distance = np.square(off).sum(2).T
         constant = self.log_weights + np.log(scale / np.sqrt(2 * np.pi)).sum(1)
-        return (constant[:, None] - np.square(scaled).sum(2) / 2).T + one_hot @ self.log_chances.T
+        return constant - distance / 2 + one_hot @ self.log_chances.T
 
 
 def fit(
@@ -71,7 +73,7 @@ def fit(
     for _ in range(STEPS):
         member = member[:, member.sum(0) >= at_least]
         member = member / np.maximum(member.sum(1, keepdims=True), 1e-12)
-        found = _mixture(rows, member, tied, diagonal)
+        found = _likeliest(rows, member, tied, diagonal)
         joint = found.log_prob(rows.numbers, rows.one_hot)
         log_prob = logsumexp(joint, axis=1, keepdims=True)
         member = np.exp(joint - log_prob)
@@ -85,15 +87,15 @@ def fit(
     return log_prob.mean() - entropy - free * np.log(n) / (2 * n), found
 
 
-def _mixture(rows: Rows, member: Float[np.ndarray, "n k"], tied: bool, diagonal: bool) -> Mixture:
+def _likeliest(rows: Rows, member: Float[np.ndarray, "n k"], tied: bool, diagonal: bool) -> Mixture:
     """The likeliest mixture for given responsibilities, with half a row more in each category."""
     size = member.sum(0)
     means = member.T @ rows.numbers / size[:, None]
-    off = rows.numbers - means[:, None]
     floor = FLOOR**2 * rows.numbers.var(0) + 1e-12
     if diagonal:
-        scatter = (member.T[:, :, None] * off**2).sum(1)
+        scatter = np.maximum(0, member.T @ rows.numbers**2 - size[:, None] * means**2)
     else:
+        off = rows.numbers - means[:, None]
         scatter = off.transpose(0, 2, 1) @ (member.T[:, :, None] * off)
         floor = np.diag(floor)
     each = size.reshape(-1, *[1] * (scatter.ndim - 1))

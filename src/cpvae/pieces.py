@@ -6,6 +6,7 @@ the objective says which of them are used.
 """
 
 from collections.abc import Sequence
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from cpvae.mixture import Mixture, Rows, fit
 EXAMPLES = 3_000  # that are looked at, at most: EM goes over them some thousand times
 DONORS = 2_000  # of them, from which missing numbers are filled in
 FEWEST = 10  # rows that make a piece
+STARTS = 3  # of K means for each number of means
 CONFUSED = 0.1  # share of a piece that is given to another one above which the two touch
 
 
@@ -71,7 +73,7 @@ def pieces(table: Table, n_components: int, seed: int) -> Pieces:
     middle = np.array([_middle(column) for column in table.numbers.T])
     rows = _rows(table, middle)
     rows = rows._replace(numbers=_dequantised(rows.numbers, seed))
-    mixture = _mixture(rows, n_components, seed)
+    mixture = _best_mixture(rows, n_components, seed)
     _, group = connected_components(_touch(rows, mixture), directed=False)
     category = np.argsort(np.argsort(group, kind="stable"))  # those of a group side by side
     last = np.bincount(group).cumsum() - 1
@@ -117,12 +119,13 @@ def _dequantised(numbers: Float[np.ndarray, "n a"], seed: int) -> Float[np.ndarr
     return spread
 
 
-def _mixture(rows: Rows, n_components: int, seed: int) -> Mixture:
+def _best_mixture(rows: Rows, n_components: int, seed: int) -> Mixture:
     """The best mixture for `Pieces` by integrated completed likelihood.
 
     K means asks for pieces of one size, and cuts a large or a long kind before it finds a small
-    one. So EM goes on from K means, and from more means of which the nearest were joined, with
-    covariances of four forms; those with correlations only where there are rows enough for them.
+    one. So EM goes on from K means, and from more means of which the nearest were joined, `STARTS`
+    times each, with covariances of four forms; those with correlations only where there are rows
+    enough for them.
     """
     from sklearn.cluster import AgglomerativeClustering, KMeans  # takes a second
 
@@ -130,19 +133,20 @@ def _mixture(rows: Rows, n_components: int, seed: int) -> Mixture:
     n, n_numbers = rows.numbers.shape
     most = min(max(n_components, n // 8), len(np.unique(points, axis=0)))
     at_least = max(1, min(FEWEST, n // (2 * n_components)))
-    some = range(1 if n_components * n_numbers > n else 2)
+    diagonals = (True, False) if n_components * n_numbers <= n else (True,)
     tries = []
-    for n_means in sorted({min(times * n_components, most) for times in (1, 2, 3, 4, 6)}):
-        found = KMeans(n_means, random_state=seed).fit(points)
+    n_means = sorted({min(times * n_components, most) for times in (1, 2, 3, 4, 6)})
+    for m, again in product(n_means, range(STARTS)):
+        found = KMeans(m, random_state=seed + again).fit(points)
         piece = found.labels_
-        if n_means > n_components:
+        if m > n_components:
             join = AgglomerativeClustering(n_components, linkage="average")
             piece = join.fit_predict(found.cluster_centers_)[piece]
         member = np.eye(piece.max() + 1)[piece]
         tries += [
-            fit(rows, member, tied, not correlated, at_least)
+            fit(rows, member, tied, diagonal, at_least)
             for tied in (True, False)
-            for correlated in some
+            for diagonal in diagonals
         ]
     return max(tries, key=lambda each: each[0])[1]
 
