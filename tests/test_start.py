@@ -83,6 +83,21 @@ def test_a_small_table_starts_at_means_and_those_of_a_kind_hang_together(n_compo
     assert len(groups) == 3
 
 
+def test_a_mixed_table_starts_at_pieces_however_many_rows_it_has():
+    """Neighbours are of one category each: communities cut a kind in which two are even."""
+    rng = np.random.default_rng(0)
+    y = rng.choice(3, 1500, p=[0.7, 0.2, 0.1])
+    level = rng.integers(2, size=(len(y), 4))
+    x = np.column_stack([0.5 * rng.standard_normal((len(y), 5)) + 0.85 * y[:, None], level])
+    config = {"shape": (9,), "n_components": 3, "latent_dim": 2, "likelihood": "mixed"}
+    kinds = {"kinds": ["gaussian"] * 5 + ["binary"] * 4, "n_levels": [0] * 9}
+    model = build(**config, **kinds, loc=[0.0] * 9, scale=[1.0] * 9)
+    (found,) = start([model], torch.from_numpy(x).float(), [0])
+    assert cluster_scores(y, found[:, 0, 0].numpy())["accuracy"] > 0.97
+    cut = communities(x, 3, 0).category
+    assert cluster_scores(y, np.where(cut < 0, 3, cut))["accuracy"] < 0.8
+
+
 def test_several_models_start_as_each_would_alone():
     x, _ = make_blobs([450, 350, 250], 8, cluster_std=0.5, random_state=1)
     x = torch.from_numpy(x).float()

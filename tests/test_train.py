@@ -148,12 +148,14 @@ def test_categories_start_as_communities_where_there_is_enough_to_tell_them():
     assert defaults.recipe(50_000, {**config, "n_components": 1}, "cpu").start_epochs == 0
 
 
-def test_in_small_tables_z_is_dear_and_categories_start_at_once():
+def test_in_small_and_mixed_tables_z_is_dear_and_categories_start_at_once():
     config = {"model": "cpvae", "n_components": 3, "shape": (8,), "hidden": [100]}
     config["likelihood"] = "gaussian"
-    for n_examples, shape in [(500, (8,)), (50_000, (7,))]:
+    mixed = ["gaussian"] * 7 + ["binary"]
+    for n_examples, shape, kinds in [(500, (8,), ()), (50_000, (7,), ()), (50_000, (8,), mixed)]:
         for settings in ({}, {"invariance": 2.0}):
-            recipe = defaults.recipe(n_examples, {**config, "shape": shape}, "cpu", **settings)
+            changes = {"shape": shape, "kinds": kinds}
+            recipe = defaults.recipe(n_examples, {**config, **changes}, "cpu", **settings)
             assert (recipe.start_epochs, recipe.kl_z_start) == (1, 6)
             assert recipe.temperature_end == recipe.temperature_start
 
@@ -169,6 +171,8 @@ def test_in_small_tables_the_expectation_over_c_ends_exact():
         (500, {"n_components": 1}, {}),
         (500, {"n_components": 101}, {}),
         (500, {}, {"estimator": "straight_through"}),
+        (5000, {"kinds": ["binary", "categorical"] * 4}, {}),
+        (5000, {"kinds": ["count"] * 8}, {}),
     ]:
         assert (
             defaults.recipe(n_examples, {**config, **changes}, "cpu", **settings).exact_after == 0

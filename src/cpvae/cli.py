@@ -251,7 +251,7 @@ def fit(
         typer.Option(
             rich_help_panel="Training",
             help="Expectation over c in training; cpvae.",
-            show_default="straight_through; exact after 3/5 of all in small tables",
+            show_default="straight_through; where categories start as pieces exact after 3/5",
         ),
     ] = None,
     batch_size: Annotated[
@@ -279,7 +279,7 @@ def fit(
         typer.Option(
             rich_help_panel="Training",
             help="Epochs before categories start: communities of neighbours, or pieces of a table.",
-            show_default="3/20 of all; 1 in tables under 1000 rows or 8 columns",
+            show_default="3/20 of all; 1 in tables under 1000 rows or 8 columns, or mixed ones",
         ),
     ] = None,
     kl_z_start: Annotated[
@@ -287,7 +287,7 @@ def fit(
         typer.Option(
             rich_help_panel="Training",
             help="First weight of the KL of z; above 1 c has to say more.",
-            show_default="1; 6 in such small tables; 0 for models without c",
+            show_default="1; 6 in such tables; 0 for models without c",
         ),
     ] = None,
     kl_c_start: Annotated[

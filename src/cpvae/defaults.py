@@ -14,7 +14,7 @@ from cpvae.likelihoods import KINDS
 from cpvae.models import MODELS
 from cpvae.priors import StandardNormal
 from cpvae.recipe import Recipe
-from cpvae.start import small_table
+from cpvae.start import starts_at_pieces
 from cpvae.train import ENUMERATED
 
 Kinds = str | Mapping[Any, str]
@@ -209,13 +209,13 @@ def recipe(
     The run has about `STEPS` steps, anneals over its first three eighths, averages weights over a
     twentieth of it, and stops early when a fifth goes by without a better validation bound. The
     categories of a CP-VAE start after its first three twentieths, as communities of neighbours. Of
-    a small table they start after an epoch, see `pieces`, the weight of KL(z) falls to 1, so that c
-    carries what it can, and the temperature stays at 1: gradients at a lower one are louder, and
-    few rows can let a category go by them. After three fifths of the run the expectation over c is
-    exact there, so that an example is in one category where it can be. Of larger data whose p(c) is
-    1/K, which says that categories are even, an invariance term is joined by a reward for that. For
-    models without c the weight of KL(z) rises to 1. On a processor that has instructions for it,
-    products of a large network on data in [0, 1] are taken in bfloat16.
+    a table that `starts_at_pieces` they start after an epoch, the weight of KL(z) falls to 1, so
+    that c carries what it can, and the temperature stays at 1: gradients at a lower one are louder,
+    and few rows can let a category go by them. After three fifths of the run the expectation over c
+    is exact there, so that an example is in one category where it can be. Of other data whose p(c)
+    is 1/K, which says that categories are even, an invariance term is joined by a reward for that.
+    For models without c the weight of KL(z) rises to 1. On a processor that has instructions for
+    it, products of a large network on data in [0, 1] are taken in bfloat16.
 
     Raises:
         ValueError: a value out of range, see `Recipe`, or a setting about c for a model without.
@@ -229,14 +229,15 @@ def recipe(
     batch_size = given.get("batch_size", min(100, max(10, n_examples // 10)))
     steps = max(1, math.ceil(n_examples / max(1, batch_size)))
     epochs = given.get("max_epochs", min(1000, max(100, STEPS // steps)))
-    small, alone = small_table(n_examples, config["shape"]), config["n_components"] == 1
+    of_pieces = starts_at_pieces(n_examples, config["shape"], config.get("kinds", ()))
+    alone = config["n_components"] == 1
     anneal_epochs = given.get("anneal_epochs", max(1, 3 * epochs // 8))
-    early = min(1 if small else 3 * epochs // 20, anneal_epochs // 2)
+    early = min(1 if of_pieces else 3 * epochs // 20, anneal_epochs // 2)
     start_epochs = given.get("start_epochs", 0 if alone else early)
-    exact = small and not alone and model == "cpvae" and "estimator" not in given
+    exact = of_pieces and not alone and model == "cpvae" and "estimator" not in given
     exact = exact and config["n_components"] <= ENUMERATED
-    evened = given.get("invariance") and config.get("weights") != "learned" and not small
-    kl_z_start = 1.0 if start_epochs and not small else Recipe.kl_z_start
+    evened = given.get("invariance") and config.get("weights") != "learned" and not of_pieces
+    kl_z_start = 1.0 if start_epochs and not of_pieces else Recipe.kl_z_start
     if model != "cpvae":
         start_epochs, kl_z_start = 0, 0.0
     defaults = {
@@ -248,7 +249,7 @@ def recipe(
         "patience": max(10, epochs // 5),
         "exact_after": 3 * epochs // 5 if exact else 0,
         "kl_z_start": kl_z_start,
-        "temperature_end": 1.0 if small else Recipe.temperature_end,
+        "temperature_end": 1.0 if of_pieces else Recipe.temperature_end,
         "balance": BALANCE if evened else 0.0,
         "precision": _precision(config, accelerator),
     }

@@ -35,7 +35,7 @@ from cpvae.extras import need
 from cpvae.models import Model, build
 from cpvae.recipe import Recipe
 from cpvae.restarts import fit_best
-from cpvae.start import small_table
+from cpvae.start import starts_at_pieces
 from cpvae.train import Record, fit_together, one_pass, still_rising
 
 
@@ -64,12 +64,13 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
             categories are of one size
         pseudo_inputs: of a VampPrior, started at ``data`` (default) or ``random``
         estimator: of the expectation over c, ``straight_through``, ``relaxed`` or ``exact``; by
-            default the first, and in tables under 1000 rows or 8 columns the last after 3/5 of all
+            default the first, and where categories start as pieces the last after 3/5 of all
         max_epochs: passes over the data at most
         batch_size: examples a step
         learning_rate: of Adam
         start_epochs: epochs before categories start: as communities of neighbours, after 3/20 of
-            all, or as pieces of a table under 1000 rows or 8 columns, after one
+            all, or as pieces of a table under 1000 rows or 8 columns, or with text or booleans
+            beside numbers, after one
         precision: of products in training, ``float32``, or ``bfloat16`` for data in [0, 1]; by
             default the latter where the processor has instructions for it and the network is large
         invariance: a change of x that must leave its category as it is: ``affine`` for images,
@@ -218,8 +219,8 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         """One pass of training over ``X``, for data that comes in parts; after `fit` it goes on.
 
         The first part decides what is decided from the data, such as the standardisation, and where
-        categories of a small table start: make it a fair sample. Each pass counts as an epoch of
-        the annealing, nothing is held out, and ``aggregated_`` is a running mean over the parts.
+        categories start as pieces of a table: make it a fair sample. Each pass is an epoch of the
+        annealing, nothing is held out, and ``aggregated_`` is a running mean over the parts.
 
         Raises:
             ValueError: data that cannot be learned from, or a setting out of range.
@@ -228,9 +229,10 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         x, shape, columns = self._read(X, reset=first)
         if first:
             check(x, columns)
-            # Parts that are still to come are near to means, but have no place among communities
-            start_epochs = self.start_epochs if small_table(len(x), shape) else 0
-            config, recipe = self._plan(x, columns, False, self._seed(), start_epochs)
+            config, recipe = self._plan(x, columns, False, self._seed(), self.start_epochs)
+            if not starts_at_pieces(len(x), shape, config.get("kinds", ())):
+                # Parts that are still to come have no place among communities
+                config, recipe = self._plan(x, columns, False, config["seed"], 0)
             self.history_, self._optimiser = [], None
             self._take(build(**config), config, recipe, shape)
         else:

@@ -1,4 +1,4 @@
-"""A mixture of Gaussians and of categories, fitted by EM: what `pieces` of a small table are."""
+"""A mixture of Gaussians and of categories, fitted by EM: what `pieces` of a table are."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Where categories of a small table start: pieces of the data, and groups of pieces that touch.
+"""Where categories of a small or mixed table start: pieces of it, and groups of pieces that touch.
 
 Pieces are components of a mixture. Where there are more of them than kinds, they cut a kind, and a
 category that is held in a cut stays there. So pieces that touch soon share their categories, and
@@ -19,6 +19,7 @@ from cpvae.mixture import Mixture, Rows, fit
 EXAMPLES = 3_000  # that are looked at, at most: EM goes over them some thousand times
 DONORS = 2_000  # of them, from which missing numbers are filled in
 FEWEST = 10  # rows that make a piece
+CORRELATED = 2_500  # numbers in all covariances up to which they are tried: more take long
 STARTS = 3  # of K means for each number of means
 CONFUSED = 0.1  # share of a piece that is given to another one above which the two touch
 
@@ -124,8 +125,7 @@ def _best_mixture(rows: Rows, n_components: int, seed: int) -> Mixture:
 
     K means asks for pieces of one size, and cuts a large or a long kind before it finds a small
     one. So EM goes on from K means, and from more means of which the nearest were joined, `STARTS`
-    times each, with covariances of four forms; those with correlations only where there are rows
-    enough for them.
+    times each, with covariances of four forms; those with correlations only where numbers are few.
     """
     from sklearn.cluster import AgglomerativeClustering, KMeans  # takes a second
 
@@ -133,7 +133,7 @@ def _best_mixture(rows: Rows, n_components: int, seed: int) -> Mixture:
     n, n_numbers = rows.numbers.shape
     most = min(max(n_components, n // 8), len(np.unique(points, axis=0)))
     at_least = max(1, min(FEWEST, n // (2 * n_components)))
-    diagonals = (True, False) if n_components * n_numbers <= n else (True,)
+    diagonals = (True, False) if n_components * n_numbers**2 <= CORRELATED else (True,)
     tries = []
     n_means = sorted({min(times * n_components, most) for times in (1, 2, 3, 4, 6)})
     for m, again in product(n_means, range(STARTS)):

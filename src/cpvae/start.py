@@ -1,12 +1,13 @@
-"""Where categories start: communities of examples that are neighbours, or pieces of a small table.
+"""Where categories start: communities of examples that are neighbours, or pieces of a table.
 
 As long as c says nothing, z has to say all, and examples of a kind get codes that are near one
 another. The graph that joins every code with its nearest ones falls into communities (Blondel et
 al. 2008), which find kinds of any shape, where a Gaussian mixture or k-means would cut the long
 ones and join the close ones. Where z needs few dimensions, the data themselves tell more than their
 codes; which of the two does shows in how much denser communities are inside than between one
-another. Small tables say too little for either and start at `pieces`. Categories begin there, and
-from then on follow the objective alone.
+another. Small tables say too little for either, and in mixed ones what is near depends on how much
+a category weighs: they start at `pieces`. Categories begin there, and from then on follow the
+objective alone.
 """
 
 from collections.abc import Callable, Sequence
@@ -58,11 +59,11 @@ def start(
         are the one category that is its community among codes or among data, whichever are more
         modular, by size; or all categories: where there are more communities than the model has
         categories, examples in the smallest are free, and so are most examples of data with more
-        than `EXAMPLES`. For a `small_table` see `pieces`.
+        than `EXAMPLES`. For a table that `starts_at_pieces` see there.
     """
     from joblib import Parallel, cpu_count, delayed
 
-    if small_table(len(x), models[0].shape):
+    if starts_at_pieces(len(x), models[0].shape, getattr(models[0].likelihood, "kinds", ())):
         each = zip([table_of(model, x) for model in models], models, seeds, strict=True)
         return [pieces(table, model.n_components, seed).of(table) for table, model, seed in each]
     at_once = Parallel(n_jobs=min(cpu_count(), len(models)))
@@ -91,9 +92,15 @@ def start(
     return starts
 
 
-def small_table(n_examples: int, shape: Sequence[int]) -> bool:
-    """Whether examples are rows of a table too short or too narrow for communities."""
-    return len(shape) == 1 and (n_examples < ENOUGH or shape[0] < FEATURES)
+def starts_at_pieces(n_examples: int, shape: Sequence[int], kinds: Sequence[str] = ()) -> bool:
+    """Whether categories start at `pieces`, not as communities.
+
+    So they do in a table that is too short or too narrow for communities, and in one with columns
+    of categories beside others, where what is near depends on how much a category weighs.
+    """
+    categories = {"binary", "categorical"}.intersection(kinds)
+    mixed = bool(categories) and not categories.issuperset(kinds)
+    return len(shape) == 1 and (n_examples < ENOUGH or shape[0] < FEATURES or mixed)
 
 
 def table_of(model: ConditionalPriorVAE, x: Float[Tensor, "n f"]) -> Table:
