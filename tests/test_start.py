@@ -66,7 +66,7 @@ def test_examples_beyond_the_largest_communities_are_free():
 
 
 @pytest.mark.parametrize("n_components", [3, 9])
-def test_a_small_table_starts_at_means_and_those_of_a_kind_hang_together(n_components):
+def test_a_small_table_starts_at_pieces_and_those_of_a_kind_hang_together(n_components):
     """Ten rows of a kind are too few for fifteen neighbours."""
     x, y = make_blobs([90, 10, 10], 4, cluster_std=0.5, random_state=3)
     model = build(shape=(4,), n_components=n_components, latent_dim=2, likelihood="gaussian")

@@ -190,7 +190,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         held = max(1, round(self.validation_fraction * len(x)))
         train, valid = x[order[held:]], x[order[:held]]
         missing = bool(np.isnan(x).any())
-        config, recipe = self._plan(train, columns, missing, seed, self.start_epochs)
+        config, recipe = self._plan(train, columns, missing, seed)
         data = torch.from_numpy(train), torch.from_numpy(valid)
         move = named(self.invariance, config["shape"])
         tell = _print_epoch if self.verbose else None
@@ -229,10 +229,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         x, shape, columns = self._read(X, reset=first)
         if first:
             check(x, columns)
-            config, recipe = self._plan(x, columns, False, self._seed(), self.start_epochs)
-            if not starts_at_pieces(len(x), shape, config.get("kinds", ())):
-                # Parts that are still to come have no place among communities
-                config, recipe = self._plan(x, columns, False, config["seed"], 0)
+            config, recipe = self._plan(x, columns, False, self._seed(), in_parts=True)
             self.history_, self._optimiser = [], None
             self._take(build(**config), config, recipe, shape)
         else:
@@ -265,7 +262,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         columns: Sequence[str] | None,
         missing: bool,
         seed: int,
-        start_epochs: int | None,
+        in_parts: bool = False,
     ) -> tuple[dict[str, Any], Recipe]:
         """What is built and how it is trained, from training data and settings."""
         config = defaults.model_config(
@@ -287,6 +284,9 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
             pseudo_inputs=self.pseudo_inputs,
             seed=seed,
         )
+        start_epochs = self.start_epochs
+        if in_parts and not starts_at_pieces(len(x), config["shape"], config.get("kinds", ())):
+            start_epochs = 0  # parts that are still to come have no place among communities
         recipe = defaults.recipe(
             len(x),
             config,

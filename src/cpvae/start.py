@@ -64,8 +64,9 @@ def start(
     from joblib import Parallel, cpu_count, delayed
 
     if starts_at_pieces(len(x), models[0].shape, getattr(models[0].likelihood, "kinds", ())):
-        each = zip([table_of(model, x) for model in models], models, seeds, strict=True)
-        return [pieces(table, model.n_components, seed).of(table) for table, model, seed in each]
+        table = table_of(models[0], x)  # restarts see the same
+        each = zip(models, seeds, strict=True)
+        return [pieces(table, model.n_components, seed).of(table) for model, seed in each]
     at_once = Parallel(n_jobs=min(cpu_count(), len(models)))
     rows = [
         torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:EXAMPLES]
