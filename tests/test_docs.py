@@ -22,3 +22,10 @@ def test_links_between_pages_lead_somewhere():
         for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_no_line_is_lost_as_a_comment():
+    """The site takes a line that begins with % for a comment, and leaves it out."""
+    for page in PAGES:
+        lines = page.read_text(encoding="utf-8").splitlines()
+        assert [line for line in lines if line.startswith("%")] == [], page.name
