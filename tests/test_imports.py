@@ -32,6 +32,7 @@ ORDER = [
     "app",
     "mixture",
     "pieces",
+    "communities",
     "start",
     "recipe",
     "device",

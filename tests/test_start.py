@@ -1,46 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import make_blobs, make_moons
+from sklearn.datasets import make_blobs
 
+from cpvae.communities import communities
 from cpvae.evaluate import cluster_scores
 from cpvae.models import build
-from cpvae.start import communities, start
-
-
-def test_communities_follow_shapes_that_no_gaussian_has():
-    x, y = make_moons(600, noise=0.06, random_state=0)
-    found = communities(x.astype(np.float32), 2, 0).category
-    assert cluster_scores(y, found)["accuracy"] > 0.98
-    assert np.array_equal(found, communities(x.astype(np.float32), 2, 0).category)
-
-
-@pytest.mark.parametrize("n_components", [2, 4, 12])
-def test_the_number_asked_for_is_met_or_the_smallest_have_none(n_components):
-    x, y = make_blobs([150, 120, 90, 60], 3, cluster_std=0.4, random_state=1)
-    found = communities(x, n_components, 0).category
-    assert found.max() == n_components - 1
-    sizes = np.bincount(found[found >= 0])
-    assert (np.diff(sizes) <= 0).all()
-    if n_components == 2:  # blobs that no edge joins cannot be one community
-        assert sizes.tolist() == [150, 120]
-        assert (found == -1).sum() == 150
-    else:
-        assert cluster_scores(y, found)["purity"] == 1
-
-
-def test_equal_examples_are_in_one_community():
-    """However many there are: more than a point has neighbours in the graph."""
-    rng = np.random.default_rng(0)
-    kinds = rng.random((4, 8)).round()
-    few = np.abs(kinds[rng.integers(4, size=500)] - (rng.random((500, 8)) < 0.05))
-    found = communities(few + 1e-6 * rng.random(few.shape), 4, 0)
-    assert found.off == 0
-    for pattern in np.unique(few, axis=0):
-        assert len(np.unique(found.category[(few == pattern).all(1)])) == 1
-    alone = communities(np.ones((30, 2)), 3, 0)
-    assert (alone.off, alone.modularity) == (-2, 0)
-    assert not alone.category.any()
+from cpvae.start import start
 
 
 def test_categories_start_in_codes_or_in_data_whichever_tell_kinds_apart():

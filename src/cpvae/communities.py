@@ -1,0 +1,150 @@
+"""Communities of points that are neighbours: kinds of any shape, even ones and uneven ones.
+
+The graph that joins every point with its nearest ones falls into communities that maximise the
+modularity (Blondel et al. 2008), at the resolution that gives as many as are wanted. Modularity
+likes communities of one size: it cuts a large kind in two before it lets a small one be, since all
+edges are charged alike (Fortunato and Barthelemy 2007). Where kinds may be uneven, and two
+communities hang together as halves of one do, finer ones are joined until as many are left, by the
+normalised cut (Shi and Malik 2000), which charges every community alike.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+NEIGHBOURS = 15
+SEARCHES = 60_000  # points that the searches for communities go over in all, in 4 to 16 of them
+FINER = (2, 4, 8)  # times as many communities, of which neighbours are joined
+HALVES = 0.09  # share of a community's edges that lead to one other, from which both may be one
+
+Graph = Any  # sparse matrix of scipy
+
+
+class Communities(NamedTuple):
+    """What `communities` found.
+
+    ``off`` is 0 where their number is K and falls below with the distance to it, ``quality`` is
+    their modularity, or, where they may be uneven, the share of its edges that stay inside a
+    community, the mean over them, and ``category`` (n) has for each point the place of its
+    community by size, or -1 beyond the K largest.
+    """
+
+    off: int
+    quality: float
+    category: Int[np.ndarray, " n"]
+
+
+def communities(
+    points: Float[np.ndarray, "n d"], n_components: int, seed: int, uneven: bool = False
+) -> Communities:
+    """Communities in the graph that joins each point with its nearest ones.
+
+    There are ``n_components`` of them, or as near to that number as there is: the most modular of a
+    few searches, or, where they may be ``uneven``, finer ones that were joined. Points that agree
+    to four digits are one: among equals the nearest ones would be drawn by chance.
+    """
+    from sklearn.neighbors import kneighbors_graph  # these take a second
+    from sknetwork.clustering import get_modularity
+
+    _, first, same = np.unique(points.round(4), axis=0, return_index=True, return_inverse=True)
+    if len(first) == 1:
+        return Communities(1 - n_components, 0.0, np.zeros(len(points), np.int64))
+    order = np.argsort(first)  # of first appearance
+    graph = kneighbors_graph(points[first[order]], min(NEIGHBOURS, len(first) - 1))
+    graph = (graph + graph.T).tocsr()
+    tries = []
+    for i in range(min(16, max(4, SEARCHES // len(first)))):
+        found = _search(graph, n_components, seed + i)
+        tries.append((-abs(_count(found) - n_components), get_modularity(graph, found), found))
+    off, quality, found = max(tries, key=lambda each: each[:2])
+    if uneven:
+        found = _uneven(graph, found, n_components, seed)
+        quality = 1 - cut(graph, found)
+    of_each = found[np.argsort(order)[same.ravel()]]
+    by_size = np.argsort(np.argsort(-np.bincount(of_each), kind="stable"))
+    category = by_size[of_each]
+    return Communities(off, quality, np.where(category < n_components, category, -1))
+
+
+def _uneven(
+    graph: Graph, found: Int[np.ndarray, " n"], n_components: int, seed: int
+) -> Int[np.ndarray, " n"]:
+    """Those found, or where two of them look like halves of a kind what leaves the least cut."""
+    if bond(graph, found) < HALVES:
+        return found
+    joined = [
+        join(graph, _search(graph, times * n_components, seed), n_components)
+        for times in FINER
+        if times * n_components * NEIGHBOURS <= len(found)
+    ]
+    return min([found, *joined], key=lambda each: cut(graph, each))
+
+
+def cut(graph: Graph, found: Int[np.ndarray, " n"]) -> float:
+    """Share of its edges that leave a community, the mean over communities."""
+    edges = _edges(graph, found)
+    return float(1 - np.mean(np.diag(edges) / edges.sum(1)))
+
+
+def bond(graph: Graph, found: Int[np.ndarray, " n"]) -> float:
+    """Largest share of the edges of a community that lead to one other, at least as large."""
+    edges = _edges(graph, found)
+    ends = edges.sum(1)
+    np.fill_diagonal(edges, 0.0)
+    return float((edges / np.minimum.outer(ends, ends)).max())
+
+
+def join(graph: Graph, found: Int[np.ndarray, " n"], n_components: int) -> Int[np.ndarray, " n"]:
+    """Communities joined two by two, always those that leave the least `cut`, until K are left."""
+    edges = _edges(graph, found)
+    member = np.arange(len(edges))
+    stays = np.stack([_stays(edges, i) for i in range(len(edges))])
+    np.fill_diagonal(stays, -np.inf)
+    for _ in range(len(edges) - n_components):
+        i, j = divmod(int(stays.argmax()), len(edges))
+        member[member == j] = i
+        edges[i] += edges[j]
+        edges[:, i] += edges[:, j]
+        edges[j] = edges[:, j] = 0.0
+        edges[j, j] = 1.0  # any number: it is gone
+        gone = np.isneginf(stays[i]) | (np.arange(len(edges)) == j)
+        stays[i] = stays[:, i] = np.where(gone, -np.inf, _stays(edges, i))
+        stays[j] = stays[:, j] = -np.inf
+    return np.unique(member[found], return_inverse=True)[1]
+
+
+def _stays(edges: Float[np.ndarray, "k k"], i: int) -> Float[np.ndarray, " k"]:
+    """By how much the share of edges that stay inside grows, in all, where i and another join."""
+    inside, ends = np.diag(edges), edges.sum(1)
+    joined = (inside[i] + inside + 2 * edges[i]) / (ends[i] + ends)
+    return joined - inside[i] / ends[i] - inside / ends
+
+
+def _edges(graph: Graph, found: Int[np.ndarray, " n"]) -> Float[np.ndarray, "k k"]:
+    """Edges from communities to communities, those inside one from both of their ends."""
+    from scipy.sparse import csr_matrix
+
+    n = len(found)
+    of = csr_matrix((np.ones(n), (np.arange(n), found)))
+    return (of.T @ graph @ of).toarray()
+
+
+def _search(graph: Graph, n_components: int, seed: int) -> Int[np.ndarray, " n"]:
+    """Louvain's method at that resolution, between 0.01 and 100, that comes nearest to K."""
+    from sknetwork.clustering import Louvain
+
+    low, high = 0.01, 100.0
+    tries = []
+    for _ in range(16):
+        resolution = (low * high) ** 0.5
+        found = Louvain(resolution, random_state=seed, shuffle_nodes=True).fit_predict(graph)
+        tries.append(found)
+        if _count(found) == n_components:
+            break
+        low, high = (resolution, high) if _count(found) < n_components else (low, resolution)
+    return min(tries, key=lambda found: abs(_count(found) - n_components))
+
+
+def _count(found: Int[np.ndarray, " n"]) -> int:
+    return int(found.max()) + 1
