@@ -84,6 +84,17 @@ def test_fit_writes_exactly_these_files(digits_run):
     assert [record["epoch"] for record in history] == [1, 2, 3]
 
 
+def test_fit_says_where_examples_were_learned_by_heart(cpvae, table, tmp_path, monkeypatch):
+    monkeypatch.setattr("cpvae.run.overfitted", lambda history, recipe: len(history) - 1)
+    asked = ["--label", "kind", "--components", 2, "--max-epochs", 3, "--out", tmp_path / "run"]
+    code, _, err = cpvae("fit", table, *asked)
+    assert code == 0
+    told = " ".join(err.split())
+    assert "best in epoch 2, before the annealing had ended" in told
+    assert "Fit again with --max-epochs 2, or with more data" in told
+    assert "Components tell" not in told
+
+
 def test_evaluate_prints_one_flat_object(cpvae, digits_run):
     code, out, _ = cpvae("evaluate", digits_run, "--json", "--samples", 20)
     result = json.loads(out)

@@ -478,6 +478,12 @@ def test_a_fit_that_ends_too_early_says_so(blobs):
         CPVAE(3, max_epochs=3).fit(blobs[0])
 
 
+def test_a_fit_that_learns_by_heart_too_early_says_so(blobs, monkeypatch):
+    monkeypatch.setattr("cpvae.estimator.overfitted", lambda history, recipe: len(history) - 1)
+    with pytest.warns(ConvergenceWarning, match="best in epoch 2, .* Give max_epochs=2, or more"):
+        CPVAE(3, max_epochs=3).fit(blobs[0])
+
+
 def test_whole_numbers_of_numpy_are_settings_as_good(tmp_path):
     x = np.random.default_rng(0).normal(size=(60, 3))
     settings = {"n_components": np.int64(2), "max_epochs": np.int32(3)}

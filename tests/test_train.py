@@ -386,3 +386,17 @@ def test_a_bound_that_still_rises_is_one_of_the_last_tenth_of_a_whole_run():
     assert rise([*line[:90], *10 * [line[89] + 0.1]], 100) == 0  # hardly anything
     assert rise([*line[:90], *10 * [line[40]]], 100) == 0  # the best lies before
     assert rise([-3.0], 1) == 0
+
+
+def test_a_best_bound_before_the_annealing_has_ended_is_told_from_one_after():
+    def early(bounds: list[float], **given: int) -> int:
+        history = [{"epoch": i, "valid_elbo_nats": b} for i, b in enumerate(bounds, 1)]
+        settings = {"max_epochs": 10, "anneal_epochs": 4, "start_epochs": 1} | given
+        return train.overfitted(history, Recipe(**settings))
+
+    falls = [-1.0, -5.0, -3.0, -4.0, -6.0, -7.0]
+    assert early(falls) == 3  # the first epoch is before categories start
+    assert early(falls[:4]) == 0  # it may rise yet
+    assert early([*falls, -2.0]) == 0
+    assert early(falls, start_epochs=0) == 0  # no categories that start
+    assert early([]) == 0

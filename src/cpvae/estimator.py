@@ -36,7 +36,7 @@ from cpvae.models import Model, build
 from cpvae.recipe import Recipe
 from cpvae.restarts import fit_best
 from cpvae.start import starts_at_pieces
-from cpvae.train import Record, fit_together, one_pass, still_rising
+from cpvae.train import Record, fit_together, one_pass, overfitted, still_rising
 
 
 class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):
@@ -171,7 +171,8 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         the fit.
 
         Warns:
-            ConvergenceWarning: the bound on held-out data was still rising at the last epoch.
+            ConvergenceWarning: the bound on held-out data was still rising at the last epoch, or
+                was best before the annealing had ended.
 
         Raises:
             ValueError: data that cannot be learned from, or a setting out of range.
@@ -320,6 +321,15 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
                 f"The bound still rose by {rise:.2f} nats in the last tenth of "
                 f"{self.recipe_.max_epochs} epochs: give max_epochs={2 * self.recipe_.max_epochs}, "
                 f"or fit again with warm_start=True.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+        early = overfitted(self.history_, self.recipe_)
+        if early:
+            warnings.warn(
+                f"The bound was best in epoch {early}, before the annealing had ended (after epoch "
+                f"{self.recipe_.anneal_epochs}): the model learned its examples by heart before "
+                f"its components were formed. Give max_epochs={early}, or more data.",
                 ConvergenceWarning,
                 stacklevel=3,
             )

@@ -20,7 +20,7 @@ from cpvae.progress import EpochsBar
 from cpvae.recipe import Recipe
 from cpvae.report import write_figures
 from cpvae.restarts import fit_best
-from cpvae.train import check, still_rising
+from cpvae.train import check, overfitted, still_rising
 
 INVARIANCE = 2.0  # weight of the term, when it is asked for
 MODEL_KEYS = (
@@ -251,8 +251,15 @@ def _summary(
             f"To go on:\n  cpvae fit {source} --out {folder.path} --resume --max-epochs "
             f"{2 * recipe.max_epochs}\n"
         )
+    early = overfitted(history, recipe)
+    if early:
+        console.print(
+            f"[yellow]The bound was best in epoch {early}, before the annealing had ended (after "
+            f"epoch {recipe.anneal_epochs}):[/] the model learned its examples by heart before its "
+            f"components were formed. Fit again with --max-epochs {early}, or with more data.\n"
+        )
     told = best["valid_mutual_information_c_nats"]
-    if model == "cpvae" and n_components > 1 and told < max(0.05, 0.5 * entropy):
+    if not early and model == "cpvae" and n_components > 1 and told < max(0.05, 0.5 * entropy):
         also = ", or --invariance affine" * (len(config["shape"]) == 3)
         if config["likelihood"] == "bernoulli" and not also:
             also = ", or for measurements between 0 and 1 --likelihood gaussian"

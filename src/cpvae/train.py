@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cpvae.augment import Augment
-from cpvae.checkpoint import RunFolder
+from cpvae.checkpoint import RunFolder, best_of
 from cpvae.device import choose_device, has_bfloat16
 from cpvae.engine import Engine
 from cpvae.evaluate import cluster_probs, components_used, exact_terms, sampled_terms
@@ -238,6 +238,17 @@ def still_rising(history: Sequence[Record], recipe: Recipe) -> float:
     best = max(bounds)
     rise = best - max(bounds[: max(1, 9 * len(bounds) // 10)])
     return rise if rise > 0.005 * (best - min(bounds)) else 0.0
+
+
+def overfitted(history: Sequence[Record], recipe: Recipe) -> int:
+    """Epoch of the best bound, where categories start and it came before the annealing had ended.
+
+    The model then learned its examples by heart before its components were formed. Else 0.
+    """
+    best = best_of(history, recipe.start_epochs)
+    if not recipe.start_epochs or not best or len(history) <= recipe.anneal_epochs:
+        return 0
+    return best["epoch"] if best["epoch"] < recipe.anneal_epochs else 0
 
 
 def _engine(
