@@ -56,11 +56,11 @@ def communities(
     tries = []
     for i in range(min(16, max(4, SEARCHES // len(first)))):
         found = _search(graph, n_components, seed + i)
-        tries.append((-abs(_count(found) - n_components), get_modularity(graph, found), found))
+        tries.append((_off(found, n_components), get_modularity(graph, found), found))
     off, quality, found = max(tries, key=lambda each: each[:2])
     if uneven:
         found = _uneven(graph, found, n_components, seed)
-        quality = 1 - cut(graph, found)
+        off, quality = _off(found, n_components), 1 - cut(graph, found)
     of_each = found[np.argsort(order)[same.ravel()]]
     by_size = np.argsort(np.argsort(-np.bincount(of_each), kind="stable"))
     category = by_size[of_each]
@@ -79,6 +79,10 @@ def _uneven(
         if times * n_components * NEIGHBOURS <= len(found)
     ]
     return min([found, *joined], key=lambda each: cut(graph, each))
+
+
+def _off(found: Int[np.ndarray, " n"], n_components: int) -> int:
+    return -abs(_count(found) - n_components)
 
 
 def cut(graph: Graph, found: Int[np.ndarray, " n"]) -> float:
