@@ -60,6 +60,12 @@ def test_a_large_kind_stays_whole_beside_small_ones(seed):
     assert cluster_scores(y, uneven)["accuracy"] > 0.95
 
 
+def test_even_kinds_stay_as_the_most_modular_ones_are():
+    x, _ = make_blobs([400] * 4, 10, cluster_std=3.0, random_state=0)
+    even, uneven = (communities(x, 4, 0, uneven).category for uneven in (False, True))
+    assert np.array_equal(even, uneven)
+
+
 def test_the_cut_is_the_normalised_cut():
     """Shi and Malik (2000), of which networkx has that of two communities, as a sum."""
     x, found = make_blobs([40, 25], 2, cluster_std=2.0, random_state=0)

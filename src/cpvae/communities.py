@@ -17,6 +17,7 @@ NEIGHBOURS = 15
 SEARCHES = 60_000  # points that the searches for communities go over in all, in 4 to 16 of them
 FINER = (2, 4, 8)  # times as many communities, of which neighbours are joined
 HALVES = 0.09  # share of a community's edges that lead to one other, from which both may be one
+LOOSER = 0.75  # of that share, at most, where joined ones show that less would do
 
 Graph = Any  # sparse matrix of scipy
 
@@ -70,15 +71,16 @@ def communities(
 def _uneven(
     graph: Graph, found: Int[np.ndarray, " n"], n_components: int, seed: int
 ) -> Int[np.ndarray, " n"]:
-    """Those found, or where two of them look like halves of a kind what leaves the least cut."""
-    if bond(graph, found) < HALVES:
-        return found
+    """Those found, or finer ones that were joined, where two of the former look like halves."""
     joined = [
         join(graph, _search(graph, times * n_components, seed), n_components)
         for times in FINER
         if times * n_components * NEIGHBOURS <= len(found)
     ]
-    return min([found, *joined], key=lambda each: cut(graph, each))
+    best = min(joined, key=lambda each: cut(graph, each), default=found)
+    before, after = bond(graph, found), bond(graph, best)
+    halves = before >= HALVES or after <= LOOSER * before
+    return best if halves and cut(graph, best) < cut(graph, found) else found
 
 
 def _off(found: Int[np.ndarray, " n"], n_components: int) -> int:
