@@ -315,24 +315,21 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         return self.config_
 
     def _warn(self) -> None:
-        rise = still_rising(self.history_, self.recipe_)
-        if rise:
-            warnings.warn(
-                f"The bound still rose by {rise:.2f} nats in the last tenth of "
-                f"{self.recipe_.max_epochs} epochs: give max_epochs={2 * self.recipe_.max_epochs}, "
-                f"or fit again with warm_start=True.",
-                ConvergenceWarning,
-                stacklevel=3,
+        recipe, told = self.recipe_, []
+        if rise := still_rising(self.history_, recipe):
+            told.append(
+                f"The bound still rose by {rise:.2f} nats in the last tenth of {recipe.max_epochs} "
+                f"epochs: give max_epochs={2 * recipe.max_epochs}, or fit again with "
+                f"warm_start=True."
             )
-        early = overfitted(self.history_, self.recipe_)
-        if early:
-            warnings.warn(
+        if early := overfitted(self.history_, recipe):
+            told.append(
                 f"The bound was best in epoch {early}, before the annealing had ended (after epoch "
-                f"{self.recipe_.anneal_epochs}): the model learned its examples by heart before "
-                f"its components were formed. Give max_epochs={early}, or more data.",
-                ConvergenceWarning,
-                stacklevel=3,
+                f"{recipe.anneal_epochs}): the model learned its examples by heart before its "
+                f"components were formed. Give max_epochs={early}, or more data."
             )
+        for each in told:
+            warnings.warn(each, ConvergenceWarning, stacklevel=3)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
