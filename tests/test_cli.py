@@ -93,6 +93,32 @@ def test_fit_says_where_examples_were_learned_by_heart(cpvae, table, tmp_path, m
     assert "best in epoch 2, before the annealing had ended" in told
     assert "Fit again with --max-epochs 2, or with more data" in told
     assert "Components tell" not in told
+    assert "begins again" not in told  # three epochs were asked for
+
+
+@pytest.mark.parametrize("restarts", [1, 2])
+def test_fit_begins_again_where_examples_were_learned_by_heart(
+    cpvae, table, tmp_path, monkeypatch, restarts
+):
+    monkeypatch.setattr("cpvae.defaults.STEPS", 0)  # a hundred epochs
+    early = {100: 20, 20: 4}
+    monkeypatch.setattr("cpvae.run.overfitted", lambda _, recipe: early[recipe.max_epochs])
+    run = tmp_path / "run"
+    fit = ("fit", table, "--label", "kind", "-k", 2, "--restarts", restarts, "--out", run)
+    code, _, err = cpvae(*fit, "--logger", "csv")
+    assert code == 0
+    assert "by heart after epoch 20 (bound -" in " ".join(err.split())
+    assert "Fit again with --max-epochs 4" in " ".join(err.split())
+    info = json.loads((run / "run.json").read_text())
+    assert (info["recipe"]["max_epochs"], info["shortened_from"]) == (20, 100)
+    assert [restart["epochs"] for restart in info["restarts"]] == [20] * restarts
+    assert len((run / "history.jsonl").read_text().splitlines()) == info["epochs"] == 20
+    assert max(csv.read_csv(run / "logs/csv/metrics.csv")["step"].to_pylist()) == 20
+    code, _, err = cpvae(*fit, "--resume")
+    assert code == 0
+    assert "begins again" not in err
+    again = json.loads((run / "run.json").read_text())
+    assert (again["recipe"], again["shortened_from"]) == (info["recipe"], 100)
 
 
 def test_evaluate_prints_one_flat_object(cpvae, digits_run):

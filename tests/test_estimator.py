@@ -481,7 +481,22 @@ def test_a_fit_that_ends_too_early_says_so(blobs):
 def test_a_fit_that_learns_by_heart_too_early_says_so(blobs, monkeypatch):
     monkeypatch.setattr("cpvae.estimator.overfitted", lambda history, recipe: len(history) - 1)
     with pytest.warns(ConvergenceWarning, match="best in epoch 2, .* Give max_epochs=2, or more"):
-        CPVAE(3, max_epochs=3).fit(blobs[0])
+        model = CPVAE(3, max_epochs=3).fit(blobs[0])
+    assert model.recipe_.max_epochs == 3  # as asked
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_what_is_learned_by_heart_is_fitted_again_in_fewer_epochs(blobs, monkeypatch, capsys):
+    monkeypatch.setattr("cpvae.defaults.STEPS", 0)  # a hundred epochs
+    early = {100: 20, 20: 4}
+    monkeypatch.setattr("cpvae.estimator.overfitted", lambda _, recipe: early[recipe.max_epochs])
+    with pytest.warns(ConvergenceWarning, match="best in epoch 4, .* Give max_epochs=4, or more"):
+        model = CPVAE(3, verbose=True).fit(blobs[0])  # once, not until there is nothing left
+    assert "by heart after epoch 20: begins again" in capsys.readouterr().out
+    assert len(model.history_) == 20
+    same = CPVAE(3, max_epochs=20).fit(blobs[0])
+    assert same.recipe_ == model.recipe_
+    assert np.array_equal(same.predict_proba(blobs[0]), model.predict_proba(blobs[0]))
 
 
 def test_whole_numbers_of_numpy_are_settings_as_good(tmp_path):

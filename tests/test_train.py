@@ -333,6 +333,17 @@ def test_recipe_refuses(wrong):
         Recipe(**wrong)
 
 
+def test_a_shortened_recipe_is_what_the_defaults_are_for_so_many_epochs():
+    config = {"model": "cpvae", "n_components": 3, "hidden": [100]}
+    for shape in ((64,), (4,)):  # as communities, as pieces
+        config |= {"shape": shape, "likelihood": "gaussian"}
+        usual = defaults.recipe(3000, config, "cpu")
+        assert usual.shortened(100) == defaults.recipe(3000, config, "cpu", max_epochs=100)
+    least = Recipe(max_epochs=50, start_epochs=3, anneal_epochs=20, patience=30).shortened(1)
+    assert (least.start_epochs, least.anneal_epochs, least.patience) == (1, 2, 10)
+    assert least.exact_after == 0
+
+
 def test_evenness_is_asked_for_only_where_p_c_says_so():
     config = {"model": "cpvae", "n_components": 10, "shape": (784,), "hidden": [300]}
     config["likelihood"] = "bernoulli"

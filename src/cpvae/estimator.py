@@ -202,15 +202,19 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
                 [model], *data, [recipe], move, on_epoch=tell, accelerator=self.accelerator
             )
         else:
-            model, history, self.restarts_ = fit_best(
-                config,
-                recipe,
-                self.n_init,
-                *data,
-                augment=move,
-                on_epoch=tell,
-                accelerator=self.accelerator,
-            )
+            ways: dict[str, Any] = {
+                "augment": move,
+                "on_epoch": tell,
+                "accelerator": self.accelerator,
+            }
+            model, history, self.restarts_ = fit_best(config, recipe, self.n_init, *data, **ways)
+            early = overfitted(history, recipe)
+            if early and self.max_epochs is None:
+                recipe = recipe.shortened(early)
+                if self.verbose:
+                    print(f"Examples are learned by heart after epoch {early}: begins again.")
+                again = fit_best(config, recipe, self.n_init, *data, **ways)
+                model, history, self.restarts_ = again
         self.history_, self._optimiser = history, None
         self._take(model, config, recipe, shape)
         self._warn()

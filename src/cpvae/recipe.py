@@ -86,3 +86,20 @@ class Recipe:
             raise ValueError(f"estimator={self.estimator!r}: choose from {', '.join(ESTIMATORS)}.")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision={self.precision!r}: choose from {', '.join(PRECISIONS)}.")
+
+    def shortened(self, epochs: int) -> "Recipe":
+        """The same in fewer ``epochs``: all that is counted in epochs shrinks with them."""
+
+        def scaled(name: str, least: int) -> int:
+            value = getattr(self, name)
+            return min(value, max(least, round(value * epochs / self.max_epochs)))
+
+        return dataclasses.replace(
+            self,
+            max_epochs=epochs,
+            anneal_epochs=scaled("anneal_epochs", 2),  # one more than start_epochs needs
+            start_epochs=scaled("start_epochs", 1),
+            exact_after=scaled("exact_after", 1),
+            averaging=scaled("averaging", 2),
+            patience=scaled("patience", 10),
+        )

@@ -138,6 +138,8 @@ def _train(
         "sha256": digest,
     }
     info = {**describe(config, recipe), "n_restarts": restarts, "data": described}
+    if stored and "shortened_from" in stored:
+        info["shortened_from"] = stored["shortened_from"]
     if not stored:
         folder.clear()
     log = RunLogger(logger, folder) if logger else None
@@ -192,6 +194,21 @@ def _train(
         folder.write_info({**info, **ended})
         if log and status != "finished":
             log.close(status)
+    early = overfitted(history, recipe)
+    usual = defaults.recipe(len(x), config, accelerator, batch_size=recipe.batch_size).max_epochs
+    if early and "max_epochs" not in given and recipe.max_epochs == usual:
+        console.print(
+            f"[yellow]Examples are learned by heart after epoch {early}[/] (bound "
+            f"{ended['best_valid_elbo_nats']:.2f} nats), before the components are formed: begins "
+            f"again with that many epochs."
+        )
+        if log:
+            log.close(status)
+        begun = {**info, **describe(config, recipe.shortened(early)), "shortened_from": usual}
+        folder.clear()
+        folder.write_info({**begun, "status": "running"})
+        _train(folder, begun, source, given, restarts, splits, accelerator, logger)
+        return
     if restarts > 1:
         _print_restarts(outcomes, console)
     paths = write_figures(folder, splits)
@@ -199,7 +216,7 @@ def _train(
         log.pictures(model.cpu(), paths, len(history))
         log.close(status)
     entropy = torch.special.entr(model.aggregated).sum().item()
-    _summary(folder, history, ended, config, recipe, paths, entropy, console)
+    _summary(folder, history, ended, config, recipe, paths, entropy, early, console)
 
 
 def _told_kinds(kinds: list[str], columns: Sequence[str] | None) -> str:
@@ -232,6 +249,7 @@ def _summary(
     recipe: Recipe,
     figures: dict[str, Path],
     entropy: float,
+    early: int,
     console: Any,
 ) -> None:
     model, n_components = config["model"], config["n_components"]
@@ -251,7 +269,6 @@ def _summary(
             f"To go on:\n  cpvae fit {source} --out {folder.path} --resume --max-epochs "
             f"{2 * recipe.max_epochs}\n"
         )
-    early = overfitted(history, recipe)
     if early:
         console.print(
             f"[yellow]The bound was best in epoch {early}, before the annealing had ended (after "
