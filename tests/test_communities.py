@@ -39,6 +39,7 @@ def test_equal_examples_are_in_one_community():
     few = np.abs(kinds[rng.integers(4, size=500)] - (rng.random((500, 8)) < 0.05))
     found = communities(few + 1e-6 * rng.random(few.shape), 4, 0)
     assert found.off == 0
+    assert found.islands == 1  # as sixteen patterns have fifteen neighbours each
     for pattern in np.unique(few, axis=0):
         assert len(np.unique(found.category[(few == pattern).all(1)])) == 1
     alone = communities(np.ones((30, 2)), 3, 0)
@@ -46,18 +47,36 @@ def test_equal_examples_are_in_one_community():
     assert not alone.category.any()
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_large_kind_stays_whole_beside_small_ones(seed):
-    """The most modular communities cut it."""
+def _uneven_kinds(seed):
     rng = np.random.default_rng(seed)
     y = rng.choice(5, 3000, p=[0.5, 0.3, 0.1, 0.05, 0.05])
     shape = rng.normal(size=(5, 12, 12)) / 12**0.5
     x = rng.uniform(-1.5, 1.5, size=(5, 12))[y]
     x += np.einsum("nij,nj->ni", shape[y], rng.normal(size=(3000, 12)))
-    x = (x - x.mean(0)) / x.std(0)
+    return (x - x.mean(0)) / x.std(0), y
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_large_kind_stays_whole_beside_small_ones(seed):
+    """The most modular communities cut it."""
+    x, y = _uneven_kinds(seed)
     even, uneven = (communities(x, 5, 0, uneven).category for uneven in (False, True))
     assert cluster_scores(y, even)["accuracy"] < 0.8
     assert cluster_scores(y, uneven)["accuracy"] > 0.95
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "joined"),
+    [(0.1, 0.1, True), (0.06, 0.04, True), (0.06, 0.05, False), (0.04, 0.01, False)],
+)
+def test_finer_communities_are_joined_where_two_look_like_halves(
+    monkeypatch, before, after, joined
+):
+    bonds = iter([before, after])
+    monkeypatch.setattr("cpvae.communities.bond", lambda graph, found: next(bonds))
+    x, _ = _uneven_kinds(0)
+    even, uneven = (communities(x, 5, 0, uneven).category for uneven in (False, True))
+    assert joined != np.array_equal(even, uneven)
 
 
 def test_even_kinds_stay_as_the_most_modular_ones_are():

@@ -25,10 +25,20 @@ def test_categories_start_in_codes_or_in_data_whichever_tell_kinds_apart():
 
 def test_examples_beyond_the_largest_communities_are_free():
     x, y = make_blobs([450, 350, 250], 8, cluster_std=0.5, random_state=1)
-    model = build(shape=(8,), n_components=2, latent_dim=2, likelihood="gaussian")
-    (found,) = start([model], torch.from_numpy(x).float(), [0])
+    x = torch.from_numpy(x).float()
+    model = build(shape=(1, 2, 4), n_components=2, latent_dim=2, likelihood="gaussian")
+    (found,) = start([model], x.view(-1, 1, 2, 4), [0])
     for kind, between in enumerate([[0, 0], [1, 1], [0, 1]]):
         assert (found[y == kind] == torch.tensor(between)).all()
+
+
+def test_a_table_of_more_islands_than_categories_starts_at_pieces():
+    x, y = make_blobs([450, 350, 250], 8, cluster_std=0.5, random_state=1)
+    model = build(shape=(8,), n_components=2, latent_dim=2, likelihood="gaussian")
+    (found,) = start([model], torch.from_numpy(x).float(), [0])
+    assert torch.equal(found[:, 0, 0], found[:, 0, 1])
+    assert {len(found[y == kind, 0].unique()) for kind in range(3)} == {1}
+    assert set(found[:, 0].unique().tolist()) == {0, 1}
 
 
 @pytest.mark.parametrize("n_components", [3, 9])

@@ -17,7 +17,7 @@ NEIGHBOURS = 15
 SEARCHES = 60_000  # points that the searches for communities go over in all, in 4 to 16 of them
 FINER = (2, 4, 8)  # times as many communities, of which neighbours are joined
 HALVES = 0.09  # share of a community's edges that lead to one other, from which both may be one
-LOOSER = 0.75  # of that share, at most, where joined ones show that less would do
+LOOSER = 0.75  # of half that share or more, at most, where joined ones show that less would do
 
 Graph = Any  # sparse matrix of scipy
 
@@ -28,12 +28,13 @@ class Communities(NamedTuple):
     ``off`` is 0 where their number is K and falls below with the distance to it, ``quality`` is
     their modularity, or, where they may be uneven, the share of its edges that stay inside a
     community, the mean over them, and ``category`` (n) has for each point the place of its
-    community by size, or -1 beyond the K largest.
+    community by size, or -1 beyond the K largest. Between ``islands`` there is no edge.
     """
 
     off: int
     quality: float
     category: Int[np.ndarray, " n"]
+    islands: int
 
 
 def communities(
@@ -45,12 +46,13 @@ def communities(
     few searches, or, where they may be ``uneven``, finer ones that were joined. Points that agree
     to four digits are one: among equals the nearest ones would be drawn by chance.
     """
+    from scipy.sparse.csgraph import connected_components
     from sklearn.neighbors import kneighbors_graph  # these take a second
     from sknetwork.clustering import get_modularity
 
     _, first, same = np.unique(points.round(4), axis=0, return_index=True, return_inverse=True)
     if len(first) == 1:
-        return Communities(1 - n_components, 0.0, np.zeros(len(points), np.int64))
+        return Communities(1 - n_components, 0.0, np.zeros(len(points), np.int64), 1)
     order = np.argsort(first)  # of first appearance
     graph = kneighbors_graph(points[first[order]], min(NEIGHBOURS, len(first) - 1))
     graph = (graph + graph.T).tocsr()
@@ -65,7 +67,8 @@ def communities(
     of_each = found[np.argsort(order)[same.ravel()]]
     by_size = np.argsort(np.argsort(-np.bincount(of_each), kind="stable"))
     category = by_size[of_each]
-    return Communities(off, quality, np.where(category < n_components, category, -1))
+    category = np.where(category < n_components, category, -1)
+    return Communities(off, quality, category, connected_components(graph, directed=False)[0])
 
 
 def _uneven(
@@ -79,7 +82,7 @@ def _uneven(
     ]
     best = min(joined, key=lambda each: cut(graph, each), default=found)
     before, after = bond(graph, found), bond(graph, best)
-    halves = before >= HALVES or after <= LOOSER * before
+    halves = before >= HALVES or (2 * before >= HALVES and after <= LOOSER * before)
     return best if halves and cut(graph, best) < cut(graph, found) else found
 
 

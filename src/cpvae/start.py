@@ -41,9 +41,10 @@ def start(
     Returns:
         For each example the first and the last category of its piece, then those of its group. Both
         are the one category that is its community among codes or among data, whichever are
-        better, by size; or all categories: where there are more communities than the model has
-        categories, examples in the smallest are free, and so are most examples of data with more
-        than `EXAMPLES`. For a table that `starts_at_pieces` see there.
+        better, by size; or all categories: where there are more communities of images than the
+        model has categories, examples in the smallest are free, and so are most examples of data
+        with more than `EXAMPLES`. Tables that fall into more islands than there are categories
+        start at `pieces`, as those do that `starts_at_pieces`.
     """
     from joblib import Parallel, cpu_count, delayed
 
@@ -57,9 +58,10 @@ def start(
         for seed in seeds
     ]
 
+    uneven = len(models[0].shape) == 1
+
     def search(kinds: Sequence[Kind], count: int) -> list[Communities]:
         each = zip(models, rows, seeds, kinds, strict=True)
-        uneven = len(models[0].shape) == 1
         return at_once(
             delayed(communities)(
                 _points(model, x[mine[:count]], kind), model.n_components, seed, uneven
@@ -74,9 +76,13 @@ def start(
     if len(x) > COMPARED:
         found = search([_codes if better else _data for better in of_codes], EXAMPLES)
     starts = [torch.tensor([0, model.n_components - 1]).repeat(len(x), 2, 1) for model in models]
-    for start_of, mine, communities_of in zip(starts, rows, found, strict=True):
+    for i, (model, mine, communities_of) in enumerate(zip(models, rows, found, strict=True)):
+        if uneven and communities_of.islands > model.n_components:
+            table = table_of(model, x)
+            starts[i] = pieces(table, model.n_components, seeds[i]).of(table)
+            continue
         category = torch.from_numpy(communities_of.category)
-        start_of[mine[category >= 0]] = category[category >= 0].view(-1, 1, 1)
+        starts[i][mine[category >= 0]] = category[category >= 0].view(-1, 1, 1)
     return starts
 
 
