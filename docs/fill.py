@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cpvae.paper import accuracy, cells, table1, tables, toy
+from cpvae.paper import accuracy, cells, real, table1, tables, toy
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"
@@ -41,6 +41,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "started": lambda: table1.table(cells.read(RESULTS / "started"), table1.STARTED_CELLS),
     "generation": lambda: markdown(table1.generation(cells.read(RESULTS / "table1"))),
     "tables": lambda: markdown(tables.rows(tables.run_all(RESULTS / "tables"))),
+    "real": lambda: markdown(real.rows(cells.read(RESULTS / "real"))),
     "accuracy": lambda: markdown(accuracy.summary(cells.read(RESULTS / "accuracy"))),
     "accuracy mnist-affine-k10": partial(seeds, "mnist-affine-k10"),
     "accuracy mnist-plain-k10": partial(seeds, "mnist-plain-k10"),

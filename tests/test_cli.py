@@ -404,7 +404,14 @@ def test_compact_writes_a_smaller_run_that_all_commands_read(cpvae, tmp_path):
     assert json.loads(cpvae("evaluate", small, "--json")[1])["n_components"] == 2
     assert cpvae("report", small)[0] == 0
     assert "How many components" in (small / "report.html").read_text()
+    assert "hang together" not in (small / "report.html").read_text()
     assert "already holds a run" in cpvae("compact", run, "--out", small)[2]
+    code, out, _ = cpvae("compact", run, "--out", small, "--overwrite", "--whole")
+    assert code == 0
+    assert "2 components" in out  # kinds that stand apart stay apart
+    assert json.loads((small / "run.json").read_text())["compacted"]["whole"] is True
+    assert cpvae("report", small)[0] == 0
+    assert "hang together" in (small / "report.html").read_text()
 
 
 def test_a_table_with_missing_values_goes_all_the_way(cpvae, blobs, tmp_path):

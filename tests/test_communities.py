@@ -7,7 +7,7 @@ from scipy.sparse import csr_matrix
 from sklearn.datasets import make_blobs, make_moons
 from sklearn.neighbors import kneighbors_graph
 
-from cpvae.communities import bond, communities, cut, join
+from cpvae.communities import bond, communities, cut, join, whole
 from cpvae.evaluate import cluster_scores
 
 
@@ -83,6 +83,18 @@ def test_even_kinds_stay_as_the_most_modular_ones_are():
     x, _ = make_blobs([400] * 4, 10, cluster_std=3.0, random_state=0)
     even, uneven = (communities(x, 4, 0, uneven).category for uneven in (False, True))
     assert np.array_equal(even, uneven)
+
+
+def test_halves_of_a_kind_are_joined_and_kinds_are_not():
+    x, kind = make_blobs([600, 300, 100], 8, cluster_std=1.5, random_state=0)
+    category = 2 * kind + (x[:, 0] > np.array([np.median(x[kind == k, 0]) for k in range(3)])[kind])
+    category = 7 * np.where(kind == 2, 4, category)  # the last is whole; names may be any numbers
+    joined = whole([x], category)
+    assert len(np.unique(joined)) == 3
+    assert cluster_scores(kind, joined)["accuracy"] == 1
+    apart = x + 100.0 * category[:, None]
+    assert np.array_equal(whole([x, apart], category), np.unique(category, return_inverse=True)[1])
+    assert not whole([x], np.zeros(len(x), int)).any()
 
 
 def test_the_cut_is_the_normalised_cut():

@@ -2,12 +2,13 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from cpvae import defaults
+from cpvae import CPVAE, defaults
 from cpvae.compact import TOLERANCE, _look, _merged, compact
-from cpvae.evaluate import exact_terms
+from cpvae.evaluate import cluster_scores, exact_terms
 from cpvae.models import build
 from cpvae.train import fit
 
@@ -105,6 +106,24 @@ def test_a_dead_category_is_dropped_and_its_name_is_no_longer_paid_for(build_sma
     assert max(k for group in found.groups for k in group) < 3
     assert found.elbo_after_nats >= found.elbo_before_nats + math.log(2) - 1e-3
     assert found.elbo_after_nats == max(bound for _, bound in found.curve)
+
+
+def test_a_kind_that_is_worth_several_categories_becomes_whole():
+    rng = np.random.default_rng(0)
+    kind = rng.choice(3, 1500, p=[0.8, 0.1, 0.1])
+    shape = rng.normal(size=(3, 8, 8)) / 8**0.5
+    x = rng.uniform(-3, 3, size=(3, 8))[kind]
+    x += np.einsum("nij,nj->ni", shape[kind], rng.normal(size=(1500, 8)))
+    model = CPVAE(8, max_epochs=60, random_state=0).fit(x)
+    data = torch.from_numpy(x).float()
+    by_bound = compact(model.model_, model.config_, data)
+    found = compact(model.model_, model.config_, data, whole=data)
+    assert found.model.n_components == 3 < by_bound.model.n_components
+    assert found.elbo_after_nats < by_bound.elbo_after_nats
+    assert cluster_scores(kind, model.compact(x, whole=True).predict(x))["accuracy"] > 0.95
+    merged = sorted(sorted(group) for group in found.groups)
+    assert all(any(set(g) <= set(group) for group in merged) for g in by_bound.groups)
+    assert model.groups_ == found.groups
 
 
 def test_other_models_are_refused():

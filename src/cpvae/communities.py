@@ -8,6 +8,7 @@ communities hang together as halves of one do, finer ones are joined until as ma
 normalised cut (Shi and Malik 2000), which charges every community alike.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,15 +48,13 @@ def communities(
     to four digits are one: among equals the nearest ones would be drawn by chance.
     """
     from scipy.sparse.csgraph import connected_components
-    from sklearn.neighbors import kneighbors_graph  # these take a second
-    from sknetwork.clustering import get_modularity
+    from sknetwork.clustering import get_modularity  # takes a second
 
     _, first, same = np.unique(points.round(4), axis=0, return_index=True, return_inverse=True)
     if len(first) == 1:
         return Communities(1 - n_components, 0.0, np.zeros(len(points), np.int64), 1)
     order = np.argsort(first)  # of first appearance
-    graph = kneighbors_graph(points[first[order]], min(NEIGHBOURS, len(first) - 1))
-    graph = (graph + graph.T).tocsr()
+    graph = _graph(points[first[order]])
     tries = []
     for i in range(min(16, max(4, SEARCHES // len(first)))):
         found = _search(graph, n_components, seed + i)
@@ -69,6 +68,42 @@ def communities(
     category = by_size[of_each]
     category = np.where(category < n_components, category, -1)
     return Communities(off, quality, category, connected_components(graph, directed=False)[0])
+
+
+def whole(
+    views: Sequence[Float[np.ndarray, "n _"]], category: Int[np.ndarray, " n"]
+) -> Int[np.ndarray, " n"]:
+    """Categories joined two by two while two look like halves of one kind among neighbours.
+
+    They do where at least `HALVES` of the edges of one, the smaller, lead to the other, in every
+    view. Those are joined first that hang together most.
+
+    Arguments:
+        views: points (n, d) of the same examples, near one another where examples are alike
+        category: of each example
+
+    Returns:
+        For each example the place of what its category is in now, from 0 up.
+    """
+    number, found = np.unique(category, return_inverse=True)
+    member = np.arange(len(number))
+    graphs = [_graph(points) for points in views]
+    while member.max() > 0:
+        bonds = np.min([_bonds(_edges(graph, member[found])) for graph in graphs], axis=0)
+        i, j = sorted(divmod(int(bonds.argmax()), len(bonds)))
+        if bonds[i, j] < HALVES:
+            break
+        member[member == j] = i
+        member[member > j] -= 1
+    return member[found]
+
+
+def _graph(points: Float[np.ndarray, "n d"]) -> Graph:
+    """Points joined with their nearest ones."""
+    from sklearn.neighbors import kneighbors_graph  # takes a second
+
+    graph = kneighbors_graph(points, min(NEIGHBOURS, len(points) - 1))
+    return (graph + graph.T).tocsr()
 
 
 def _uneven(
@@ -98,10 +133,15 @@ def cut(graph: Graph, found: Int[np.ndarray, " n"]) -> float:
 
 def bond(graph: Graph, found: Int[np.ndarray, " n"]) -> float:
     """Largest share of the edges of a community that lead to one other, at least as large."""
-    edges = _edges(graph, found)
+    return float(_bonds(_edges(graph, found)).max())
+
+
+def _bonds(edges: Float[np.ndarray, "k k"]) -> Float[np.ndarray, "k k"]:
+    """Share of the edges of one of two communities, the smaller, that lead to the other."""
     ends = edges.sum(1)
-    np.fill_diagonal(edges, 0.0)
-    return float((edges / np.minimum.outer(ends, ends)).max())
+    bonds = edges / np.minimum.outer(ends, ends)
+    np.fill_diagonal(bonds, 0.0)
+    return bonds
 
 
 def join(graph: Graph, found: Int[np.ndarray, " n"], n_components: int) -> Int[np.ndarray, " n"]:

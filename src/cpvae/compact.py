@@ -20,10 +20,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cpvae.evaluate import exact_terms
+from cpvae.communities import whole as whole_kinds
+from cpvae.evaluate import cluster_probs, exact_terms
 from cpvae.models import ConditionalPriorVAE, Model, build
 
 TOLERANCE = 0.1  # nats below the best bound
+LOOKED_AT = 10_000  # examples among which neighbours are searched, at most
 
 Groups = list[list[int]]
 
@@ -50,8 +52,13 @@ def compact(
     x: Tensor,
     tolerance: float = TOLERANCE,
     seed: int = 0,
+    whole: Tensor | None = None,
 ) -> Compacted:
-    """Drops and merges categories while the bound allows it.
+    """Drops and merges categories while the bound allows it, and then, if asked to, kinds.
+
+    A large or long kind is worth several categories to the bound. Where data are given as
+    ``whole``, categories that hang together among neighbours in it, as halves of one kind do, are
+    merged as well, whatever that costs: see `communities.whole`.
 
     Arguments:
         model: a fitted CP-VAE
@@ -59,6 +66,7 @@ def compact(
         x: data (n, ...) in the user's units that decides, best what was not trained on
         tolerance: take the fewest categories whose bound is no further below the best, in nats
         seed: of binarisation and noise, the same for every number of categories
+        whole: data (m, ...) in which kinds are to be whole, best all that was trained on
 
     Raises:
         ValueError: another model than CP-VAE.
@@ -80,12 +88,15 @@ def compact(
     after, groups = min(
         (t for t in tried if t[0] >= best - tolerance), key=lambda t: (len(t[1]), -t[0])
     )
+    if whole is not None:
+        groups = _whole(model, groups, whole, seed)
     bounds: dict[int, float] = {}
     for elbo, some in tried:
         bounds[len(some)] = max(elbo, bounds.get(len(some), -math.inf))
     small = model
     if len(groups) < model.n_components:
         small, config = _merged(model, config, groups, view)
+        after = _elbo(small, view.observed, seed)
     return Compacted(small.eval(), config, groups, before, after, sorted(bounds.items()))
 
 
@@ -141,6 +152,24 @@ def _joined(costs: Float[Tensor, "k k"]) -> list[Groups]:
         [np.flatnonzero(column == group).tolist() for group in range(column.max() + 1)]
         for column in tree.T
     ]
+
+
+@torch.no_grad()
+def _whole(model: ConditionalPriorVAE, groups: Groups, x: Tensor, seed: int) -> Groups:
+    """Groups joined where they hang together in data, or in `LOOKED_AT` examples of it."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randperm(len(x), generator=generator)[:LOOKED_AT]
+    x = x.flatten(1)[rows.to(x.device)]
+    probs = cluster_probs(model, x)
+    found = torch.stack([probs[:, group].sum(1) for group in groups], 1).argmax(1).cpu().numpy()
+    data = model.likelihood.inputs(model.likelihood.observe(x))
+    joined = whole_kinds([model.embed(x).cpu().numpy(), data.cpu().numpy()], found)
+    places = dict(zip(found.tolist(), joined.tolist(), strict=True))
+    many = [
+        sorted(k for i, group in enumerate(groups) if places.get(i) == place for k in group)
+        for place in range(joined.max() + 1)
+    ]
+    return many + [group for i, group in enumerate(groups) if i not in places]
 
 
 @torch.no_grad()

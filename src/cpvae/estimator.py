@@ -433,12 +433,14 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
             return self._frame(examples), drawn.cpu().numpy()
         return examples.reshape(n_samples, *self.example_shape_), drawn.cpu().numpy()
 
-    def compact(self, X: ArrayLike, tolerance: float = TOLERANCE) -> "CPVAE":
+    def compact(self, X: ArrayLike, tolerance: float = TOLERANCE, whole: bool = False) -> "CPVAE":
         """Drops components that are not used and merges those that say the same, see `compact`.
 
         Arguments:
             X: examples that decide, best some that were not fitted
             tolerance: take the fewest components whose bound on ``X`` is this close to the best
+            whole: whether to merge too, whatever the bound, what hangs together among neighbours in
+                ``X`` as halves of one kind do, see `communities.whole`
 
         Returns:
             The estimator itself, with its model replaced; ``groups_`` has the former components of
@@ -448,7 +450,8 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
             ValueError: another model than CP-VAE.
         """
         x = self._examples(X)
-        found = compact(self.model_, self.config_, x, tolerance, self.recipe_.seed)
+        seed = self.recipe_.seed
+        found = compact(self.model_, self.config_, x, tolerance, seed, x if whole else None)
         self.groups_ = found.groups
         self._take(found.model, found.config, self.recipe_, self.example_shape_)
         return self

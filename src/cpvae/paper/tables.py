@@ -4,6 +4,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -85,30 +86,41 @@ def _mixed() -> tuple[pd.DataFrame, np.ndarray]:
 def _standardised() -> Any:
     """What the mixtures need before them, and CPVAE does itself."""
     from sklearn.compose import make_column_selector, make_column_transformer
+    from sklearn.impute import SimpleImputer
+    from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
     numbers = make_column_selector(dtype_include="number")
     others = make_column_selector(dtype_exclude="number")
-    return make_column_transformer((StandardScaler(), numbers), (OneHotEncoder(), others))
+    of_numbers = make_pipeline(SimpleImputer(), StandardScaler())
+    return make_column_transformer(
+        (of_numbers, numbers), (OneHotEncoder(handle_unknown="ignore"), others), sparse_threshold=0
+    )
 
 
-def run(dataset: str, method: str, results: Path) -> dict[str, Any]:
+def run(
+    dataset: str,
+    method: str,
+    results: Path,
+    load: Callable[[], tuple[pd.DataFrame, np.ndarray]] | None = None,
+    folds: int = FOLDS,
+) -> dict[str, Any]:
     """Scores of a method on a data set, fold by fold, kept as one JSON; read back if it is there.
 
-    Each fold is held out once from the fit, which sees no label; its rows are then given a
-    component, and components are matched to classes one to one.
+    Each of the first ``folds`` of `FOLDS` is held out once from the fit, which sees no label; its
+    rows are then given a component, and components are matched to classes one to one.
     """
-    file = results / f"{dataset}-{method}.json"
+    file = results / f"{dataset.replace(', ', '_').replace(' ', '_')}-{method}.json"
     if file.is_file():
         return json.loads(file.read_text(encoding="utf-8"))
     from sklearn.model_selection import StratifiedKFold
     from sklearn.pipeline import make_pipeline
 
-    x, labels = _rows(dataset)
+    x, labels = load() if load else _rows(dataset)
     scores, start = [], time.perf_counter()
     for seed in SEEDS:
-        folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
-        for train, test in folds.split(x, labels):
+        parts = StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(x, labels)
+        for train, test in islice(parts, folds):
             fitted = METHODS[method](len(set(labels)), seed)
             if not method.startswith("CPVAE"):
                 fitted = make_pipeline(_standardised(), fitted)
@@ -119,7 +131,7 @@ def run(dataset: str, method: str, results: Path) -> dict[str, Any]:
         "method": method,
         "rows": len(x),
         "components": len(set(labels.tolist())),
-        "folds": FOLDS,
+        "folds": folds,
         "seeds": list(SEEDS),
         "scores": scores,
         "minutes": (time.perf_counter() - start) / 60,
