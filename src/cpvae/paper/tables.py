@@ -98,6 +98,13 @@ def _standardised() -> Any:
     )
 
 
+def _known(rows: pd.DataFrame, fitted: pd.DataFrame) -> pd.DataFrame:
+    """Rows in which text that the fit did not see is missing."""
+    text = rows.select_dtypes(exclude=["number", "bool"])
+    seen = text.apply(lambda column: column.isin(fitted[column.name]))
+    return rows.assign(**text.astype(object).where(seen, None))
+
+
 def run(
     dataset: str,
     method: str,
@@ -124,7 +131,8 @@ def run(
             fitted = METHODS[method](len(set(labels)), seed)
             if not method.startswith("CPVAE"):
                 fitted = make_pipeline(_standardised(), fitted)
-            assigned = fitted.fit(x.iloc[train]).predict(x.iloc[test])
+            fitted.fit(x.iloc[train])
+            assigned = fitted.predict(_known(x.iloc[test], x.iloc[train]))
             scores.append({"seed": seed, **cluster_scores(labels[test], np.asarray(assigned))})
     result = {
         "dataset": dataset,
