@@ -168,7 +168,8 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
 
         A frame may have columns of text, which are categories, and of booleans. Values of a table
         may be missing (NaN): the others are learned from. ``y`` is ignored: labels have no way into
-        the fit.
+        the fit. Where examples are learned by heart before components are formed, see
+        `train.overfitted`, and ``max_epochs`` is None, it begins again in fewer epochs.
 
         Warns:
             ConvergenceWarning: the bound on held-out data was still rising at the last epoch, or
