@@ -404,6 +404,8 @@ def test_compact_writes_a_smaller_run_that_all_commands_read(cpvae, tmp_path):
     assert json.loads(cpvae("evaluate", small, "--json")[1])["n_components"] == 2
     assert cpvae("report", small)[0] == 0
     assert "How many components" in (small / "report.html").read_text()
+    assert (small / "figures/components.png").is_file()
+    assert "components.png" in out
     assert "hang together" not in (small / "report.html").read_text()
     assert "already holds a run" in cpvae("compact", run, "--out", small)[2]
     code, out, _ = cpvae("compact", run, "--out", small, "--overwrite", "--whole")

@@ -93,6 +93,9 @@ def test_folder_of_images(tmp_path):
     assert source.x.shape == (12, 1, 5, 4)
     assert source.labels.tolist() == ["cat"] * 6 + ["dog"] * 6
     assert source.rows[0] == "cat/0.png"
+    for images in (tmp_path, tmp_path / "cat" / "0.png"):
+        with pytest.raises(ValueError, match="not a table with named columns: leave out --label"):
+            data.read(images, label="kind")
     Image.fromarray(np.full((5, 4, 3), 100, dtype=np.uint8)).save(tmp_path / "dog" / "colour.png")
     assert data.read(tmp_path).x.shape == (13, 3, 5, 4)
 

@@ -38,7 +38,7 @@ def affine(
     if len(shape) != 3:
         raise ValueError(
             f"affine changes need images of shape (channels, height, width), and these examples "
-            f"have shape {tuple(shape)}: leave the invariance term off for tables."
+            f"have shape {tuple(shape)}: leave the invariance term off, or use masking for tables."
         )
 
     _, rows, columns = shape

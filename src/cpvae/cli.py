@@ -531,8 +531,8 @@ def compact(
         bool,
         typer.Option(
             "--whole",
-            help="Merge too, whatever the bound loses, components that hang together among "
-            "neighbours in the training data as halves of one kind do.",
+            help="Then join the parts of a kind, at a cost to the bound: components with as many "
+            "nearest neighbours in one another as two halves have.",
         ),
     ] = False,
     overwrite: Annotated[
@@ -545,6 +545,7 @@ def compact(
 
     from cpvae.checkpoint import RunFolder
     from cpvae.compact import compact as compact_model
+    from cpvae.report import write_figures
     from cpvae.run import counted
 
     folder = RunFolder(run)
@@ -586,10 +587,15 @@ def compact(
         share = f"{100 * found.model.aggregated[k]:.1f} %"
         table.add_row(str(k), share, ", ".join(map(str, group)))
     Console().print(table)
+    gone = set(range(model.n_components)).difference(*found.groups)
+    if gone:
+        print(f"dropped, as hardly anything is in them: {', '.join(map(str, sorted(gone)))}")
+    pictures = write_figures(small, splits)
     print(
         f"{counted(model.n_components, 'component')}, {found.elbo_before_nats:.3f} nats -> "
         f"{counted(found.model.n_components, 'component')}, {found.elbo_after_nats:.3f} nats "
-        f"(one-hot bound on the validation data)\nrun -> {small.path}"
+        f"(one-hot bound on the validation data)\nrun -> {small.path}\n"
+        f"by component -> {pictures['components']}"
     )
 
 

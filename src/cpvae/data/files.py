@@ -28,22 +28,23 @@ def read_file(path: Path, what: Selection) -> Source:
         ValueError: an unknown ending, a file that is empty, truncated or not what its ending says,
             text that is no category, images of different sizes, a column that is not there.
     """
+    ending = path.suffix.lower()
+    readers = {".npz": _read_npz, ".npy": _read_npy}
+    nameless = path.is_dir() or ending in (*IMAGES, *readers)
+    if nameless and (what.label or what.drop or what.categorical):
+        raise ValueError(
+            f"{path} is not a table with named columns: leave out --label, --drop and --kind."
+        )
     if path.is_dir():
         return _read_images(path, size=what.size)
-    if path.suffix.lower() in IMAGES:
+    if ending in IMAGES:
         return _read_images(path.parent, [path], what.size)
     if what.size:
         raise ValueError(f"{path} is not a folder of images: leave out --size.")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is an empty file.")
-    readers = {".npz": _read_npz, ".npy": _read_npy}
     tables = {".csv": _read_csv, ".parquet": _read_parquet}
-    ending = path.suffix.lower()
     if ending in readers:
-        if what.label or what.drop or what.categorical:
-            raise ValueError(
-                f"{path} is not a table with named columns: leave out --label, --drop and --kind."
-            )
         return readers[ending](path)
     if ending in tables:
         return from_table(path, tables[ending](path), what)
