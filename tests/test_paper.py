@@ -328,7 +328,7 @@ def test_real_tables_are_held_out_once_a_seed_and_lie_beside_the_mixtures(tmp_pa
         text = np.where(np.arange(60) == 7, "once", np.array(["s", "t"])[kind])
         return x.assign(c=text.astype(object)), kind
 
-    monkeypatch.setattr(real, "DATASETS", {"two, of each": load})
+    monkeypatch.setattr(real, "DATASETS", {"two_of_each": load})
     monkeypatch.setattr(real, "find_spec", lambda package: package)
     monkeypatch.setattr("cpvae.defaults.STEPS", 0)  # a hundred epochs
     results = real.run_all(tmp_path)

@@ -342,6 +342,8 @@ def test_a_shortened_recipe_is_what_the_defaults_are_for_so_many_epochs():
     least = Recipe(max_epochs=50, start_epochs=3, anneal_epochs=20, patience=30).shortened(1)
     assert (least.start_epochs, least.anneal_epochs, least.patience) == (1, 2, 10)
     assert least.exact_after == 0
+    close = Recipe(max_epochs=8, start_epochs=3, anneal_epochs=4).shortened(4)
+    assert (close.start_epochs, close.anneal_epochs) == (1, 2)
 
 
 def test_evenness_is_asked_for_only_where_p_c_says_so():

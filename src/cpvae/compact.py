@@ -20,12 +20,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cpvae.communities import whole as whole_kinds
+from cpvae import communities
 from cpvae.evaluate import cluster_probs, exact_terms
 from cpvae.models import ConditionalPriorVAE, Model, build
+from cpvae.start import COMPARED, codes_of, data_of, points_of
 
 TOLERANCE = 0.1  # nats below the best bound
-LOOKED_AT = 10_000  # examples among which neighbours are searched, at most
 
 Groups = list[list[int]]
 
@@ -96,7 +96,8 @@ def compact(
     small = model
     if len(groups) < model.n_components:
         small, config = _merged(model, config, groups, view)
-        after = _elbo(small, view.observed, seed)
+        if whole is not None:
+            after = _elbo(small, view.observed, seed)
     return Compacted(small.eval(), config, groups, before, after, sorted(bounds.items()))
 
 
@@ -156,14 +157,13 @@ def _joined(costs: Float[Tensor, "k k"]) -> list[Groups]:
 
 @torch.no_grad()
 def _whole(model: ConditionalPriorVAE, groups: Groups, x: Tensor, seed: int) -> Groups:
-    """Groups joined where they hang together in data, or in `LOOKED_AT` examples of it."""
+    """Groups joined where they hang together in data, or in `COMPARED` examples of it."""
     generator = torch.Generator().manual_seed(seed)
-    rows = torch.randperm(len(x), generator=generator)[:LOOKED_AT]
-    x = x.flatten(1)[rows.to(x.device)]
+    rows = torch.randperm(len(x), generator=generator)[:COMPARED]
+    x = x[rows.to(x.device)]
     probs = cluster_probs(model, x)
     found = torch.stack([probs[:, group].sum(1) for group in groups], 1).argmax(1).cpu().numpy()
-    data = model.likelihood.inputs(model.likelihood.observe(x))
-    joined = whole_kinds([model.embed(x).cpu().numpy(), data.cpu().numpy()], found)
+    joined = communities.whole([points_of(model, x, kind) for kind in (codes_of, data_of)], found)
     places = dict(zip(found.tolist(), joined.tolist(), strict=True))
     many = [
         sorted(k for i, group in enumerate(groups) if places.get(i) == place for k in group)

@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -203,19 +204,23 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
                 [model], *data, [recipe], move, on_epoch=tell, accelerator=self.accelerator
             )
         else:
-            ways: dict[str, Any] = {
-                "augment": move,
-                "on_epoch": tell,
-                "accelerator": self.accelerator,
-            }
-            model, history, self.restarts_ = fit_best(config, recipe, self.n_init, *data, **ways)
+            fit = partial(
+                fit_best,
+                config,
+                n_restarts=self.n_init,
+                x_train=data[0],
+                x_valid=data[1],
+                augment=move,
+                on_epoch=tell,
+                accelerator=self.accelerator,
+            )
+            model, history, self.restarts_ = fit(recipe)
             early = overfitted(history, recipe)
             if early and self.max_epochs is None:
                 recipe = recipe.shortened(early)
                 if self.verbose:
                     print(f"Examples are learned by heart after epoch {early}: begins again.")
-                again = fit_best(config, recipe, self.n_init, *data, **ways)
-                model, history, self.restarts_ = again
+                model, history, self.restarts_ = fit(recipe)
         self.history_, self._optimiser = history, None
         self._take(model, config, recipe, shape)
         self._warn()

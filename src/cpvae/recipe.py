@@ -94,11 +94,12 @@ class Recipe:
             value = getattr(self, name)
             return min(value, max(least, round(value * epochs / self.max_epochs)))
 
+        anneal_epochs = scaled("anneal_epochs", 2)  # one more than start_epochs at least
         return dataclasses.replace(
             self,
             max_epochs=epochs,
-            anneal_epochs=scaled("anneal_epochs", 2),  # one more than start_epochs needs
-            start_epochs=scaled("start_epochs", 1),
+            anneal_epochs=anneal_epochs,
+            start_epochs=min(scaled("start_epochs", 1), max(0, anneal_epochs - 1)),
             exact_after=scaled("exact_after", 1),
             averaging=scaled("averaging", 2),
             patience=scaled("patience", 10),

@@ -64,17 +64,17 @@ def start(
         each = zip(models, rows, seeds, kinds, strict=True)
         return at_once(
             delayed(communities)(
-                _points(model, x[mine[:count]], kind), model.n_components, seed, uneven
+                points_of(model, x[mine[:count]], kind), model.n_components, seed, uneven
             )
             for model, mine, seed, kind in each
         )
 
-    tried = [search([kind] * len(models), COMPARED) for kind in (_codes, _data)]
+    tried = [search([kind] * len(models), COMPARED) for kind in (codes_of, data_of)]
     pairs = list(zip(*tried, strict=True))
     of_codes = [codes[:2] >= data[:2] for codes, data in pairs]
     found = [pair[0 if better else 1] for pair, better in zip(pairs, of_codes, strict=True)]
     if len(x) > COMPARED:
-        found = search([_codes if better else _data for better in of_codes], EXAMPLES)
+        found = search([codes_of if better else data_of for better in of_codes], EXAMPLES)
     starts = [torch.tensor([0, model.n_components - 1]).repeat(len(x), 2, 1) for model in models]
     for i, (model, mine, communities_of) in enumerate(zip(models, rows, found, strict=True)):
         if uneven and communities_of.islands > model.n_components:
@@ -106,18 +106,21 @@ def table_of(model: ConditionalPriorVAE, x: Float[Tensor, "n f"]) -> Table:
     return Table(seen[:, :n_numbers].numpy(), seen[:, n_numbers:].numpy(), n_levels)
 
 
-def _points(
+def points_of(
     model: ConditionalPriorVAE, x: Float[Tensor, "n ..."], kind: Kind
 ) -> Float[np.ndarray, "n d"]:
+    """Any number of examples as points: `codes_of` or `data_of` them, in chunks."""
     parts = x.split(model.rows_at_once())
     return torch.cat(
         [kind(model, part.to(model.aggregated.device)).cpu() for part in parts]
     ).numpy()
 
 
-def _codes(model: ConditionalPriorVAE, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n d"]:
+def codes_of(model: ConditionalPriorVAE, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n d"]:
+    """Posterior means of z."""
     return model.embed(x)
 
 
-def _data(model: ConditionalPriorVAE, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n f"]:
+def data_of(model: ConditionalPriorVAE, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n f"]:
+    """Examples as the networks read them."""
     return model.likelihood.inputs(model.likelihood.observe(x.flatten(1)))

