@@ -4,8 +4,8 @@ import os
 import sys
 import time
 
-from cpvae.adam import Adam
-from cpvae.cli import main
+from cpvae.cli.main import main
+from cpvae.training.adam import Adam
 
 take_step = Adam.step
 

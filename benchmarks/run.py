@@ -27,12 +27,12 @@ from rich.console import Console
 from rich.table import Table
 from steps import Floor, Step, paper_model
 
-from cpvae import defaults
 from cpvae.checkpoint import versions
 from cpvae.data import load
-from cpvae.models import build
-from cpvae.restarts import fit_best
-from cpvae.train import fit
+from cpvae.models.base import build
+from cpvae.training import defaults
+from cpvae.training.fit import fit_best
+from cpvae.training.loop import fit
 
 HERE = Path(__file__).parent
 COMPILED = "compiled"

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cpvae.engine import Engine
-from cpvae.evaluate import draw_noise
-from cpvae.models import ConditionalPriorVAE, Model, build
-from cpvae.objective import Weights
+from cpvae.evaluation.metrics import draw_noise
+from cpvae.models.base import ConditionalPriorVAE, Model, build
+from cpvae.training.engine import Engine
+from cpvae.training.objective import Weights
 
 STEPS = 100  # steps a measurement on a CPU; ten times as many on a GPU
 

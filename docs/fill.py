@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cpvae.paper import accuracy, cells, real, table1, tables, toy
+from cpvae.experiments import accuracy, cells, real, table1, tables, toy
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"

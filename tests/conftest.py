@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cpvae import data
-from cpvae.models import build
+from cpvae.models.base import build
 
 
 @pytest.fixture

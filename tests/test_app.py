@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from cpvae.checkpoint import RunFolder
-from cpvae.explorer import STEPS, Explorer
-from cpvae.models import build
+from cpvae.models.base import build
+from cpvae.report.explorer import STEPS, Explorer
 
 # Gradio's and pandas' ways with one another are theirs; warnings of our own stay errors elsewhere
 pytestmark = pytest.mark.filterwarnings("default")
@@ -115,7 +115,8 @@ def browser():
 @pytest.fixture
 def visit(browser, tmp_path, monkeypatch):
     """Fits a little, serves the explorer, and gives its page; nothing may be asked of elsewhere."""
-    from cpvae import app, cli
+    from cpvae.cli import main as cli
+    from cpvae.report import app
 
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
     opened, errors, asked = [], [], []
@@ -251,7 +252,7 @@ def test_the_page_for_tables(visit, tmp_path, blobs):
 def test_a_port_that_is_taken_is_told(any_model, tmp_path):
     import socket
 
-    from cpvae import app
+    from cpvae.report import app
 
     explorer = Explorer(any_model, None, None, None, tmp_path / "names.json")
     with socket.socket() as taken:

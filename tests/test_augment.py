@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from cpvae import CPVAE
-from cpvae.augment import Augment, affine, masking, named
-from cpvae.evaluate import cluster_scores
+from cpvae.data.augment import Augment, affine, masking, named
+from cpvae.evaluation.metrics import cluster_scores
 
 
 def test_affine_moves_images_a_little_and_each_in_its_own_way():

@@ -5,8 +5,8 @@ import torch
 
 from cpvae import checkpoint
 from cpvae.checkpoint import FORMAT, MODEL, RUN, TRAINING, RunFolder, describe
-from cpvae.models import build
-from cpvae.recipe import Recipe
+from cpvae.models.base import build
+from cpvae.training.recipe import Recipe
 
 CONFIG = {
     "shape": [4],

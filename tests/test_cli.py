@@ -17,8 +17,9 @@ from PIL import Image
 from pyarrow import csv, parquet
 from safetensors.torch import load_file
 
-from cpvae import CPVAE, cli
-from cpvae.models import MODELS
+from cpvae import CPVAE
+from cpvae.cli import main as cli
+from cpvae.models.base import MODELS
 
 FIT = ["fit", "digits", "--max-epochs", "3", "--components", "10", "--accelerator", "cpu"]
 
@@ -40,7 +41,7 @@ def cpvae(monkeypatch, capsys):
 @pytest.fixture(scope="module")
 def digits_run(tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "digits"
-    command = [sys.executable, "-c", "from cpvae.cli import main; main()", *FIT, "--out", run]
+    command = [sys.executable, "-c", "from cpvae.cli.main import main; main()", *FIT, "--out", run]
     subprocess.run(command, check=True, capture_output=True)
     return run
 
@@ -85,7 +86,7 @@ def test_fit_writes_exactly_these_files(digits_run):
 
 
 def test_fit_says_where_examples_were_learned_by_heart(cpvae, table, tmp_path, monkeypatch):
-    monkeypatch.setattr("cpvae.run.overfitted", lambda history, recipe: len(history) - 1)
+    monkeypatch.setattr("cpvae.cli.fit.overfitted", lambda history, recipe: len(history) - 1)
     asked = ["--label", "kind", "--components", 2, "--max-epochs", 3, "--out", tmp_path / "run"]
     code, _, err = cpvae("fit", table, *asked)
     assert code == 0
@@ -100,9 +101,9 @@ def test_fit_says_where_examples_were_learned_by_heart(cpvae, table, tmp_path, m
 def test_fit_begins_again_where_examples_were_learned_by_heart(
     cpvae, table, tmp_path, monkeypatch, restarts
 ):
-    monkeypatch.setattr("cpvae.defaults.STEPS", 0)  # a hundred epochs
+    monkeypatch.setattr("cpvae.training.defaults.STEPS", 0)  # a hundred epochs
     early = {100: 20, 20: 4}
-    monkeypatch.setattr("cpvae.run.overfitted", lambda _, recipe: early[recipe.max_epochs])
+    monkeypatch.setattr("cpvae.cli.fit.overfitted", lambda _, recipe: early[recipe.max_epochs])
     run = tmp_path / "run"
     fit = ("fit", table, "--label", "kind", "-k", 2, "--restarts", restarts, "--out", run)
     code, _, err = cpvae(*fit, "--logger", "csv")
@@ -240,7 +241,7 @@ def test_assign_names_the_files_of_a_folder(cpvae, digits_run, tmp_path):
 
 def test_killed_and_resumed_ends_bitwise_equal(tmp_path):
     def command(run, *more):
-        main = [sys.executable, "-c", "from cpvae.cli import main; main()"]
+        main = [sys.executable, "-c", "from cpvae.cli.main import main; main()"]
         return [*main, *FIT, "--max-epochs", "40", "--out", str(tmp_path / run), *more]
 
     subprocess.run(command("whole"), check=True, capture_output=True)
@@ -484,7 +485,7 @@ def test_an_interrupt_stops_the_explorer(cpvae, table, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    python = [sys.executable, "-c", "from cpvae.cli import main; main()"]
+    python = [sys.executable, "-c", "from cpvae.cli.main import main; main()"]
     command = [*python, "app", str(run), "--port", str(port), "--no-browser"]
     served = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:

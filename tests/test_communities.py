@@ -7,8 +7,8 @@ from scipy.sparse import csr_matrix
 from sklearn.datasets import make_blobs, make_moons
 from sklearn.neighbors import kneighbors_graph
 
-from cpvae.communities import bond, communities, cut, join, whole
-from cpvae.evaluate import cluster_scores
+from cpvae.clustering.communities import bond, communities, cut, join, whole
+from cpvae.evaluation.metrics import cluster_scores
 
 
 def test_communities_follow_shapes_that_no_gaussian_has():
@@ -73,7 +73,7 @@ def test_finer_communities_are_joined_where_two_look_like_halves(
     monkeypatch, before, after, joined
 ):
     bonds = iter([before, after])
-    monkeypatch.setattr("cpvae.communities.bond", lambda graph, found: next(bonds))
+    monkeypatch.setattr("cpvae.clustering.communities.bond", lambda graph, found: next(bonds))
     x, _ = _uneven_kinds(0)
     even, uneven = (communities(x, 5, 0, uneven).category for uneven in (False, True))
     assert joined != np.array_equal(even, uneven)

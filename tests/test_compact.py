@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from cpvae import CPVAE, defaults
-from cpvae.compact import TOLERANCE, _look, _merged, compact
-from cpvae.evaluate import cluster_scores, exact_terms
-from cpvae.models import build
-from cpvae.train import fit
+from cpvae import CPVAE
+from cpvae.evaluation.metrics import cluster_scores, exact_terms
+from cpvae.models.base import build
+from cpvae.models.compact import TOLERANCE, _look, _merged, compact
+from cpvae.training import defaults
+from cpvae.training.loop import fit
 
 BASE = {"n_components": 3, "latent_dim": 3, "hidden": (16, 16)}
 

@@ -5,11 +5,11 @@ import shutil
 import pytest
 import torch
 
-from cpvae.adam import Adam
-from cpvae.augment import Augment
-from cpvae.engine import Engine
-from cpvae.models import build
-from cpvae.objective import Weights
+from cpvae.data.augment import Augment
+from cpvae.models.base import build
+from cpvae.training.adam import Adam
+from cpvae.training.engine import Engine
+from cpvae.training.objective import Weights
 
 SYSTEMS = [("cpvae", 3), ("vae", 1), ("mog", 3), ("vamp", 3), ("hvae", 1), ("hvamp", 3)]
 WEIGHTS = Weights(

@@ -13,9 +13,10 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cpvae import CPVAE, defaults
+from cpvae import CPVAE
 from cpvae.checkpoint import RunFolder
-from cpvae.evaluate import cluster_scores, elbo_of_each
+from cpvae.evaluation.metrics import cluster_scores, elbo_of_each
+from cpvae.training import defaults
 
 QUICK = {"n_components": 3, "max_epochs": 3, "accelerator": "cpu"}
 
@@ -487,7 +488,7 @@ def test_a_fit_that_learns_by_heart_too_early_says_so(blobs, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_what_is_learned_by_heart_is_fitted_again_in_fewer_epochs(blobs, monkeypatch, capsys):
-    monkeypatch.setattr("cpvae.defaults.STEPS", 0)  # a hundred epochs
+    monkeypatch.setattr("cpvae.training.defaults.STEPS", 0)  # a hundred epochs
     early = {100: 20, 20: 4}
     monkeypatch.setattr("cpvae.estimator.overfitted", lambda _, recipe: early[recipe.max_epochs])
     with pytest.warns(ConvergenceWarning, match="best in epoch 4, .* Give max_epochs=4, or more"):

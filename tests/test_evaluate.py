@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cpvae.evaluate import (
+from cpvae.evaluation.metrics import (
     cluster_scores,
     components_used,
     evaluate,
@@ -13,8 +13,8 @@ from cpvae.evaluate import (
     log_likelihood,
     sampled_terms,
 )
-from cpvae.functional import log_mean_exp
-from cpvae.models import ConditionalPriorVAE
+from cpvae.models.base import ConditionalPriorVAE
+from cpvae.models.functional import log_mean_exp
 
 
 def test_all_keys_are_there_and_finite(any_model, generator):

@@ -5,9 +5,9 @@ import onnxruntime
 import pytest
 import torch
 
-from cpvae import export
-from cpvae.export import export_onnx
-from cpvae.models import VAE
+from cpvae.models import onnx as export
+from cpvae.models.base import VAE
+from cpvae.models.onnx import export_onnx
 
 
 def test_onnx_gives_what_torch_gives(any_model, tmp_path, generator):

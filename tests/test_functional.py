@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, MultivariateNormal, Normal, kl_divergence
 
-from cpvae.functional import (
+from cpvae.models.functional import (
     Gaussian,
     Mixture,
     categorical_kl,

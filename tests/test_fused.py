@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from cpvae import fused
+from cpvae.models import fused
 
 
 def bernoulli_plain(x, logits):

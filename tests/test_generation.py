@@ -8,9 +8,9 @@ from scipy.linalg import sqrtm
 from sklearn import config_context
 
 from cpvae import data
-from cpvae.classifier import fit_classifier
-from cpvae.generation import density_and_coverage, frechet_distance, quality
-from cpvae.models import build
+from cpvae.evaluation.classifier import fit_classifier
+from cpvae.evaluation.generation import density_and_coverage, frechet_distance, quality
+from cpvae.models.base import build
 
 
 @pytest.fixture

@@ -158,7 +158,7 @@ def test_a_run_goes_to_the_hub_and_comes_back(run, tmp_path, monkeypatch):
 
 
 def test_share_from_the_command_line(run, tmp_path, capsys, monkeypatch):
-    from cpvae import cli
+    from cpvae.cli import main as cli
 
     path, _ = run
     monkeypatch.setattr("sys.argv", ["cpvae", "share", str(path)])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Categorical, NegativeBinomial, Normal
 
-from cpvae.likelihoods import BernoulliLikelihood, GaussianLikelihood, MixedLikelihood
+from cpvae.models.likelihoods import BernoulliLikelihood, GaussianLikelihood, MixedLikelihood
 
 
 def test_bernoulli_is_torch_distributions():

@@ -3,9 +3,9 @@ import time
 
 import pytest
 
-from cpvae import cli
 from cpvae.checkpoint import RunFolder
-from cpvae.loggers import RunLogger
+from cpvae.cli import main as cli
+from cpvae.report.loggers import RunLogger
 
 # These packages' ways with one another are theirs
 pytestmark = pytest.mark.filterwarnings("default")

@@ -4,7 +4,7 @@ from scipy.stats import multivariate_normal
 from sklearn.datasets import make_blobs
 from sklearn.mixture import GaussianMixture
 
-from cpvae.mixture import Mixture, Rows, fit
+from cpvae.clustering.mixture import Mixture, Rows, fit
 
 FORMS = {"tied": (True, False), "full": (False, False), "diag": (False, True)}
 

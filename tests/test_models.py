@@ -8,10 +8,10 @@ import torch
 from torch.distributions import Categorical, Normal, kl_divergence
 from torch.nn import functional as F
 
-from cpvae.evaluate import draw_noise
-from cpvae.functional import component_kl, log_mean_exp
-from cpvae.likelihoods import GaussianLikelihood
-from cpvae.models import ESTIMATORS, MODELS, Noise, build
+from cpvae.evaluation.metrics import draw_noise
+from cpvae.models.base import ESTIMATORS, MODELS, Noise, build
+from cpvae.models.functional import component_kl, log_mean_exp
+from cpvae.models.likelihoods import GaussianLikelihood
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)

@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
-from cpvae.models import Terms
-from cpvae.objective import (
+from cpvae.models.base import Terms
+from cpvae.training.objective import (
     Weights,
     conditional_entropy,
     evenness,

@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 import torch
 
-from cpvae import cli, data
-from cpvae.models import MODELS, build
-from cpvae.paper import accuracy, pictures, real, table1, tables, toy
+from cpvae import data
+from cpvae.cli import main as cli
+from cpvae.experiments import accuracy, pictures, real, table1, tables, toy
+from cpvae.models.base import MODELS, build
 
 SMALL = {"max_epochs": 2, "anneal_epochs": 1, "patience": 5}
 RECIPE = dataclasses.replace(table1.RECIPE, **SMALL)
@@ -330,7 +331,7 @@ def test_real_tables_are_held_out_once_a_seed_and_lie_beside_the_mixtures(tmp_pa
 
     monkeypatch.setattr(real, "DATASETS", {"two_of_each": load})
     monkeypatch.setattr(real, "find_spec", lambda package: package)
-    monkeypatch.setattr("cpvae.defaults.STEPS", 0)  # a hundred epochs
+    monkeypatch.setattr("cpvae.training.defaults.STEPS", 0)  # a hundred epochs
     results = real.run_all(tmp_path)
     assert {file.name for file in tmp_path.iterdir()} == {
         f"two_of_each-{method}.json" for method in real.METHODS

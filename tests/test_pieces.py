@@ -3,8 +3,8 @@ import pytest
 from sklearn.cluster import KMeans
 from sklearn.datasets import make_blobs
 
-from cpvae.evaluate import cluster_scores
-from cpvae.pieces import Table, pieces
+from cpvae.clustering.overlap import Table, pieces
+from cpvae.evaluation.metrics import cluster_scores
 
 
 def table(numbers, one_hot=None, n_levels=()):

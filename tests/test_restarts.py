@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from cpvae.checkpoint import RunFolder
-from cpvae.models import build
-from cpvae.recipe import Recipe
-from cpvae.restarts import _train_apart, _train_stack, fit_best
-from cpvae.train import Diverged, fit
+from cpvae.models.base import build
+from cpvae.training.fit import _train_apart, _train_stack, fit_best
+from cpvae.training.loop import Diverged, fit
+from cpvae.training.recipe import Recipe
 
 CONFIG = {"shape": [12], "n_components": 3, "latent_dim": 2, "hidden": [8, 8]}
 RECIPE = Recipe(max_epochs=4, batch_size=20, anneal_epochs=2, seed=5, learning_rate=0.01)

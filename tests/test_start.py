@@ -3,10 +3,10 @@ import pytest
 import torch
 from sklearn.datasets import make_blobs
 
-from cpvae.communities import communities
-from cpvae.evaluate import cluster_scores
-from cpvae.models import build
-from cpvae.start import start
+from cpvae.clustering.communities import communities
+from cpvae.evaluation.metrics import cluster_scores
+from cpvae.models.base import build
+from cpvae.training.initialise import start
 
 
 def test_categories_start_in_codes_or_in_data_whichever_tell_kinds_apart():

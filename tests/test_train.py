@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from cpvae import defaults, train
-from cpvae.augment import Augment
 from cpvae.checkpoint import MODEL, RunFolder, best_of, describe
-from cpvae.evaluate import cluster_scores, exact_terms
-from cpvae.models import build
-from cpvae.recipe import Recipe
-from cpvae.train import Diverged, fit
+from cpvae.data.augment import Augment
+from cpvae.evaluation.metrics import cluster_scores, exact_terms
+from cpvae.models.base import build
+from cpvae.training import defaults
+from cpvae.training import loop as train
+from cpvae.training.loop import Diverged, fit
+from cpvae.training.recipe import Recipe
 
 CONFIG = {"shape": [12], "n_components": 3, "latent_dim": 2, "hidden": [8, 8]}
 RECIPE = Recipe(max_epochs=6, batch_size=20, anneal_epochs=3, seed=3, averaging=3)

@@ -8,9 +8,9 @@ __all__ = ["CPVAE", "Recipe", "__version__", "build", "fit", "from_pretrained", 
 
 _HOMES = {
     "CPVAE": "estimator",
-    "Recipe": "train",
-    "build": "models",
-    "fit": "train",
+    "Recipe": "training.recipe",
+    "build": "models.base",
+    "fit": "training.loop",
     "from_pretrained": "hub",
     "load": "data",
 }

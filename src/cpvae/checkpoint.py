@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cpvae import __version__
-from cpvae.models import Model, build
+from cpvae.models.base import Model, build
 
 FORMAT = 1
 RUN, MODEL, HISTORY, TRAINING = (

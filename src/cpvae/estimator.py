@@ -22,22 +22,22 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import validate_data
 
-from cpvae import defaults
-from cpvae.augment import Augment, named
 from cpvae.checkpoint import RunFolder, describe
-from cpvae.compact import TOLERANCE, compact
+from cpvae.data.augment import Augment, named
 from cpvae.data.checks import check, check_like
 from cpvae.data.files import as_examples, from_table
 from cpvae.data.levels import Levels, decode
 from cpvae.data.objects import as_arrow
 from cpvae.data.source import Selection
-from cpvae.evaluate import cluster_probs, elbo_of_each, evaluate
+from cpvae.evaluation.metrics import cluster_probs, elbo_of_each, evaluate
 from cpvae.extras import need
-from cpvae.models import Model, build
-from cpvae.recipe import Recipe
-from cpvae.restarts import fit_best
-from cpvae.start import starts_at_pieces
-from cpvae.train import Record, fit_together, one_pass, overfitted, still_rising
+from cpvae.models.base import Model, build
+from cpvae.models.compact import TOLERANCE, compact
+from cpvae.training import defaults
+from cpvae.training.fit import fit_best
+from cpvae.training.initialise import starts_at_pieces
+from cpvae.training.loop import Record, fit_together, one_pass, overfitted, still_rising
+from cpvae.training.recipe import Recipe
 
 
 class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):
@@ -75,7 +75,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         precision: of products in training, ``float32``, or ``bfloat16`` for data in [0, 1]; by
             default the latter where the processor has instructions for it and the network is large
         invariance: a change of x that must leave its category as it is: ``affine`` for images,
-            ``masking`` for tables, or a `cpvae.augment.Augment`; None leaves the term out
+            ``masking`` for tables, or a `cpvae.data.augment.Augment`; None leaves the term out
         invariance_weight: weight of that term, see `Recipe`
         validation_fraction: share of the data held out for early stopping
         warm_start: whether another `fit` goes on from the weights of the one before, without

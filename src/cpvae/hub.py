@@ -11,8 +11,8 @@ from typing import Any
 
 from cpvae.checkpoint import HISTORY, MODEL, NAMES, RunFolder
 from cpvae.extras import need
-from cpvae.models import Model
-from cpvae.report import EVALUATION, meaning, stored_evaluation
+from cpvae.models.base import Model
+from cpvae.report.page import EVALUATION, meaning, stored_evaluation
 
 CONFIG, CARD, PICTURE = "config.json", "README.md", "components.png"
 
@@ -104,7 +104,7 @@ def _card(run: RunFolder, name: str, info: dict[str, Any], pictured: bool) -> st
     result = stored_evaluation(run) or {}
     told = meaning(result)
     environment = Environment(
-        loader=PackageLoader("cpvae"),
+        loader=PackageLoader("cpvae", ""),
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,

@@ -1,0 +1,1 @@
+"""Groups of points: communities of neighbours, and components of a mixture."""

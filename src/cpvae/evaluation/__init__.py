@@ -1,0 +1,1 @@
+"""Numbers: bounds, likelihood, clustering scores, quality of what is generated."""

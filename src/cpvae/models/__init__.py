@@ -1,0 +1,1 @@
+"""The generative models p and their inference q."""

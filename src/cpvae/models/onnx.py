@@ -1,0 +1,122 @@
+"""A fitted model as two ONNX files, which run without this project and without torch."""
+
+import copy
+import json
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from cpvae.extras import need
+from cpvae.models.base import VAE, ConditionalPriorVAE, HierarchicalVAE, Model
+
+OPSET = 20
+LATENTS = {ConditionalPriorVAE: ("z", "c"), VAE: ("z",), HierarchicalVAE: ("z2", "z1")}
+
+
+class _Encoder(nn.Module):
+    """Data (n, ...) to q(c|x) and what the decoder takes."""
+
+    def __init__(self, model: Model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Float[Tensor, "n ..."]) -> tuple[Tensor, ...]:
+        latent, log_qc = self.model.code(self.model.likelihood.observe(x.flatten(1)))
+        return log_qc.exp(), *latent
+
+
+class _Decoder(nn.Module):
+    """Latent values to the mean of p(x | latent), (n, ...)."""
+
+    def __init__(self, model: Model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, *latent: Float[Tensor, "n _"]) -> Tensor:
+        mean = self.model.likelihood.mean(self.model.decode(*latent))
+        return mean.unflatten(-1, self.model.shape)
+
+
+@torch.no_grad()
+def export_onnx(model: Model, folder: Path) -> list[Path]:
+    """Writes ``encoder.onnx``, ``decoder.onnx`` and ``prior.json`` into a folder.
+
+    The encoder takes ``x``, ``(n, *shape)``, in the data's units and gives ``probabilities``
+    (n, k), see `Model.cluster_probs`, and the latent values that the decoder takes: ``z`` (n, d)
+    and one-hot ``c`` (n, k) for CP-VAE, ``z`` for models of one layer, ``z2`` and ``z1`` for those
+    of two. The decoder gives ``mean``, E[x | latent], ``(n, *shape)``. To generate from component
+    k of a model of one layer, draw z from the k-th Gaussian of ``prior.json`` (``mean``,
+    ``logvar``, and ``unit_tril`` of a full covariance) and decode it; ``weights`` are the shares of
+    the components.
+
+    Arguments:
+        model: a fitted model
+        folder: where the files go; made if it is not there
+
+    Returns:
+        The files.
+
+    Raises:
+        ModuleNotFoundError: onnx or onnxscript is not installed.
+        ValueError: a mixture with full covariance whose components are told by responsibilities
+            (``mog``): ONNX has no triangular solver.
+    """
+    for name in ("onnx", "onnxscript"):
+        need(name, "onnx")
+    if type(model) is VAE and model.mixture().unit_tril is not None:
+        raise ValueError(
+            "ONNX has no triangular solver, which the categories of a mixture with full covariance "
+            "need: fit with the covariance 'diag' to export."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    model = copy.deepcopy(model).cpu()  # the caller's stays on its device
+    names = LATENTS[type(model)]
+    x = torch.rand(2, *model.shape)
+    latent = model.code(model.likelihood.observe(x.flatten(1)))[0]
+    encoder, decoder = folder / "encoder.onnx", folder / "decoder.onnx"
+    _export(_Encoder(model), (x,), ["x"], ["probabilities", *names], encoder)
+    _export(_Decoder(model), latent, list(names), ["mean"], decoder)
+    prior = model.mixture()
+    described = {
+        "weights": model.aggregated.tolist(),
+        "mean": prior.mean.tolist(),
+        "logvar": prior.logvar.tolist(),
+        "unit_tril": None if prior.unit_tril is None else prior.unit_tril.tolist(),
+    }
+    file = folder / "prior.json"
+    file.write_text(json.dumps(described) + "\n", encoding="utf-8")
+    return [encoder, decoder, file]
+
+
+def _export(
+    module: nn.Module, given: Sequence[Tensor], takes: list[str], gives: list[str], file: Path
+) -> None:
+    any_number = tuple({0: torch.export.Dim("n", min=1)} for _ in given)
+    variadic = isinstance(module, _Decoder)  # its inputs are one argument, a tuple
+    talkative = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in talkative]
+    for logger in talkative:
+        logger.setLevel(logging.ERROR)  # they miss torchvision, which nothing here needs
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter's own ways
+            torch.onnx.export(
+                module.eval(),
+                tuple(given),
+                file,
+                input_names=takes,
+                output_names=gives,
+                dynamic_shapes=(any_number,) if variadic else any_number,
+                opset_version=OPSET,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+    finally:
+        for logger, level in zip(talkative, levels, strict=True):
+            logger.setLevel(level)

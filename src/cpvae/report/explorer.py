@@ -1,0 +1,173 @@
+"""What the explorer of a run knows and does, without the page that shows it (see `app`)."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cpvae.data.checks import column_names
+from cpvae.data.levels import Levels, decode
+from cpvae.evaluation.metrics import cluster_probs
+from cpvae.models.base import Model
+from cpvae.report import figures
+
+MOST = 3000  # examples on the map
+NEIGHBOURS = 11
+STEPS = 12  # of a walk
+
+
+class Explorer:
+    """A fitted model beside the examples that it is looked at through.
+
+    Arguments:
+        model: a fitted model, on the CPU
+        x: examples (n, ...) in the data's units, or None to look at 600 that the model generates
+        columns: names of a table's features
+        levels: categories of its columns of text
+        names: JSON file that keeps the names of the categories; need not exist yet
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        x: Tensor | None,
+        columns: Sequence[str] | None,
+        levels: Levels | None,
+        names: Path,
+    ):
+        self.model, self.columns, self.levels, self._file = model, columns, levels or {}, names
+        self.generated = x is None
+        self.x = model.sample(600, from_="aggregated")[0] if x is None else x[:MOST]
+        self.is_image = len(model.shape) == 3
+        self.probs = cluster_probs(model, self.x)
+        self.codes = torch.cat([model.embed(part) for part in self.x.split(model.rows_at_once())])
+        stored = json.loads(names.read_text(encoding="utf-8")) if names.is_file() else {}
+        self.names = [stored.get(str(k), str(k)) for k in range(model.n_components)]
+        self._map = figures.codes(model, self.x)
+        self._canvas, self._places = _canvas(self._map)
+
+    def draw(self, component: int, n: int, seed: int) -> Tensor:
+        """New examples (n, ...) of a category; grey images as their means."""
+        generator = torch.Generator().manual_seed(seed)
+        return self.model.sample(n, component, generator=generator, mean=self.is_image)[0]
+
+    def real(self, component: int, n: int) -> Tensor:
+        """Examples that are most surely of a category, (n or fewer, ...)."""
+        mine = (self.probs.argmax(1) == component).nonzero().squeeze(1)
+        return self.x[mine[self.probs[mine, component].argsort(descending=True, stable=True)][:n]]
+
+    def neighbours(self, x: Tensor) -> Tensor:
+        """The examples whose codes lie nearest to that of ``x`` (1, ...), nearest first: numbers.
+
+        An example among `x` is its own nearest.
+        """
+        distance = torch.cdist(self.model.embed(x), self.codes).squeeze(0)
+        return distance.argsort(stable=True)[: NEIGHBOURS + 1]
+
+    @torch.no_grad()
+    def between(self, first: int, second: int) -> Tensor:
+        """What lies between two examples: means decoded along the line between their codes.
+
+        Raises:
+            ValueError: no example of that number.
+        """
+        for number in (first, second):
+            if not 0 <= number < len(self.x):
+                raise ValueError(
+                    f"There is no example {number}: they go from 0 to {len(self.x) - 1}."
+                )
+        pair = self.x[[first, second]].flatten(1)
+        return self._line(self.model.code(self.model.likelihood.observe(pair))[0])
+
+    @torch.no_grad()
+    def inside(self, component: int, seed: int) -> Tensor:
+        """What lies between two draws of a category."""
+        drawn = torch.full((2,), component)
+        return self._line(self.model.draw(drawn, torch.Generator().manual_seed(seed)))
+
+    def _line(self, ends: Sequence[Tensor]) -> Tensor:
+        """Means (STEPS, ...) decoded along the line between two latent values, (2, _) each."""
+        t = torch.linspace(0, 1, STEPS).unsqueeze(1)
+        latent = [(1 - t) * end[:1] + t * end[1:] for end in ends]
+        return self.model.likelihood.mean(self.model.decode(*latent)).unflatten(
+            -1, self.model.shape
+        )
+
+    def map(self, chosen: int | None = None) -> np.ndarray:
+        """The codes in two dimensions as a picture (height, width, 3), with a ring around one."""
+        if chosen is None:
+            return np.asarray(self._canvas.buffer_rgba())[..., :3].copy()
+        axes = self._map.axes[0]
+        column, row = np.asarray(axes.collections[0].get_offsets())[chosen]
+        ring = axes.scatter(column, row, s=160, facecolors="none", edgecolors="black", linewidths=2)
+        self._canvas.draw()
+        picture = self.map()
+        ring.remove()
+        self._canvas.draw()
+        return picture
+
+    def at(self, column: int, row: int) -> int:
+        """The example nearest to a pixel of the map."""
+        return int(((self._places - [column, row]) ** 2).sum(1).argmin())
+
+    def rename(self, names: Sequence[str]) -> None:
+        """Gives the categories names and keeps them; those of one name count as one.
+
+        Raises:
+            ValueError: not one name a category, or an empty name.
+        """
+        names = [str(name).strip() for name in names]
+        if len(names) != self.model.n_components or not all(names):
+            raise ValueError(
+                f"There are {self.model.n_components} categories: give each of them a name."
+            )
+        self.names = names
+        text = json.dumps({str(k): name for k, name in enumerate(names)}, indent=2) + "\n"
+        self._file.write_text(text, encoding="utf-8")
+
+    def label(self, x: Tensor) -> dict[str, np.ndarray]:
+        """The category of each example (n, ...), its name, and the probability of that name.
+
+        Categories of one name are added up.
+        """
+        probs = cluster_probs(self.model, x)
+        named = list(dict.fromkeys(self.names))
+        together = torch.stack(
+            [probs[:, [n == name for n in self.names]].sum(1) for name in named], dim=1
+        )
+        best = together.argmax(1).numpy()
+        return {
+            "component": probs.argmax(1).numpy(),
+            "name": np.array(named)[best],
+            "probability": together.max(1).values.numpy(),
+        }
+
+    def sheet(self, x: Tensor) -> Any:
+        """Examples (n, ...) as one picture, or of a table as a frame."""
+        if not self.is_image:
+            import pandas
+
+            columns = column_names(self.columns, x.shape[1])
+            kinds = getattr(self.model.likelihood, "kinds", None)
+            frame = pandas.DataFrame(decode(x.double().numpy(), columns, self.levels, kinds))
+            return frame.map(lambda cell: float(f"{cell:.5g}") if isinstance(cell, float) else cell)
+        images = figures.displayable(x.numpy(), self.x.numpy())
+        return figures.enlarge(figures.image_grid(images, STEPS // 2, gap=2, fill=1.0))
+
+
+def _canvas(figure: Any) -> tuple[Any, np.ndarray]:
+    """A figure drawn, and where the points of its first scatter lie on it: (n, 2), column, row."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    axes = figure.axes[0]
+    axes.set_autoscale_on(False)  # a ring must not move what is there
+    figure.set_layout_engine("none")
+    places = axes.transData.transform(axes.collections[0].get_offsets())
+    places[:, 1] = canvas.get_width_height()[1] - places[:, 1]
+    return canvas, places

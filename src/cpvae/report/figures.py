@@ -1,0 +1,336 @@
+"""Pictures of a fitted model. Each function returns a matplotlib figure and touches no file."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from cpvae.data.checks import column_names
+from cpvae.data.levels import Levels, indicators
+from cpvae.evaluation.metrics import cluster_probs
+from cpvae.models.base import Model
+
+MOST_ROWS = 20  # components that a sheet shows, the most used first
+COLUMNS = 12
+GREY = "#6b7280"
+BLUE, ORANGE = "#2563eb", "#ea580c"
+
+
+def colours(n_components: int) -> np.ndarray:
+    """One colour a component, (k, 4)."""
+    import matplotlib
+
+    if n_components <= 10:
+        return matplotlib.colormaps["tab10"](np.arange(n_components))
+    return matplotlib.colormaps["turbo"](np.linspace(0.03, 0.97, n_components))
+
+
+def by_share(aggregated: np.ndarray) -> np.ndarray:
+    """Components with the most used first, those that a sheet has room for."""
+    return np.argsort(-aggregated, kind="stable")[:MOST_ROWS]
+
+
+def image_grid(images: np.ndarray, columns: int, gap: int = 1, fill: float = 0.35) -> np.ndarray:
+    """Images (n, channels, height, width) in [0, 1] as one picture (height, width, channels)."""
+    n, channels, height, width = images.shape
+    rows = -(-n // columns)
+    page = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), fill)
+    for i, image in enumerate(images):
+        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        page[top : top + height, left : left + width] = np.moveaxis(image, 0, -1)
+    return page
+
+
+def displayable(images: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Images scaled so that the range of the reference fills [0, 1], clipped."""
+    low, high = min(0.0, float(reference.min())), max(float(reference.max()), 1e-12)
+    if high <= 1 and low >= 0:
+        high = 1.0
+    return np.nan_to_num(np.clip((images - low) / (high - low), 0, 1), nan=1.0)  # none: white
+
+
+def enlarge(page: np.ndarray, at_least: int = 600) -> Any:
+    """A picture (height, width, channels) in [0, 1] as a PIL image of that many pixels a side."""
+    from PIL import Image
+
+    pixels = np.rint(255 * page).astype(np.uint8)
+    image = Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+    zoom = max(1, at_least // max(image.size))
+    return image.resize((image.width * zoom, image.height * zoom), Image.Resampling.NEAREST)
+
+
+def show(axes: Any, page: np.ndarray) -> None:
+    """Draws a picture (height, width, channels) in [0, 1] without a frame."""
+    axes.imshow(page.squeeze(-1) if page.shape[-1] == 1 else page, cmap="gray", vmin=0, vmax=1)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for side in axes.spines.values():
+        side.set_visible(False)
+
+
+def component_sheet(
+    model: Model,
+    x: torch.Tensor,
+    columns: Sequence[str] | None = None,
+    levels: Levels | None = None,
+) -> Figure:
+    """Generated examples of each component beside real examples assigned to it."""
+    assigned = cluster_probs(model, x).argmax(1).numpy()
+    if x.ndim == 4:
+        return _image_sheet(model, x.numpy(), assigned)
+    return _table_sheet(model, x.numpy(), assigned, columns, levels)
+
+
+def _image_sheet(model: Model, x: np.ndarray, assigned: np.ndarray) -> Figure:
+    shown = by_share(model.aggregated.numpy())
+    figure = Figure(figsize=(11, 0.46 * len(shown) + 0.6), layout="constrained")
+    axes = figure.subplots(len(shown), 2, squeeze=False)
+    blank = np.full((COLUMNS, *x.shape[1:]), np.nan, dtype=np.float32)
+    for row, k in zip(axes, shown, strict=True):
+        generator = torch.Generator().manual_seed(int(k))
+        generated = model.sample(COLUMNS, int(k), generator=generator, mean=True)[0].numpy()
+        real = x[assigned == k][:COLUMNS]
+        padded = np.concatenate([real, blank])[:COLUMNS]
+        show(row[0], image_grid(displayable(generated, x), COLUMNS))
+        show(row[1], image_grid(displayable(padded, x), COLUMNS))
+        share = f"{k}   {100 * model.aggregated[k]:.1f}%"
+        row[0].set_ylabel(share, rotation=0, ha="right", va="center", fontsize=9)
+    axes[0, 0].set_title("generated from the component", fontsize=10)
+    axes[0, 1].set_title("real, assigned to the component", fontsize=10)
+    return figure
+
+
+def _table_sheet(
+    model: Model,
+    x: np.ndarray,
+    assigned: np.ndarray,
+    columns: Sequence[str] | None,
+    levels: Levels | None,
+) -> Figure:
+    """Median and middle 80% of every feature, generated and real, in units of the whole table; of
+    features that are 0 or 1 the mean.
+    """
+    shown = by_share(model.aggregated.numpy())
+    across = min(3, len(shown))
+    down = -(-len(shown) // across)
+    figure = Figure(figsize=(11, 2 * down + 1.6), layout="constrained")
+    all_axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
+    x, names = _features(x, columns, levels)
+    loc, scale = np.nanmean(x, 0), np.maximum(np.nanstd(x, 0), 1e-12)
+    shares = (np.isnan(x) | np.isin(x, (0, 1))).all(0)
+    for axes in all_axes[len(shown) :]:
+        axes.set_visible(False)
+    for axes, k in zip(all_axes, shown, strict=False):
+        generator = torch.Generator().manual_seed(int(k))
+        drawn = model.sample(500, int(k), generator=generator)[0].numpy()
+        generated = (_features(drawn, columns, levels)[0] - loc) / scale
+        real = (x[assigned == k] - loc) / scale
+        for data, colour, label in ((real, GREY, "real"), (generated, BLUE, "generated")):
+            if len(data):
+                _profile(axes, data, shares, colour, label)
+        share = 100 * float(model.aggregated[k])
+        title = f"component {k}: {share:.1f}% of training, {len(real)} real rows"
+        axes.set_title(title, fontsize=9)
+        axes.axhline(0, color="#d1d5db", linewidth=0.8, zorder=0)
+        if len(names) <= 30:
+            axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+        axes.tick_params(axis="y", labelsize=7)
+    figure.supylabel("standard deviations", fontsize=8)
+    handles, labels = all_axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=2, fontsize=9, frameon=False)
+    return figure
+
+
+def _profile(axes: Any, data: np.ndarray, shares: np.ndarray, colour: str, label: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a feature that is missing in all of them
+        low, middle, high = np.nanquantile(data, [0.1, 0.5, 0.9], axis=0)
+        mean = np.nanmean(data, axis=0)
+    low, middle, high = (np.where(shares, mean, line) for line in (low, middle, high))
+    if data.shape[1] == 1:  # one feature: its distribution says more than three quantiles
+        axes.hist(data[:, 0], bins=40, density=True, color=colour, alpha=0.5, label=label)
+        return
+    at = np.arange(len(middle))
+    axes.fill_between(at, low, high, color=colour, alpha=0.2, linewidth=0)
+    axes.plot(at, middle, color=colour, marker="o", markersize=2.5, linewidth=1.2, label=label)
+
+
+def reconstructions(
+    model: Model,
+    x: torch.Tensor,
+    columns: Sequence[str] | None = None,
+    levels: Levels | None = None,
+) -> Figure:
+    """Real examples and what the model makes of them."""
+    if x.ndim == 4:
+        real = x[: 2 * COLUMNS]
+        pairs = torch.stack([real, model.reconstruct(real)]).numpy()
+        figure = Figure(figsize=(11, 1.5), layout="constrained")
+        for axes, images, title in zip(
+            figure.subplots(1, 2), pairs, ("real", "reconstructed"), strict=True
+        ):
+            show(axes, image_grid(displayable(images, x.numpy()), COLUMNS))
+            axes.set_title(title, fontsize=10)
+        return figure
+    made = torch.cat([model.reconstruct(part) for part in x.split(model.rows_at_once())])
+    features, names = _features(x.numpy(), columns, levels)
+    residual = np.nanmean((features - _features(made.numpy(), columns, levels)[0]) ** 2, 0)
+    explained = 1 - residual / np.maximum(np.nanvar(features, 0), 1e-12)
+    figure = Figure(figsize=(11, 3), layout="constrained")
+    axes = figure.subplots()
+    axes.bar(range(len(names)), np.clip(explained, 0, 1), color=BLUE, width=0.7)
+    if len(names) <= 40:
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+    axes.set_ylim(0, 1)
+    axes.set_ylabel("share of the variance\nreconstructed", fontsize=9)
+    plain(axes)
+    return figure
+
+
+def curves(history: Sequence[dict[str, Any]], best_epoch: int, start_epochs: int = 0) -> Figure:
+    """The bound on validation and training data, and the categories in use, by epoch.
+
+    ``start_epochs`` are those in which c says nothing.
+    """
+    epochs = [r["epoch"] for r in history]
+    names = [next(key for key in r if key.startswith("train_elbo_")) for r in history]
+    figure = Figure(figsize=(11, 3), layout="constrained")
+    bound, parts, used = figure.subplots(1, 3)
+    train = [r[name] for r, name in zip(history, names, strict=True)]
+    valid = [r["valid_elbo_nats"] for r in history]
+    told = [name.removeprefix("train_elbo_").removesuffix("_nats") for name in dict.fromkeys(names)]
+    label = f"training, {' then '.join(told).replace('_', ' ')}"
+    bound.plot(epochs, train, color=GREY, linewidth=1, label=label)
+    bound.plot(epochs, valid, color=BLUE, linewidth=1.5, label="validation, one-hot")
+    bound.axvline(best_epoch, color=ORANGE, linewidth=1, linestyle=":", label="weights kept")
+    if start_epochs:
+        bound.axvline(
+            start_epochs, color=GREY, linewidth=1, linestyle=":", label="categories start"
+        )
+    settled = valid[len(valid) // 20 :]  # the first epochs would squeeze all others flat
+    low, high = min(settled), max(max(settled), max(train))
+    bound.set_ylim(low - 0.05 * (high - low), high + 0.08 * (high - low) + 1e-9)
+    bound.set_ylabel("bound, nats per example")
+    bound.legend(fontsize=8, frameon=False, loc="best")
+    parts.plot(epochs, [r["valid_kl_z_nats"] for r in history], color=BLUE, label="KL of z")
+    if any(r["valid_kl_c_nats"] for r in history):
+        parts.plot(epochs, [r["valid_kl_c_nats"] for r in history], color=ORANGE, label="KL of c")
+    parts.set_ylabel("nats per example")
+    parts.set_ylim(bottom=0)
+    parts.legend(fontsize=8, frameon=False)
+    used.plot(epochs, [r["components_used"] for r in history], color=BLUE, drawstyle="steps-post")
+    used.set_ylim(bottom=0)
+    used.set_ylabel("components in use")
+    for axes in (bound, parts, used):
+        axes.set_xlabel("epoch")
+        plain(axes)
+    return figure
+
+
+def usage(aggregated: np.ndarray) -> Figure:
+    """Share of each component in the aggregated posterior (eq. 14)."""
+    k = len(aggregated)
+    figure = Figure(figsize=(11, 2.4), layout="constrained")
+    axes = figure.subplots()
+    axes.bar(range(k), 100 * aggregated, color=colours(k), width=0.75)
+    axes.axhline(100 / k, color=GREY, linewidth=1, linestyle="--", label="an even share")
+    if k <= 40:
+        axes.set_xticks(range(k))
+    axes.set_xlabel("component")
+    axes.set_ylabel("% of the training data")
+    figure.legend(loc="outside upper right", fontsize=8, frameon=False)
+    plain(axes)
+    return figure
+
+
+def compacted(curve: Sequence[Sequence[int | float]], chosen: int) -> Figure:
+    """The bound for every number of categories that was tried, and the number chosen."""
+    figure = Figure(figsize=(7, 2.6), layout="constrained")
+    axes = figure.subplots()
+    numbers, bounds = zip(*curve, strict=True)
+    axes.plot(numbers, bounds, color=BLUE, marker=".", linewidth=1)
+    axes.axvline(chosen, color=ORANGE, linestyle=":", label=f"chosen: {chosen}")
+    best = max(bounds)
+    near = [b for b in bounds if b > best - 5]  # far too few categories would squeeze the rest
+    axes.set_ylim(min(near) - 0.1, best + 0.1 * (best - min(near)) + 0.1)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("components")
+    axes.set_ylabel("bound, nats per example")
+    axes.legend(fontsize=8, frameon=False)
+    plain(axes)
+    return figure
+
+
+def kl_bars(figures: dict[str, Any]) -> Figure:
+    """The KL of the bound as the sum of the three terms of eq. 13."""
+    names = ("mutual_information_nats", "aggregated_kl_z_nats", "aggregated_kl_c_nats")
+    labels = ("I((z, c); x)", "E KL(q(z|c) || p(z|c))", "KL(q(c) || p(c))")
+    figure = Figure(figsize=(11, 1.7), layout="constrained")
+    axes = figure.subplots()
+    values = [figures[name] for name in names]
+    axes.barh(labels[::-1], values[::-1], color=(GREY, ORANGE, BLUE), height=0.6)
+    for i, value in enumerate(values[::-1]):
+        axes.text(max(value, 0), i, f"  {value:.2f}", va="center", fontsize=9)
+    axes.set_xlabel("nats per example")
+    axes.margins(x=0.1)
+    plain(axes)
+    return figure
+
+
+def codes(model: Model, x: torch.Tensor) -> Figure:
+    """Codes of the examples and the prior of each component, on the codes' first two axes."""
+    from matplotlib.patches import Ellipse
+
+    x = x[:3000]
+    z = np.concatenate([model.embed(part).numpy() for part in x.split(1000)])
+    assigned = cluster_probs(model, x).argmax(1).numpy()
+    centre = z.mean(0)
+    axes_2d = np.linalg.svd(z - centre, full_matrices=False)[2][:2]  # principal axes, (2, d)
+    spread = ((z - centre) @ axes_2d.T).var(0).sum() / max((z - centre).var(0).sum(), 1e-12)
+    with torch.no_grad():
+        prior = model.mixture()
+        factor = torch.diag_embed(torch.exp(0.5 * prior.logvar))
+        if prior.unit_tril is not None:
+            factor = prior.unit_tril @ factor
+    points = (z - centre) @ axes_2d.T
+    means = (prior.mean.detach().numpy() - centre) @ axes_2d.T
+    palette = colours(model.n_components)
+    figure = Figure(figsize=(7.5, 6.5), layout="constrained")
+    axes = figure.subplots()
+    size = min(30, max(4, 6000 / len(x)))
+    colour = palette[assigned]
+    axes.scatter(points[:, 0], points[:, 1], s=size, alpha=0.5, color=colour, linewidth=0)
+    for k in by_share(model.aggregated.numpy()):
+        seen = axes_2d @ factor[k].numpy()
+        variance, direction = np.linalg.eigh(seen @ seen.T)
+        width, height = 2 * np.sqrt(variance)  # one standard deviation to each side
+        angle = np.degrees(np.arctan2(direction[1, 0], direction[0, 0]))
+        ring = Ellipse(tuple(means[k]), width, height, angle=angle, fill=False, color=palette[k])
+        axes.add_patch(ring)
+        box = {"boxstyle": "circle,pad=0.2", "fc": "white", "ec": palette[k]}
+        axes.text(means[k, 0], means[k, 1], str(k), ha="center", va="center", fontsize=9, bbox=box)
+    axes.set_xlabel(f"first axis of the codes (both: {100 * spread:.0f}% of their variance)")
+    axes.set_ylabel("second axis of the codes")
+    axes.autoscale_view()
+    plain(axes)
+    return figure
+
+
+def _features(
+    x: np.ndarray, columns: Sequence[str] | None, levels: Levels | None
+) -> tuple[np.ndarray, list[str]]:
+    """The features that are drawn, and their names, cut to a length that leaves room for them."""
+    x, names = indicators(x, column_names(columns, x.shape[1]), levels or {})
+    return x, [n if len(n) <= 18 else n[:17] + "\N{HORIZONTAL ELLIPSIS}" for n in names]
+
+
+def plain(axes: Any) -> None:
+    """Two spines and small letters."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
+    axes.xaxis.label.set_size(9)
+    axes.yaxis.label.set_size(9)

@@ -1,0 +1,189 @@
+"""The report: one HTML page with everything in it, made from a run folder and its data."""
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from cpvae.checkpoint import RunFolder, best_of
+from cpvae.data import Splits
+from cpvae.evaluation.metrics import Progress, cluster_probs, evaluate
+from cpvae.report import figures
+
+ENOUGH = 150  # examples for a picture
+MOST_CLASSES = 30  # in a table beside the components
+EVALUATION = "evaluation.json"
+
+# key: what it is, estimator, unit
+MEANING = {
+    "elbo_exact_nats": ("Bound on log p(x)", "one-hot c, every category enumerated, one z", "nats"),
+    "elbo_relaxed_nats": ("Relaxed value (not a bound)", "Gumbel-Softmax c, one z", "nats"),
+    "log_likelihood_nats": ("log p(x)", "importance samples over (z, c), from below", "nats"),
+    "reconstruction_nats": ("E log p(x | z, c)", "one-hot c, enumerated", "nats"),
+    "kl_z_nats": ("KL of z to its prior", "closed form, enumerated (eq. 8)", "nats"),
+    "kl_c_nats": ("KL of c to its prior", "closed form (eq. 9)", "nats"),
+    "mutual_information_c_nats": ("I(c; x)", "exact over these examples; at most log K", "nats"),
+    "mutual_information_nats": (
+        "I((z, c); x)",
+        "against the posteriors of all these examples; at most log n (eq. 13)",
+        "nats",
+    ),
+    "aggregated_kl_z_nats": ("E KL(q(z|c) || p(z|c))", "the rest of the KL (eq. 13)", "nats"),
+    "aggregated_kl_c_nats": ("KL(q(c) || p(c))", "exact (eq. 13)", "nats"),
+    "components_used": ("Components in use", "share at or above 0.1 / K", "count"),
+    "accuracy": ("Accuracy", "components matched to classes one to one", "share"),
+    "purity": ("Purity", "each component takes its majority class", "share"),
+    "nmi": ("Normalised mutual information", "with the classes", "0 to 1"),
+    "ari": ("Adjusted Rand index", "with the classes", "-0.5 to 1"),
+}
+
+WITHOUT_C = {
+    "elbo_exact_nats": ("Bound on log p(x)", "one z", "nats"),
+    "log_likelihood_nats": ("log p(x)", "importance samples over z, from below", "nats"),
+    "reconstruction_nats": ("E log p(x | z)", "one z", "nats"),
+    "kl_z_nats": ("KL of z to its prior", "closed form, or one z under a mixture", "nats"),
+    "mutual_information_c_nats": (
+        "I(component; x)",
+        "through the responsibilities at one z; at most log K",
+        "nats",
+    ),
+}
+
+
+def meaning(result: dict[str, Any]) -> dict[str, tuple[str, str, str]]:
+    """What each figure of an evaluation is, its estimator and its unit."""
+    return MEANING if "kl_c_nats" in result else MEANING | WITHOUT_C
+
+
+def stored_evaluation(folder: RunFolder) -> dict[str, Any] | None:
+    """The figures that were kept for the weights that are in the folder now, or None."""
+    file = folder.path / EVALUATION
+    if not file.is_file():
+        return None
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    return stored if stored.get("best_epoch") == folder.read_info().get("best_epoch") else None
+
+
+def evaluate_run(
+    folder: RunFolder,
+    splits: Splits,
+    n_samples: int = 500,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Figures on the run's own test data, kept in the run folder; arguments as for `evaluate`."""
+    model = folder.read_model()
+    result = evaluate(
+        model, splits.test.tensor(), splits.test.labels, n_samples, seed, progress=progress
+    )
+    kept = {**result, "best_epoch": folder.read_info().get("best_epoch")}
+    (folder.path / EVALUATION).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+def write_figures(folder: RunFolder, splits: Splits) -> dict[str, Path]:
+    """Writes the figures that need no evaluation as PNG files; returns where they are."""
+    place = folder.path / "figures"
+    place.mkdir(exist_ok=True)
+    paths = {}
+    for name, figure in _figures(folder, splits).items():
+        paths[name] = place / f"{name}.png"
+        figure.savefig(paths[name], dpi=130)
+    return paths
+
+
+def write_report(
+    folder: RunFolder, splits: Splits, out: Path, progress: Progress | None = None
+) -> Path:
+    """Writes the page; evaluates on the test data first where no figures are kept.
+
+    Raises:
+        ValueError: a run folder that is damaged or has no finished epoch.
+    """
+    from jinja2 import Environment, PackageLoader
+
+    info, history = folder.read_info(), folder.read_history()
+    result = stored_evaluation(folder) or evaluate_run(folder, splits, progress=progress)
+    drawn = _figures(folder, splits)
+    if "mutual_information_nats" in result:
+        drawn["kl"] = figures.kl_bars(result)
+    if "compacted" in info:
+        drawn["compacted"] = figures.compacted(
+            info["compacted"]["curve"], info["model"]["n_components"]
+        )
+    told = meaning(result)
+    environment = Environment(loader=PackageLoader("cpvae.report"), autoescape=True)
+    page = environment.get_template("report.html.j2").render(
+        name=folder.path.resolve().name,
+        data=splits,
+        info=info,
+        epochs=len(history),
+        seconds=history[-1]["seconds"],
+        rows=[(*told[key], result[key]) for key in told if key in result],
+        n_samples=result["importance_samples"],
+        n_test=len(splits.test.x),
+        pictured="test " if len(splits.test.x) >= ENOUGH else "",
+        **_contingency(folder, splits),
+        is_image=splits.train.x.ndim == 4,
+        shown=min(figures.MOST_ROWS, info["model"]["n_components"]),
+        images={name: _embedded(figure) for name, figure in drawn.items()},
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(page, encoding="utf-8")
+    return out
+
+
+def _figures(folder: RunFolder, splits: Splits) -> dict[str, Figure]:
+    model, history = folder.read_model(), folder.read_history()
+    if not history:
+        raise ValueError(f"{folder.path} has no finished epoch to report on.")
+    started = folder.read_info()["recipe"].get("start_epochs", 0)
+    best = best_of(history, started)
+    assert best  # there is a history
+    x = _pictured(splits)
+    with torch.no_grad():
+        return {
+            "components": figures.component_sheet(model, x, splits.columns, splits.levels),
+            "reconstructions": figures.reconstructions(model, x, splits.columns, splits.levels),
+            "curves": figures.curves(history, best["epoch"], started),
+            "usage": figures.usage(model.aggregated.numpy()),
+            "codes": figures.codes(model, x),
+        }
+
+
+def _contingency(folder: RunFolder, splits: Splits) -> dict[str, Any]:
+    """How many test examples of each class are in each component, where classes are few."""
+    from sklearn.metrics.cluster import contingency_matrix  # this takes a second
+
+    if splits.test.labels is None:
+        return {}
+    classes, number = np.unique(splits.test.labels, return_inverse=True)
+    if len(classes) > MOST_CLASSES:
+        return {}
+    component = cluster_probs(folder.read_model(), splits.test.tensor()).argmax(1).numpy()
+    counts = contingency_matrix(component, number)
+    return {
+        "classes": classes.tolist(),
+        "contingency": list(zip(np.unique(component).tolist(), counts.tolist(), strict=True)),
+    }
+
+
+def _pictured(splits: Splits) -> torch.Tensor:
+    """The test examples, or all examples where there are too few of them for a picture."""
+    if len(splits.test.x) >= ENOUGH:
+        return splits.test.tensor()
+    return torch.cat([part.tensor() for part in (splits.test, splits.valid, splits.train)])
+
+
+def _embedded(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=160)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,0 +1,1 @@
+"""How a model is optimised, from a plan to the weights that are kept."""
