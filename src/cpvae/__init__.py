@@ -9,7 +9,7 @@ __all__ = ["CPVAE", "Recipe", "__version__", "build", "fit", "from_pretrained", 
 _HOMES = {
     "CPVAE": "estimator",
     "Recipe": "training.recipe",
-    "build": "models.base",
+    "build": "models.build",
     "fit": "training.loop",
     "from_pretrained": "hub",
     "load": "data",

@@ -1,11 +1,12 @@
 """The run folder: what is kept of a run, and how it is read back. Nothing in it is ever unpickled.
 
-    run.json              what was fitted, on what, how, with which versions, and how it ended
+    run.json              schema of the data, model, recipe, versions, and how the run ended
     model.safetensors     the weights with the best validation bound so far
     history.jsonl         one line an epoch
     training.safetensors  all that is needed to go on from the last epoch saved
-    names.json            names that a person gave to the categories, see `explorer`
-    logs/                 what a logger wrote, see `loggers`
+    evaluation.json       figures on the test part
+    names.json            names that a person gave to the components, see `report.explorer`
+    logs/                 what a logger wrote, see `report.loggers`
 
 Every file but the history is written aside and renamed, so a reader sees the old one or the new
 one and never half of one. The history only grows by whole lines; a resumed run cuts it back to the
@@ -29,17 +30,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cpvae import __version__
-from cpvae.models.base import Model, build
+from cpvae.data.schema import Schema
+from cpvae.models.base import Model
+from cpvae.models.build import build
+from cpvae.old_formats import upgraded_info, upgraded_tensors
 
-FORMAT = 1
-RUN, MODEL, HISTORY, TRAINING = (
-    "run.json",
-    "model.safetensors",
-    "history.jsonl",
-    "training.safetensors",
-)
-NAMES = "names.json"
-LOGS = "logs"
+FORMAT = 2
+RUN, MODEL, HISTORY = "run.json", "model.safetensors", "history.jsonl"
+TRAINING, EVALUATION, NAMES = "training.safetensors", "evaluation.json", "names.json"
+REPORT, LOGS, RESTARTS = "report.html", "logs", "restarts"
 
 
 class RunFolder:
@@ -58,13 +57,13 @@ class RunFolder:
 
     def clear(self) -> None:
         """Removes the files of an earlier run, and nothing else that lies in the folder."""
-        for name in (RUN, MODEL, HISTORY, TRAINING, NAMES, "evaluation.json", "report.html"):
+        for name in (RUN, MODEL, HISTORY, TRAINING, EVALUATION, NAMES, REPORT):
             (self.path / name).unlink(missing_ok=True)
         shutil.rmtree(self.path / LOGS, ignore_errors=True)
-        for restart in self.path.glob("restarts/seed-*"):
+        for restart in self.path.glob(f"{RESTARTS}/seed-*"):
             RunFolder(restart).clear()
             restart.rmdir()
-        (self.path / "restarts" / TRAINING).unlink(missing_ok=True)
+        (self.path / RESTARTS / TRAINING).unlink(missing_ok=True)
 
     def write_info(self, info: dict[str, Any]) -> None:
         """Writes ``run.json``; makes the folder."""
@@ -73,7 +72,7 @@ class RunFolder:
         _replace(self.path / RUN, lambda aside: aside.write_text(text, encoding="utf-8"))
 
     def read_info(self) -> dict[str, Any]:
-        """Reads ``run.json``.
+        """Reads ``run.json``; one of an earlier format as if it were of this one.
 
         Raises:
             ValueError: not a run folder, a damaged file, or one of a newer format.
@@ -94,7 +93,11 @@ class RunFolder:
                 f"{self.path} was written in format {version}, and this version of cpvae reads "
                 f"formats up to {FORMAT}: upgrade cpvae."
             )
-        return info
+        return upgraded_info(info) if version < FORMAT else info
+
+    def read_schema(self) -> Schema:
+        """What the columns of the data are; raises as `read_info` does."""
+        return Schema.from_json(self.read_info()["schema"])
 
     def write_model(self, state: dict[str, Tensor]) -> None:
         """Writes the weights."""
@@ -106,7 +109,7 @@ class RunFolder:
         Raises:
             ValueError: no weights yet, or weights that are damaged or of another model.
         """
-        config = self.read_info().get("model")
+        info, schema = self.read_info(), self.read_schema()
         file = self.path / MODEL
         if not file.is_file():
             raise ValueError(
@@ -114,8 +117,8 @@ class RunFolder:
                 f"Go on with `cpvae fit --resume --out {self.path}`."
             )
         try:
-            model = build(**config)  # type: ignore[arg-type]
-            model.load_state_dict(self.read_weights())
+            model = build(**{**info["model"], **schema.features()})
+            model.load_state_dict(upgraded_tensors(self.read_weights(), schema))
         except (safetensors.SafetensorError, OSError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{self.path} is damaged: {MODEL} cannot be read as the model that {RUN} describes "
@@ -163,12 +166,31 @@ class RunFolder:
             return None
         try:
             tensors, head = _read_tensors(file)
+            if self.exists():
+                tensors = upgraded_tensors(tensors, self.read_schema())
             return tensors, json.loads(head["progress"])
         except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{file} is damaged ({_first_line(error)}): the run cannot go on from it. "
                 f"Fit again into another folder."
             ) from error
+
+    def write_evaluation(self, result: dict[str, Any]) -> None:
+        """Keeps the figures of the weights that are in the folder now."""
+        kept = {**result, "best_epoch": self.read_info().get("best_epoch")}
+        text = json.dumps(kept, indent=2) + "\n"
+        _replace(self.path / EVALUATION, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+    def read_evaluation(self) -> dict[str, Any] | None:
+        """The figures that were kept for the weights that are in the folder now, or None."""
+        file = self.path / EVALUATION
+        if not file.is_file():
+            return None
+        try:
+            stored = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError:
+            return None
+        return stored if stored.get("best_epoch") == self.read_info().get("best_epoch") else None
 
     def _write_tensors(self, name: str, tensors: dict[str, Tensor], head: dict[str, str]) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
@@ -177,19 +199,29 @@ class RunFolder:
         _replace(self.path / name, lambda aside: save_file(contiguous, aside, metadata=head))
 
 
-def best_of(history: Sequence[dict[str, Any]], start_epochs: int = 0) -> dict[str, Any] | None:
-    """The record with the best bound, once categories have started; None of no records."""
-    started = [record for record in history if record["epoch"] > start_epochs] or history
-    return max(started, key=lambda record: record["valid_elbo_nats"], default=None)
+def best_of(
+    history: Sequence[dict[str, Any]], pretraining_epochs: int = 0
+) -> dict[str, Any] | None:
+    """The record with the best bound, of those after pretraining; None of no records."""
+    counted = [record for record in history if record["epoch"] > pretraining_epochs] or history
+    return max(counted, key=lambda record: record["valid_elbo_nats"], default=None)
 
 
-def describe(config: dict[str, Any], recipe: Any) -> dict[str, Any]:
-    """What ``run.json`` says of a model's configuration, its recipe and the software.
+def describe(schema: Schema, config: dict[str, Any], recipe: Any) -> dict[str, Any]:
+    """What ``run.json`` says of the data's columns, the model, its recipe and the software.
 
-    The standardisation of the data is stored with the weights, not here.
+    Arguments:
+        schema: of the data
+        config: keywords of `build`; those that the schema brings are not said twice
+        recipe: a `Recipe`
     """
-    model = {key: value for key, value in config.items() if key not in ("loc", "scale")}
-    return {"model": model, "recipe": dataclasses.asdict(recipe), "versions": versions()}
+    features = ("shape", "kinds", "n_levels", "loc", "scale")
+    return {
+        "schema": schema.as_json(),
+        "model": {key: value for key, value in config.items() if key not in features},
+        "recipe": dataclasses.asdict(recipe),
+        "versions": versions(),
+    }
 
 
 def versions() -> dict[str, str]:

@@ -2,10 +2,9 @@
 
 import copy
 import dataclasses
-import importlib
 import warnings
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,60 +22,54 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import validate_data
 
 from cpvae.checkpoint import RunFolder, describe
-from cpvae.data.augment import Augment, named
-from cpvae.data.checks import check, check_like
-from cpvae.data.files import as_examples, from_table
-from cpvae.data.levels import Levels, decode
+from cpvae.choices import RENAMED
+from cpvae.data.augment import Augment
+from cpvae.data.checks import check
+from cpvae.data.files import as_examples
 from cpvae.data.objects import as_arrow
-from cpvae.data.source import Selection
-from cpvae.evaluation.metrics import cluster_probs, elbo_of_each, evaluate
-from cpvae.extras import need
-from cpvae.models.base import Model, build
+from cpvae.data.schema import Kinds, Schema, encode
+from cpvae.data.splits import Source, Splits, split
+from cpvae.evaluation.metrics import evaluate
+from cpvae.models.base import Model
+from cpvae.models.build import build
 from cpvae.models.compact import TOLERANCE, compact
-from cpvae.training import defaults
-from cpvae.training.fit import fit_best
-from cpvae.training.initialise import starts_at_pieces
-from cpvae.training.loop import Record, fit_together, one_pass, overfitted, still_rising
+from cpvae.models.inference import cluster_probs, elbo_of_each
+from cpvae.training.diagnosis import Diagnosis, Record
+from cpvae.training.fit import Fitted, OnEpoch, Plan, continue_fit, fit_plan, plan
+from cpvae.training.initialise import needs_mixture
+from cpvae.training.loop import fit_one_pass
 from cpvae.training.recipe import Recipe
+
+# settings of a stored run that a refit of the loaded estimator takes over, beside the arguments
+KEPT = ("batch_size", "learning_rate", "precision", "noise_scale", "covariance", "gate")
+KEPT_OF_C = ("expectation", "pretraining_epochs")
 
 
 class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):
     """Learns a mixture from data and generates from any one of its components (CP-VAE).
 
-    Arguments left at None are chosen from the data, see `defaults`.
+    Arguments left at None are chosen from the data, see `training.defaults`.
 
     Arguments:
-        n_components: number of categories K, 10 by default; 1 for the models ``vae`` and ``hvae``
+        n_components: number of components K, 10 by default; 1 for the models ``vae`` and ``hvae``
         model: ``cpvae``, or one of those it is compared with: ``vae``, ``mog`` (mixture of
-            Gaussians), ``vamp`` (VampPrior), ``hvae`` (two layers), ``hvamp``. Their categories are
-            the responsibilities of their prior's components
+            Gaussians), ``vamp`` (VampPrior), ``hvae`` (two layers), ``hvamp``. Their components are
+            those of the prior, by responsibilities
         latent_dim: dimensions of the continuous latent z
         hidden: widths of the hidden layers
         network: ``mlp``, or ``conv`` for images
         likelihood: ``bernoulli`` for data in [0, 1], ``gaussian``, or ``mixed`` for columns of
             several kinds, which is the default where a frame has columns of text
         kinds: of columns, by name or number, or one for all of them, where
-            `defaults.column_kinds` is not to choose: ``gaussian``, ``binary``, ``count`` or
+            `Schema.column_kinds` is not to choose: ``gaussian``, ``binary``, ``count`` or
             ``categorical``
-        noise_scale: fixed standard deviation of a Gaussian likelihood; None learns it
-        covariance: ``diag`` (default) or ``full`` covariance of p(z | c)
-        gate: what q(z | x, .) reads, ``probabilities`` (default) or ``category``
-        weights: p(c), ``learned`` (default) or ``uniform``, the paper's 1/K, which says that
-            categories are of one size
-        pseudo_inputs: of a VampPrior, started at ``data`` (default) or ``random``
-        estimator: of the expectation over c, ``straight_through``, ``relaxed`` or ``exact``; by
-            default the first, and where categories start as pieces the last after 3/5 of all
+        mixing_weights: p(c), ``learned`` (default) or ``uniform``, the paper's 1/K, which says that
+            components are of one size
         max_epochs: passes over the data at most
-        batch_size: examples a step
-        learning_rate: of Adam
-        start_epochs: epochs before categories start: as communities of neighbours, after 3/20 of
-            all, or as pieces of a table under 1000 rows or 8 columns, or with text or booleans
-            beside numbers, after one
-        precision: of products in training, ``float32``, or ``bfloat16`` for data in [0, 1]; by
-            default the latter where the processor has instructions for it and the network is large
         invariance: a change of x that must leave its category as it is: ``affine`` for images,
             ``masking`` for tables, or a `cpvae.data.augment.Augment`; None leaves the term out
-        invariance_weight: weight of that term, see `Recipe`
+        recipe: expert settings by name: any of a `Recipe` (``{"learning_rate": 3e-4}``) and of
+            `cpvae.build` (``{"covariance": "full"}``)
         validation_fraction: share of the data held out for early stopping
         warm_start: whether another `fit` goes on from the weights of the one before, without
             annealing
@@ -88,9 +81,11 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
 
     Attributes:
         model_: the fitted `torch.nn.Module`
-        restarts_: for each seed its epochs and its best validation bound
-        history_: one record an epoch, see `train.fit`
+        schema_: what the columns of the data are, see `cpvae.data.Schema`
+        config_: what the model was built from
         recipe_: the `Recipe` that was used
+        history_: one record an epoch, see `cpvae.fit`
+        restarts_: for each seed its epochs and its best validation bound
         aggregated_: share of each component in the training data, (k) (eq. 14)
         n_features_in_: features of one example
 
@@ -116,27 +111,20 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         hidden: Sequence[int] | None = None,
         network: str = "mlp",
         likelihood: str | None = None,
-        kinds: Mapping[Any, str] | str | None = None,
-        noise_scale: float | None = None,
-        covariance: str | None = None,
-        gate: str | None = None,
-        weights: str | None = None,
-        pseudo_inputs: str | None = None,
-        estimator: str | None = None,
+        kinds: Kinds | None = None,
+        mixing_weights: str | None = None,
         max_epochs: int | None = None,
-        batch_size: int | None = None,
-        learning_rate: float | None = None,
-        start_epochs: int | None = None,
-        precision: str | None = None,
         invariance: str | Augment | None = None,
-        invariance_weight: float = 2.0,
+        recipe: Mapping[str, Any] | None = None,
         validation_fraction: float = 0.1,
         warm_start: bool = False,
         n_init: int = 1,
         random_state: int | np.random.RandomState | None = 0,
         accelerator: str = "auto",
         verbose: bool = False,
+        **unknown: Any,
     ):
+        _refuse(unknown)
         self.n_components = n_components
         self.model = model
         self.latent_dim = latent_dim
@@ -144,19 +132,10 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         self.network = network
         self.likelihood = likelihood
         self.kinds = kinds
-        self.noise_scale = noise_scale
-        self.covariance = covariance
-        self.gate = gate
-        self.weights = weights
-        self.pseudo_inputs = pseudo_inputs
-        self.estimator = estimator
+        self.mixing_weights = mixing_weights
         self.max_epochs = max_epochs
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.start_epochs = start_epochs
-        self.precision = precision
         self.invariance = invariance
-        self.invariance_weight = invariance_weight
+        self.recipe = recipe
         self.validation_fraction = validation_fraction
         self.warm_start = warm_start
         self.n_init = n_init
@@ -164,13 +143,17 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         self.accelerator = accelerator
         self.verbose = verbose
 
-    def fit(self, X: ArrayLike, y: Any = None) -> "CPVAE":
+    # --- fitting ---------------------------------------------------------------------------------
+
+    def fit(self, X: ArrayLike | Splits, y: Any = None) -> "CPVAE":
         """Fits to examples (n, f), (n, height, width) or (n, channels, height, width).
 
         A frame may have columns of text, which are categories, and of booleans. Values of a table
-        may be missing (NaN): the others are learned from. ``y`` is ignored: labels have no way into
-        the fit. Where examples are learned by heart before components are formed, see
-        `train.overfitted`, and ``max_epochs`` is None, it begins again in fewer epochs.
+        may be missing (NaN): they are left out of the likelihood. ``X`` may also be what
+        `cpvae.load` gives: its training and validation parts are used, as by ``cpvae fit``. ``y``
+        is ignored: labels have no way into the fit. Where the model overfits before its components
+        are formed, see `training.diagnosis.overfitted`, and ``max_epochs`` is None, it is fitted
+        again, in fewer epochs.
 
         Warns:
             ConvergenceWarning: the bound on held-out data was still rising at the last epoch, or
@@ -179,80 +162,54 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         Raises:
             ValueError: data that cannot be learned from, or a setting out of range.
         """
-        warm = self.warm_start and hasattr(self, "model_")
-        x, shape, columns = self._read(X, reset=not warm)
-        check(x, columns)
         if self.n_init < 1:
             raise ValueError(f"n_init={self.n_init}: use a whole number from 1 up.")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(
                 f"validation_fraction={self.validation_fraction}: use a number between 0 and 1."
             )
-        seed = self._seed()
-        order = np.random.default_rng(seed).permutation(len(x))
-        held = max(1, round(self.validation_fraction * len(x)))
-        train, valid = x[order[held:]], x[order[:held]]
-        missing = bool(np.isnan(x).any())
-        config, recipe = self._plan(train, columns, missing, seed)
-        data = torch.from_numpy(train), torch.from_numpy(valid)
-        move = named(self.invariance, config["shape"])
-        tell = _print_epoch if self.verbose else None
+        warm, seed = self.warm_start and hasattr(self, "model_"), self._seed()
+        splits, shape = self._split(X, seed, reset=not warm)
+        planned = self._plan(splits.train.x, splits.schema, seed)
+        parts = splits.train.tensor(), splits.valid.tensor()
         if warm:
-            model, config = self.model_, self._same(config)
-            recipe = dataclasses.replace(recipe, anneal_epochs=0, start_epochs=0)
-            (history,) = fit_together(
-                [model], *data, [recipe], move, on_epoch=tell, accelerator=self.accelerator
-            )
+            planned = self._as_before(planned)
+            fitted = continue_fit(self.model_, planned, *parts, self._watch, self.accelerator)
         else:
-            fit = partial(
-                fit_best,
-                config,
-                n_restarts=self.n_init,
-                x_train=data[0],
-                x_valid=data[1],
-                augment=move,
-                on_epoch=tell,
-                accelerator=self.accelerator,
-            )
-            model, history, self.restarts_ = fit(recipe)
-            early = overfitted(history, recipe)
-            if early and self.max_epochs is None:
-                recipe = recipe.shortened(early)
-                if self.verbose:
-                    print(f"Examples are learned by heart after epoch {early}: begins again.")
-                model, history, self.restarts_ = fit(recipe)
-        self.history_, self._optimiser = history, None
-        self._take(model, config, recipe, shape)
-        self._warn()
+            fitted = fit_plan(planned, *parts, self.n_init, None, self._watch, self.accelerator)
+            self.restarts_ = fitted.restarts
+        self.history_, self._optimiser = fitted.history, None
+        self._take(fitted.model, fitted.plan, shape)
+        _warn(fitted)
         return self
 
     def partial_fit(self, X: ArrayLike, y: Any = None) -> "CPVAE":
         """One pass of training over ``X``, for data that comes in parts; after `fit` it goes on.
 
-        The first part decides what is decided from the data, such as the standardisation, and where
-        categories start as pieces of a table: make it a fair sample. Each pass is an epoch of the
-        annealing, nothing is held out, and ``aggregated_`` is a running mean over the parts.
+        The first part decides what is decided from the data, such as the standardisation and the
+        initial clusters of a table: make it a fair sample. Each pass is an epoch of the annealing,
+        nothing is held out, and ``aggregated_`` is a running mean over the parts.
 
         Raises:
             ValueError: data that cannot be learned from, or a setting out of range.
         """
         first = not hasattr(self, "model_")
-        x, shape, columns = self._read(X, reset=first)
+        x, shape, schema = self._read(X, reset=first)
         if first:
-            check(x, columns)
-            config, recipe = self._plan(x, columns, False, self._seed(), in_parts=True)
+            check(x, schema.names)
+            planned = self._plan(x, schema, self._seed(), in_parts=True)
             self.history_, self._optimiser = [], None
-            self._take(build(**config), config, recipe, shape)
+            self._take(build(**planned.config), planned, shape)
         else:
             self._check_like(x)
         examples = torch.from_numpy(np.ascontiguousarray(x))
-        record, self._optimiser = one_pass(
+        record, self._optimiser = fit_one_pass(
             self.model_,
             examples,
             self.recipe_,
             len(self.history_),
             getattr(self, "_optimiser", None),
-            named(self.invariance, self.config_["shape"]),
+            self._plan_.augment,
             self.accelerator,
         )
         self.history_.append(record)
@@ -267,79 +224,60 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
             return int(self.random_state)
         return int(check_random_state(self.random_state).randint(2**31))
 
-    def _plan(
-        self,
-        x: np.ndarray,
-        columns: Sequence[str] | None,
-        missing: bool,
-        seed: int,
-        in_parts: bool = False,
-    ) -> tuple[dict[str, Any], Recipe]:
-        """What is built and how it is trained, from training data and settings."""
-        config = defaults.model_config(
-            x,
-            columns,
-            missing,
-            self.levels_,
-            self.kinds,
-            model=self.model,
-            n_components=self.n_components,
-            latent_dim=self.latent_dim,
-            hidden=self.hidden,
-            network=self.network,
-            likelihood=self.likelihood,
-            noise_scale=self.noise_scale,
-            covariance=self.covariance,
-            gate=self.gate,
-            weights=self.weights,
-            pseudo_inputs=self.pseudo_inputs,
-            seed=seed,
-        )
-        start_epochs = self.start_epochs
-        if in_parts and not starts_at_pieces(len(x), config["shape"], config.get("kinds", ())):
-            start_epochs = 0  # parts that are still to come have no place among communities
-        recipe = defaults.recipe(
-            len(x),
-            config,
-            self.accelerator,
-            estimator=self.estimator,
-            max_epochs=self.max_epochs,
-            batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
-            precision=self.precision,
-            start_epochs=start_epochs,
-            invariance=self.invariance_weight if self.invariance else 0.0,
-            seed=seed,
-        )
-        return config, recipe
+    def _split(
+        self, X: ArrayLike | Splits, seed: int, reset: bool
+    ) -> tuple[Splits, tuple[int, ...]]:
+        """Parts for training and validation, and the shape of one example of ``X``."""
+        if isinstance(X, Splits):
+            self.n_features_in_ = int(np.prod(X.shape))
+            self._set_names(X.schema)
+            return X, X.shape
+        x, shape, schema = self._read(X, reset)
+        source = Source(type(X).__name__, x, schema=schema)
+        return split(source, seed, self.validation_fraction, test_fraction=0), shape
 
-    def _same(self, config: dict[str, Any]) -> dict[str, Any]:
-        """The configuration of the model that a warm start goes on with."""
+    def _plan(self, x: np.ndarray, schema: Schema, seed: int, in_parts: bool = False) -> Plan:
+        """What is built and how it is trained, from training data and settings."""
+        arguments = (
+            "n_components",
+            "model",
+            "latent_dim",
+            "hidden",
+            "network",
+            "likelihood",
+            "mixing_weights",
+            "max_epochs",
+        )
+        given = {name: getattr(self, name) for name in arguments}
+        given |= {**(self.recipe or {}), "seed": seed}
+        planned = plan(x, schema, given, self.kinds, self.invariance, self.accelerator)
+        if in_parts and not needs_mixture(len(x), schema.shape, planned.schema.kinds):
+            # communities have no place for parts that are still to come
+            recipe = dataclasses.replace(planned.recipe, pretraining_epochs=0)
+            planned = dataclasses.replace(planned, recipe=recipe)
+        return planned
+
+    def _as_before(self, planned: Plan) -> Plan:
+        """The plan of a warm start: the model as it is, and settings that do not contradict it."""
         of_data = ("loc", "scale", "seed", "kinds", "n_levels")
-        for key, value in config.items():
+        for key, value in planned.config.items():
             if key not in of_data and self.config_.get(key) != value:
                 raise ValueError(
                     f"warm_start goes on with a model that has {key}={self.config_.get(key)}, and "
                     f"this asks for {value}: leave the setting, or set warm_start=False."
                 )
-        return self.config_
+        return dataclasses.replace(planned, schema=self.schema_, config=self.config_)
 
-    def _warn(self) -> None:
-        recipe, told = self.recipe_, []
-        if rise := still_rising(self.history_, recipe):
-            told.append(
-                f"The bound still rose by {rise:.2f} nats in the last tenth of {recipe.max_epochs} "
-                f"epochs: give max_epochs={2 * recipe.max_epochs}, or fit again with "
-                f"warm_start=True."
+    @contextmanager
+    def _watch(self, planned: Plan) -> Iterator[OnEpoch | None]:
+        if self.verbose and planned.shortened_from:
+            print(
+                f"The model overfitted after epoch {planned.recipe.max_epochs}: it is fitted again "
+                f"in that many epochs."
             )
-        if early := overfitted(self.history_, recipe):
-            told.append(
-                f"The bound was best in epoch {early}, before the annealing had ended (after epoch "
-                f"{recipe.anneal_epochs}): the model learned its examples by heart before its "
-                f"components were formed. Give max_epochs={early}, or more data."
-            )
-        for each in told:
-            warnings.warn(each, ConvergenceWarning, stacklevel=3)
+        yield _print_epoch if self.verbose else None
+
+    # --- using ------------------------------------------------------------------------------------
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -365,15 +303,16 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
     def reconstruct(self, X: ArrayLike) -> Any:
         """Each example as the model sees it, in the shape of ``X``; a frame if `fit` took text."""
         made = self._in_parts(X, "reconstruct")
-        return self._frame(made) if self.levels_ else made.reshape(np.shape(X))
+        return self.schema_.to_frame(made) if self.schema_.levels else made.reshape(np.shape(X))
 
     def impute(self, X: ArrayLike) -> Any:
         """``X`` with its missing values (NaN) replaced by those of `reconstruct`."""
-        if not self.levels_:
+        self._check_fitted()
+        if not self.schema_.levels:
             array = np.asarray(X)
             return np.where(np.isnan(array), self.reconstruct(X), array)
         x, made = self._examples(X).cpu().numpy(), self.reconstruct(X)
-        frame: Any = X if hasattr(X, "columns") else self._frame(x)
+        frame: Any = X if hasattr(X, "columns") else self.schema_.to_frame(x)
         gone = np.isnan(x)
         if hasattr(frame, "mask"):  # of pandas; cells that are there stay, to the last bit
             return frame.mask(gone, type(frame)(made.to_dict("list"), index=frame.index))
@@ -398,7 +337,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
     def evaluate(
         self, X: ArrayLike, y: ArrayLike | None = None, n_samples: int = 500
     ) -> dict[str, float | int]:
-        """All figures, see `evaluate.evaluate`; labels ``y`` add the clustering scores."""
+        """All figures, see `metrics.evaluate`; labels ``y`` add the clustering scores."""
         return evaluate(self.model_, self._examples(X), y, n_samples, seed=self.recipe_.seed)
 
     def sample(
@@ -435,18 +374,20 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
             mean = self.config_["likelihood"] == "bernoulli"
         x, drawn = self.model_.sample(n_samples, component, from_, generator, mean)
         examples = x.cpu().numpy()
-        if self.levels_:
-            return self._frame(examples), drawn.cpu().numpy()
+        if self.schema_.levels:
+            return self.schema_.to_frame(examples), drawn.cpu().numpy()
         return examples.reshape(n_samples, *self.example_shape_), drawn.cpu().numpy()
 
-    def compact(self, X: ArrayLike, tolerance: float = TOLERANCE, whole: bool = False) -> "CPVAE":
-        """Drops components that are not used and merges those that say the same, see `compact`.
+    def compact(
+        self, X: ArrayLike, tolerance: float = TOLERANCE, merge_connected: bool = False
+    ) -> "CPVAE":
+        """Drops unused components and merges redundant ones, see `models.compact`.
 
         Arguments:
             X: examples that decide, best some that were not fitted
             tolerance: take the fewest components whose bound on ``X`` is this close to the best
-            whole: whether to merge too, whatever the bound, what hangs together among neighbours in
-                ``X`` as halves of one kind do, see `communities.whole`
+            merge_connected: whether to merge too, whatever the bound loses, components that are as
+                strongly connected among neighbours in ``X`` as halves of one cluster
 
         Returns:
             The estimator itself, with its model replaced; ``groups_`` has the former components of
@@ -456,11 +397,15 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
             ValueError: another model than CP-VAE.
         """
         x = self._examples(X)
+        connected_in = x if merge_connected else None
         seed = self.recipe_.seed
-        found = compact(self.model_, self.config_, x, tolerance, seed, x if whole else None)
+        found = compact(self.model_, self.config_, x, tolerance, seed, connected_in)
         self.groups_ = found.groups
-        self._take(found.model, found.config, self.recipe_, self.example_shape_)
+        planned = dataclasses.replace(self._plan_, config=found.config)
+        self._take(found.model, planned, self.example_shape_)
         return self
+
+    # --- to a run folder and back ----------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
         """Writes a run folder that `load` and the command line read.
@@ -472,11 +417,8 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         folder = RunFolder(path)
         if folder.exists():
             raise ValueError(f"{path} already holds a run: choose another folder.")
-        info = describe(self.config_, self.recipe_)
-        table = {"columns": self._columns(), "levels": self.levels_}
-        folder.write_info(
-            {**info, "status": "finished", "example_shape": self.example_shape_, "table": table}
-        )
+        info = describe(self.schema_, self.config_, self.recipe_)
+        folder.write_info({**info, "status": "finished", "example_shape": self.example_shape_})
         folder.write_history(self.history_)
         folder.write_model(self.model_.state_dict())
 
@@ -488,79 +430,75 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
             ValueError: not a run folder, damaged, or of a newer format.
         """
         folder = RunFolder(path)
-        info = folder.read_info()
-        model, config, recipe = folder.read_model(), info["model"], Recipe(**info["recipe"])
-        # of the first the function itself is not stored, the second is set below
-        known = set(cls._get_param_names()) - {"invariance", "kinds"}
-        if config["model"] != "cpvae":
-            known -= set(defaults.OF_C)
-        settings = {k: v for k, v in {**config, **info["recipe"]}.items() if k in known}
-        estimator = cls(**settings, random_state=recipe.seed)
-        table = info.get("table") or info.get("data") or {}
-        if config["likelihood"] == "mixed":  # its columns have names, and some have levels
-            estimator.kinds = dict(zip(table["columns"], config["kinds"], strict=True))
-            estimator.feature_names_in_ = np.array(table["columns"], dtype=object)
-        estimator.levels_ = table.get("levels")
+        info, schema, model = folder.read_info(), folder.read_schema(), folder.read_model()
+        stored = {**info["model"], **info["recipe"]}
+        kept = KEPT + (KEPT_OF_C if model.has_categories else ())
+        # the function behind the invariance is not stored, and kinds are set below
+        arguments = set(cls._get_param_names()) - {"invariance", "kinds"}
+        estimator = cls(
+            **{name: value for name, value in stored.items() if name in arguments},
+            recipe={name: stored[name] for name in kept if name in stored},
+            random_state=stored["seed"],
+        )
+        if schema.kinds:
+            estimator.kinds = dict(zip(schema.names, schema.kinds, strict=True))
         estimator.history_ = folder.read_history()
-        shape = tuple(info.get("example_shape") or config["shape"])
-        estimator._take(model, config, recipe, shape)
+        config = {**info["model"], **schema.features()}
+        planned = Plan(schema, config, Recipe(**info["recipe"]))
+        estimator._take(model, planned, info.get("example_shape") or schema.shape)
+        estimator._set_names(schema)
         return estimator
 
-    def _take(
-        self, model: Model, config: dict[str, Any], recipe: Recipe, shape: Sequence[int]
-    ) -> None:
-        self.model_, self.config_, self.recipe_ = model, config, recipe
+    def _take(self, model: Model, planned: Plan, shape: Sequence[int]) -> None:
+        """Makes a fitted model, and the plan it comes from, the estimator's own."""
+        self.model_, self._plan_ = model, planned
+        self.schema_, self.config_, self.recipe_ = planned.schema, planned.config, planned.recipe
         self.example_shape_ = tuple(shape)
         self.aggregated_ = model.aggregated.cpu().numpy()
-        self.n_features_in_ = int(np.prod(config["shape"]))
-        self._n_features_out = config["latent_dim"]  # scikit-learn names the codes by it
+        self.n_features_in_ = int(np.prod(planned.schema.shape))
+        self._n_features_out = model.latent_dim  # scikit-learn names the codes by it
+
+    def _set_names(self, schema: Schema) -> None:
+        """The names of the columns where scikit-learn looks for them."""
+        if schema.columns:
+            self.feature_names_in_ = np.array(schema.columns, dtype=object)
+        elif hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
+
+    # --- reading ---------------------------------------------------------------------------------
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "model_"):
             raise NotFittedError("This CPVAE is not fitted yet: call fit first, or CPVAE.load.")
 
-    def _read(
-        self, X: ArrayLike, reset: bool
-    ) -> tuple[np.ndarray, tuple[int, ...], list[str] | None]:
-        """Examples in single precision, the shape of one of ``X``, and names of its columns."""
-        if reset:
-            self.levels_ = None
-            self._package = "polars" if type(X).__module__.startswith("polars") else "pandas"
-        categorical = [str(k) for k, v in dict(self._kinds()).items() if v == "categorical"]
+    def _read(self, X: Any, reset: bool) -> tuple[np.ndarray, tuple[int, ...], Schema]:
+        """Examples in single precision, the shape of one of ``X``, and their schema."""
+        known = None if reset else self.schema_
+        kinds = self.kinds if isinstance(self.kinds, Mapping) else {}
+        categorical = [str(name) for name, kind in kinds.items() if kind == "categorical"]
         table = as_arrow(X)
-        if table is None and not self.levels_ and not (reset and categorical):
+        if table is None and not (known.levels if known else categorical):
             array = self._validated(X, reset)
-            return (
-                as_examples(array, "X"),
-                array.shape[1:],
-                self._columns() if array.ndim == 2 else None,
-            )
+            x = as_examples(array, "X")
+            return x, array.shape[1:], known or Schema(x.shape[1:])
         validate_data(self, X, reset=reset, skip_check_array=True)
+        named = getattr(self, "feature_names_in_", None)
         if table is None:
             import pyarrow
 
-            table = pyarrow.table(dict(zip(self._columns(), np.asarray(X).T, strict=True)))
-        named = self._columns() if hasattr(self, "feature_names_in_") else None
-        levels = None if reset else (self.levels_ or Levels())
-        what = Selection(columns=named, levels=levels, categorical=categorical)
-        source = from_table(Path(type(X).__name__), table, what)
-        if reset:
-            self.levels_ = source.levels
-        return source.x, source.x.shape[1:], self._columns()
-
-    def _kinds(self) -> Mapping[Any, str]:
-        return self.kinds if isinstance(self.kinds, Mapping) else {}
-
-    def _columns(self) -> list[str]:
-        named = getattr(self, "feature_names_in_", range(self.n_features_in_))
-        return [str(name) for name in named]
-
-    def _frame(self, x: np.ndarray) -> Any:
-        """A table as a frame of the package that `fit` was given one of, categories as text."""
-        table = decode(x, self._columns(), self.levels_ or {}, self.config_.get("kinds"))
-        package = getattr(self, "_package", "pandas")
-        need(package, "data")
-        return importlib.import_module(package).DataFrame(table)
+            columns = np.asarray(X).T
+            table = pyarrow.table({str(i): column for i, column in enumerate(columns)})
+        called = type(X).__name__
+        if known:
+            return known.encode(table, called), known.shape, known
+        x, schema = encode(table, called, categorical=categorical)
+        package = type(X).__module__.split(".")[0]
+        schema = dataclasses.replace(
+            schema,
+            columns=None if named is None else tuple(map(str, named)),
+            frame=package if package in ("pandas", "polars") else None,
+        )
+        return x, schema.shape, schema
 
     def _validated(self, X: ArrayLike, reset: bool) -> np.ndarray:
         """scikit-learn's checks of ``X``; those of this project follow."""
@@ -588,9 +526,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
 
     def _check_like(self, x: np.ndarray) -> None:
         """Refuses what the fitted model cannot take."""
-        missing = self.model_.likelihood.takes_missing and x.ndim == 2
-        kinds = self.config_.get("kinds")
-        check_like(x, self.config_["shape"], self._columns() if kinds else None, missing, kinds)
+        self.schema_.check_like(x, missing=self.model_.likelihood.takes_missing)
 
     def _as_precise_as(self, X: ArrayLike) -> tuple[Model, torch.Tensor]:
         """The model and examples, in double precision on the processor if ``X`` is an array of it.
@@ -606,6 +542,38 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         model, x = self._as_precise_as(X)
         parts = [getattr(model, method)(part) for part in x.split(model.rows_at_once())]
         return torch.cat(parts).cpu().numpy()
+
+
+def _refuse(unknown: Mapping[str, Any]) -> None:
+    """Says where an argument that there is no more, or never was, is to be found."""
+    for name in unknown:
+        now = RENAMED.get(name, name)
+        hint = f"CPVAE(recipe={{{now!r}: ...}}) takes expert settings"
+        if name == "weights":
+            hint = "it is mixing_weights now"
+        raise TypeError(f"CPVAE has no argument {name!r}: {hint}.")
+
+
+def _warn(fitted: Fitted) -> None:
+    """What `fit` warns of."""
+    found, recipe = fitted.diagnosis, fitted.plan.recipe
+    for text in _advice(found, recipe):
+        warnings.warn(text, ConvergenceWarning, stacklevel=3)
+
+
+def _advice(found: Diagnosis, recipe: Recipe) -> Iterator[str]:
+    if found.rise:
+        yield (
+            f"The bound still rose by {found.rise:.2f} nats in the last tenth of "
+            f"{recipe.max_epochs} epochs: give max_epochs={2 * recipe.max_epochs}, or fit again "
+            f"with warm_start=True."
+        )
+    if found.overfitted_epoch:
+        yield (
+            f"The bound was best in epoch {found.overfitted_epoch}, before the annealing had ended "
+            f"(after epoch {recipe.anneal_epochs}): the model overfitted before its components "
+            f"were formed. Give max_epochs={found.overfitted_epoch}, or more data."
+        )
 
 
 def _print_epoch(place: int, record: Record) -> None:

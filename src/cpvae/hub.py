@@ -9,10 +9,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from cpvae.checkpoint import HISTORY, MODEL, NAMES, RunFolder
+from cpvae.checkpoint import EVALUATION, HISTORY, NAMES, RunFolder
+from cpvae.evaluation.metrics import meaning
 from cpvae.extras import need
 from cpvae.models.base import Model
-from cpvae.report.page import EVALUATION, meaning, stored_evaluation
 
 CONFIG, CARD, PICTURE = "config.json", "README.md", "components.png"
 
@@ -39,17 +39,20 @@ def _write(run: Path, folder: Path, name: str) -> Path:
         raise ValueError(f"{folder} is the run itself: write to another folder.")
     source = RunFolder(run)
     info = source.read_info()
-    source.read_model()  # what cannot be read must not be shared
+    model = source.read_model()  # what cannot be read must not be shared
     if info.get("data"):
         info["data"]["source"] = Path(info["data"]["source"]).stem
     shared = RunFolder(folder)
     shared.clear()
     shared.write_info(info)
+    shared.write_model(model.state_dict())
     picture = run / "figures" / PICTURE
-    for file in (run / MODEL, run / HISTORY, run / NAMES, run / EVALUATION, picture):
+    for file in (run / HISTORY, run / NAMES, run / EVALUATION, picture):
         if file.is_file():
             shutil.copyfile(file, folder / file.name)
+    features = source.read_schema().features()
     config = {"library_name": "cpvae", "model_type": info["model"]["model"], **info["model"]}
+    config |= {key: features[key] for key in ("shape", "kinds", "n_levels") if key in features}
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (folder / CARD).write_text(_card(source, name, info, picture.is_file()), encoding="utf-8")
     return folder
@@ -101,8 +104,8 @@ def push_to_hub(run: str | Path, name: str, private: bool = False) -> str:
 def _card(run: RunFolder, name: str, info: dict[str, Any], pictured: bool) -> str:
     from jinja2 import Environment, PackageLoader
 
-    result = stored_evaluation(run) or {}
-    told = meaning(result)
+    result = run.read_evaluation() or {}
+    meant = meaning(result)
     environment = Environment(
         loader=PackageLoader("cpvae", ""),
         trim_blocks=True,
@@ -113,8 +116,9 @@ def _card(run: RunFolder, name: str, info: dict[str, Any], pictured: bool) -> st
         run=run.path.resolve().name,
         name=name,
         info=info,
+        shape=run.read_schema().shape,
         picture=PICTURE if pictured else None,
-        rows=[(*told[key], result[key]) for key in told if key in result],
+        rows=[(*meant[key], result[key]) for key in meant if key in result],
         result=result,
     )
 

@@ -1,11 +1,11 @@
-"""Communities of points that are neighbours: kinds of any shape, even ones and uneven ones.
+"""Communities of points that are neighbours: clusters of any shape, even or uneven in size.
 
 The graph that joins every point with its nearest ones falls into communities that maximise the
 modularity (Blondel et al. 2008), at the resolution that gives as many as are wanted. Modularity
-likes communities of one size: it cuts a large kind in two before it lets a small one be, since all
-edges are charged alike (Fortunato and Barthelemy 2007). Where kinds may be uneven, and two
-communities hang together as halves of one do, finer ones are joined until as many are left, by the
-normalised cut (Shi and Malik 2000), which charges every community alike.
+likes communities of one size: it cuts a large cluster in two before it keeps a small one apart,
+since all edges count alike (Fortunato and Barthelemy 2007). Where clusters may be uneven in size,
+and two communities are connected as halves of one cluster are, finer ones are joined until as many
+are left, by the normalised cut (Shi and Malik 2000), in which every community counts alike.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ from jaxtyping import Float, Int
 NEIGHBOURS = 15
 SEARCHES = 60_000  # points that the searches for communities go over in all, in 4 to 16 of them
 FINER = (2, 4, 8)  # times as many communities, of which neighbours are joined
-HALVES = 0.09  # share of a community's edges that lead to one other, from which both may be one
-LOOSER = 0.75  # of half that share or more, at most, where joined ones show that less would do
+HALVES = 0.09  # share of its edges that leads from one half of a cluster to the other, at least
+LOOSER = 0.75  # of half that share or more, at most, where joined ones are connected more weakly
 
 Graph = Any  # sparse matrix of scipy
 
@@ -70,13 +70,13 @@ def communities(
     return Communities(off, quality, category, connected_components(graph, directed=False)[0])
 
 
-def whole(
+def merge_connected(
     views: Sequence[Float[np.ndarray, "n _"]], category: Int[np.ndarray, " n"]
 ) -> Int[np.ndarray, " n"]:
-    """Categories joined two by two while two look like halves of one kind among neighbours.
+    """Categories merged two by two while two are connected as halves of one cluster are.
 
-    They do where at least `HALVES` of the edges of one, the smaller, lead to the other, in every
-    view. Those are joined first that hang together most.
+    They are where at least `HALVES` of the edges of the smaller one lead to the other, in the graph
+    of nearest neighbours of every view. The most strongly connected are merged first.
 
     Arguments:
         views: points (n, d) of the same examples, near one another where examples are alike
@@ -89,9 +89,11 @@ def whole(
     member = np.arange(len(number))
     graphs = [_graph(points) for points in views]
     while member.max() > 0:
-        bonds = np.min([_bonds(_edges(graph, member[found])) for graph in graphs], axis=0)
-        i, j = sorted(divmod(int(bonds.argmax()), len(bonds)))
-        if bonds[i, j] < HALVES:
+        connections = np.min(
+            [_connections(_edges(graph, member[found])) for graph in graphs], axis=0
+        )
+        i, j = sorted(divmod(int(connections.argmax()), len(connections)))
+        if connections[i, j] < HALVES:
             break
         member[member == j] = i
         member[member > j] -= 1
@@ -109,14 +111,14 @@ def _graph(points: Float[np.ndarray, "n d"]) -> Graph:
 def _uneven(
     graph: Graph, found: Int[np.ndarray, " n"], n_components: int, seed: int
 ) -> Int[np.ndarray, " n"]:
-    """Those found, or finer ones that were joined, where two of the former look like halves."""
+    """Those found, or finer ones that were joined, where two of the former are like halves."""
     joined = [
         join(graph, _search(graph, times * n_components, seed), n_components)
         for times in FINER
         if times * n_components * NEIGHBOURS <= len(found)
     ]
     best = min(joined, key=lambda each: cut(graph, each), default=found)
-    before, after = bond(graph, found), bond(graph, best)
+    before, after = connection(graph, found), connection(graph, best)
     halves = before >= HALVES or (2 * before >= HALVES and after <= LOOSER * before)
     return best if halves and cut(graph, best) < cut(graph, found) else found
 
@@ -131,17 +133,17 @@ def cut(graph: Graph, found: Int[np.ndarray, " n"]) -> float:
     return float(1 - np.mean(np.diag(edges) / edges.sum(1)))
 
 
-def bond(graph: Graph, found: Int[np.ndarray, " n"]) -> float:
+def connection(graph: Graph, found: Int[np.ndarray, " n"]) -> float:
     """Largest share of the edges of a community that lead to one other, at least as large."""
-    return float(_bonds(_edges(graph, found)).max())
+    return float(_connections(_edges(graph, found)).max())
 
 
-def _bonds(edges: Float[np.ndarray, "k k"]) -> Float[np.ndarray, "k k"]:
+def _connections(edges: Float[np.ndarray, "k k"]) -> Float[np.ndarray, "k k"]:
     """Share of the edges of one of two communities, the smaller, that lead to the other."""
     ends = edges.sum(1)
-    bonds = edges / np.minimum.outer(ends, ends)
-    np.fill_diagonal(bonds, 0.0)
-    return bonds
+    connections = edges / np.minimum.outer(ends, ends)
+    np.fill_diagonal(connections, 0.0)
+    return connections
 
 
 def join(graph: Graph, found: Int[np.ndarray, " n"], n_components: int) -> Int[np.ndarray, " n"]:

@@ -1,4 +1,4 @@
-"""A mixture of Gaussians and of categories, fitted by EM: what `pieces` of a table are."""
+"""A mixture of Gaussians and of categories, fitted by EM, see `overlap`."""
 
 from typing import NamedTuple
 
@@ -48,62 +48,71 @@ class Mixture(NamedTuple):
         return constant - distance / 2 + one_hot @ self.log_chances.T
 
 
-def fit(
-    rows: Rows, member: Float[np.ndarray, "n k"], tied: bool, diagonal: bool, at_least: int
+def fit_mixture(
+    rows: Rows,
+    responsibilities: Float[np.ndarray, "n k"],
+    tied: bool,
+    diagonal: bool,
+    at_least: int,
 ) -> tuple[float, Mixture]:
-    """A mixture by EM from how much each row is a ``member``, and how good it is.
+    """A mixture by EM from given responsibilities, and how good it is.
 
     Arguments:
         rows: of a table
-        member: responsibilities to start from
+        responsibilities: of the components for each row, to begin with
         tied: one covariance for all components
         diagonal: no correlations (Celeux & Govaert 1995 compare covariances of these forms)
         at_least: rows of a component; one that has fewer is left out
 
     Returns:
         The integrated completed likelihood in nats per row (Biernacki, Celeux & Govaert 2000):
-        log p(x) less the entropy of the responsibilities and less BIC's charge for free numbers,
-        those of components that were left out too, so that fewer components are no gain.
+        log p(x) less the entropy of the responsibilities and less BIC's penalty for free
+        parameters, those of components that were left out too, so that fewer components are no
+        gain. And the mixture.
     """
     from scipy.special import logsumexp, xlogy
 
     n, a = rows.numbers.shape
-    k = member.shape[1]
+    k = responsibilities.shape[1]
     before = -np.inf
     for _ in range(STEPS):
-        member = member[:, member.sum(0) >= at_least]
-        member = member / np.maximum(member.sum(1, keepdims=True), 1e-12)
-        found = _likeliest(rows, member, tied, diagonal)
+        responsibilities = responsibilities[:, responsibilities.sum(0) >= at_least]
+        responsibilities = responsibilities / np.maximum(
+            responsibilities.sum(1, keepdims=True), 1e-12
+        )
+        found = _likeliest(rows, responsibilities, tied, diagonal)
         joint = found.log_prob(rows.numbers, rows.one_hot)
         log_prob = logsumexp(joint, axis=1, keepdims=True)
-        member = np.exp(joint - log_prob)
-        if log_prob.mean() - before < 1e-4 and member.sum(0).min() >= at_least:
+        responsibilities = np.exp(joint - log_prob)
+        if log_prob.mean() - before < 1e-4 and responsibilities.sum(0).min() >= at_least:
             break
         before = log_prob.mean()
     of_covariance = (a if diagonal else a * (a + 1) // 2) * (1 if tied else k)
     of_categories = len(rows.column) - len(np.unique(rows.column))
     free = k - 1 + k * a + of_covariance + k * of_categories
-    entropy = -xlogy(member, member).sum(1).mean()
+    entropy = -xlogy(responsibilities, responsibilities).sum(1).mean()
     return log_prob.mean() - entropy - free * np.log(n) / (2 * n), found
 
 
-def _likeliest(rows: Rows, member: Float[np.ndarray, "n k"], tied: bool, diagonal: bool) -> Mixture:
-    """The likeliest mixture for given responsibilities, with half a row more in each category."""
-    size = member.sum(0)
-    means = member.T @ rows.numbers / size[:, None]
+def _likeliest(
+    rows: Rows, responsibilities: Float[np.ndarray, "n k"], tied: bool, diagonal: bool
+) -> Mixture:
+    """The likeliest mixture for given responsibilities, with half a row added to each category."""
+    size = responsibilities.sum(0)
+    means = responsibilities.T @ rows.numbers / size[:, None]
     floor = FLOOR**2 * rows.numbers.var(0) + 1e-12
     if diagonal:
-        scatter = np.maximum(0, member.T @ rows.numbers**2 - size[:, None] * means**2)
+        scatter = np.maximum(0, responsibilities.T @ rows.numbers**2 - size[:, None] * means**2)
     else:
         off = rows.numbers - means[:, None]
-        scatter = off.transpose(0, 2, 1) @ (member.T[:, :, None] * off)
+        scatter = off.transpose(0, 2, 1) @ (responsibilities.T[:, :, None] * off)
         floor = np.diag(floor)
     each = size.reshape(-1, *[1] * (scatter.ndim - 1))
     covariance = (scatter.sum(0) / size.sum() if tied else scatter / each) + floor
     root = np.sqrt(covariance) if diagonal else np.linalg.cholesky(covariance)
     precision = 1 / root if diagonal else np.linalg.inv(root)
     same = rows.column[:, None] == rows.column
-    seen = member.T @ rows.one_hot + 0.5
+    seen = responsibilities.T @ rows.one_hot + 0.5
     log_chances = np.log(seen / (seen @ same))
     precision = np.broadcast_to(precision, scatter.shape)
     return Mixture(np.log(size / size.sum()), means, precision, log_chances)

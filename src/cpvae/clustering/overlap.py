@@ -1,8 +1,9 @@
-"""Where categories of a small or mixed table start: pieces of it, and groups of pieces that touch.
+"""Initial clusters of a small or mixed table: components of a mixture, and those that overlap.
 
-Pieces are components of a mixture. Where there are more of them than kinds, they cut a kind, and a
-category that is held in a cut stays there. So pieces that touch soon share their categories, and
-the objective says which of them are used.
+A mixture with more components than the data has clusters cuts a cluster, and categories that are
+held to such a cut stay there. So components that overlap are taken together as one merged cluster:
+at first every category learns its own component, later all categories of a merged cluster may share
+its examples, and the objective alone decides which of them are used.
 """
 
 from collections.abc import Sequence
@@ -14,18 +15,18 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from cpvae.clustering.mixture import Mixture, Rows, fit
+from cpvae.clustering.mixture import Mixture, Rows, fit_mixture
 
 EXAMPLES = 3_000  # that are looked at, at most: EM goes over them some thousand times
 DONORS = 2_000  # of them, from which missing numbers are filled in
-FEWEST = 10  # rows that make a piece
+FEWEST = 10  # rows of a component
 CORRELATED = 2_500  # numbers in all covariances up to which they are tried: more take long
 STARTS = 3  # of K means for each number of means
-CONFUSED = 0.1  # share of a piece that is given to another one above which the two touch
+CONFUSED = 0.1  # share of a component assigned to another one above which the two overlap
 
 
 class Table(NamedTuple):
-    """Rows as networks see them: numbers (n, w), NaN where missing, and one-hot categories (n, v).
+    """Rows as networks read them: numbers (n, w), NaN where missing, and one-hot categories (n, v).
 
     ``n_levels`` says how many of the v belong to each column of categories.
     """
@@ -35,8 +36,11 @@ class Table(NamedTuple):
     n_levels: Sequence[int]
 
 
-class Pieces(NamedTuple):
-    """A `Mixture`, and of each of its components what `start.start` tells (k, 2, 2).
+class OverlapMixture(NamedTuple):
+    """A `Mixture`, and the ``ranges`` (k, 2, 2) of categories that its components may be.
+
+    The first of the two is the component's own category, from it to itself; the second goes from
+    the first to the last category of its merged cluster.
 
     ``middle`` (w) lies between the two values of a number that has only two, and so is a category
     as well; of other numbers it is NaN.
@@ -47,24 +51,24 @@ class Pieces(NamedTuple):
     means: Float[Tensor, "k a"]
     precision: Float[Tensor, "k a *a"]
     log_chances: Float[Tensor, "k b"]
-    between: Int[Tensor, "k 2 2"]
+    ranges: Int[Tensor, "k 2 2"]
 
-    def of(self, table: Table) -> Int[Tensor, "n 2 2"]:
-        """Where rows start, also those that were not there before."""
+    def assign(self, table: Table) -> Int[Tensor, "n 2 2"]:
+        """The ranges of the most probable component of each row, new ones too."""
         middle, *mixture = [each.numpy() for each in self[:-1]]
         rows = _rows(table, middle)
         n = len(rows.numbers)
         parts = zip(*(np.array_split(each, 1 + n // EXAMPLES) for each in rows[:2]), strict=True)
         own = [Mixture(*mixture).log_prob(*part).argmax(1) for part in parts]
-        return self.between[np.concatenate(own)]
+        return self.ranges[np.concatenate(own)]
 
 
-def pieces(table: Table, n_components: int, seed: int) -> Pieces:
-    """The pieces of a table, found in `EXAMPLES` of its rows, and the groups of those that touch.
+def overlap_mixture(table: Table, n_components: int, seed: int) -> OverlapMixture:
+    """A mixture fitted to `EXAMPLES` rows of a table, and which of its components overlap.
 
     Arguments:
-        table: as the networks see it, see `start.table_of`
-        n_components: pieces at most; categories beyond their number go with the last group
+        table: as the networks read it, see `initialise.as_table`
+        n_components: components at most; categories beyond their number go with the last cluster
         seed: of the rows that are looked at, and of K means
     """
     from scipy.sparse.csgraph import connected_components
@@ -75,13 +79,13 @@ def pieces(table: Table, n_components: int, seed: int) -> Pieces:
     rows = _rows(table, middle)
     rows = rows._replace(numbers=_dequantised(rows.numbers, seed))
     mixture = _best_mixture(rows, n_components, seed)
-    _, group = connected_components(_touch(rows, mixture), directed=False)
-    category = np.argsort(np.argsort(group, kind="stable"))  # those of a group side by side
-    last = np.bincount(group).cumsum() - 1
+    _, merged = connected_components(_overlapping(rows, mixture), directed=False)
+    category = np.argsort(np.argsort(merged, kind="stable"))  # side by side within a cluster
+    last = np.bincount(merged).cumsum() - 1
     first = np.append(0, last[:-1] + 1)
-    last[-1] = n_components - 1  # with those for which there are no pieces
-    between = np.stack([category, category, first[group], last[group]], 1).reshape(-1, 2, 2)
-    return Pieces(*(torch.tensor(each) for each in (middle, *mixture, between)))
+    last[-1] = n_components - 1  # with the categories that have no component
+    ranges = np.stack([category, category, first[merged], last[merged]], 1).reshape(-1, 2, 2)
+    return OverlapMixture(*(torch.tensor(each) for each in (middle, *mixture, ranges)))
 
 
 def _middle(column: Float[np.ndarray, " n"]) -> float:
@@ -109,7 +113,7 @@ def _rows(table: Table, middle: Float[np.ndarray, " w"]) -> Rows:
 def _dequantised(numbers: Float[np.ndarray, "n a"], seed: int) -> Float[np.ndarray, "n a"]:
     """Each number anywhere as near to its value as half the way to the next (Uria et al. 2013).
 
-    A Gaussian on a value that many rows share, as a count of 0, would be as likely as it is thin.
+    The density of a Gaussian on a value that many rows share, as a count of 0, has no limit.
     """
     random, spread = np.random.default_rng(seed), np.empty_like(numbers)
     for i, column in enumerate(numbers.T):
@@ -121,11 +125,11 @@ def _dequantised(numbers: Float[np.ndarray, "n a"], seed: int) -> Float[np.ndarr
 
 
 def _best_mixture(rows: Rows, n_components: int, seed: int) -> Mixture:
-    """The best mixture for `Pieces` by integrated completed likelihood.
+    """The best mixture by integrated completed likelihood, of several that EM ends in.
 
-    K means asks for pieces of one size, and cuts a large or a long kind before it finds a small
-    one. So EM goes on from K means, and from more means of which the nearest were joined, `STARTS`
-    times each, with covariances of four forms; those with correlations only where numbers are few.
+    K means likes clusters of one size, and cuts a large or a long one before it finds a small one.
+    So EM begins at K means, and at more means of which the nearest were joined, `STARTS` times
+    each, with covariances of four forms; those with correlations only where columns are few.
     """
     from sklearn.cluster import AgglomerativeClustering, KMeans  # takes a second
 
@@ -138,29 +142,29 @@ def _best_mixture(rows: Rows, n_components: int, seed: int) -> Mixture:
     n_means = sorted({min(times * n_components, most) for times in (1, 2, 3, 4, 6)})
     for m, again in product(n_means, range(STARTS)):
         found = KMeans(m, random_state=seed + again).fit(points)
-        piece = found.labels_
+        member = found.labels_
         if m > n_components:
             join = AgglomerativeClustering(n_components, linkage="average")
-            piece = join.fit_predict(found.cluster_centers_)[piece]
-        member = np.eye(piece.max() + 1)[piece]
+            member = join.fit_predict(found.cluster_centers_)[member]
+        responsibilities = np.eye(member.max() + 1)[member]
         tries += [
-            fit(rows, member, tied, diagonal, at_least)
+            fit_mixture(rows, responsibilities, tied, diagonal, at_least)
             for tied in (True, False)
             for diagonal in diagonals
         ]
     return max(tries, key=lambda each: each[0])[1]
 
 
-def _touch(rows: Rows, mixture: Mixture) -> Bool[np.ndarray, "k k"]:
-    """Whether a tenth of a piece, less what chance takes away, is rather of another one.
+def _overlapping(rows: Rows, mixture: Mixture) -> Bool[np.ndarray, "k k"]:
+    """Whether more than a tenth of a component, less a standard deviation, is assigned to another.
 
-    Row by row the largest responsibility names the piece that a row is given to (Hennig 2010, who
-    joins components by how often this errs).
+    Rows are assigned by their largest responsibility; Hennig (2010) merges components by how often
+    that is wrong.
     """
     from scipy.special import softmax
 
-    responsibility = softmax(mixture.log_prob(rows.numbers, rows.one_hot), axis=1)
-    given_to = np.eye(responsibility.shape[1])[responsibility.argmax(1)]
-    expected = CONFUSED * responsibility.sum(0)
+    responsibilities = softmax(mixture.log_prob(rows.numbers, rows.one_hot), axis=1)
+    assigned = np.eye(responsibilities.shape[1])[responsibilities.argmax(1)]
+    expected = CONFUSED * responsibilities.sum(0)
     at_least = np.maximum(0.5, expected - np.sqrt(expected))
-    return responsibility.T @ given_to > at_least[:, None]
+    return responsibilities.T @ assigned > at_least[:, None]

@@ -5,13 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def column_names(columns: Sequence[str] | None, n: int) -> list[str]:
-    """Names of the n columns of a table: their numbers, where they have none."""
-    return list(columns or map(str, range(n)))
-
-
-def check(x: np.ndarray, columns: Sequence[str] | None = None) -> None:
+def check(x: np.ndarray, names: Sequence[str] | None = None) -> None:
     """Refuses examples (n, ...) that no model can be fitted to.
+
+    Arguments:
+        x: a table (n, f), where NaN is a missing value, or images (n, channels, height, width)
+        names: of the columns of a table; their numbers by default
 
     Raises:
         ValueError: empty data, one row, infinite values, images with missing ones, a column or a
@@ -24,13 +23,13 @@ def check(x: np.ndarray, columns: Sequence[str] | None = None) -> None:
         )
     if x.size == 0:
         raise ValueError(f"The data is empty: its shape is {x.shape}.")
-    check_finite(x, columns, missing=x.ndim == 2)
+    check_finite(x, names, missing=x.ndim == 2)
     if len(x) < 2:
         raise ValueError("The data has one row: a mixture needs many, bring some hundreds.")
     if x.ndim == 2:
         empty = np.flatnonzero(np.isnan(x).all(axis=0))
         if len(empty):
-            raise ValueError(f"Column {_named(empty, columns, x)} has no values: drop it.")
+            raise ValueError(f"Column {listed(empty, names)} has no values: drop it.")
         if np.isnan(x).all(axis=1).any():
             bare = np.flatnonzero(np.isnan(x).all(axis=1))
             raise ValueError(f"{len(bare)} rows have no values, row {bare[0]} first: drop them.")
@@ -38,9 +37,7 @@ def check(x: np.ndarray, columns: Sequence[str] | None = None) -> None:
         raise ValueError("The data is constant: all rows are equal, so there is nothing to learn.")
 
 
-def check_finite(
-    x: np.ndarray, columns: Sequence[str] | None = None, missing: bool = False
-) -> None:
+def check_finite(x: np.ndarray, names: Sequence[str] | None = None, missing: bool = False) -> None:
     """Refuses infinite values, and NaN unless values may be ``missing``.
 
     Raises:
@@ -48,75 +45,36 @@ def check_finite(
     """
     bad, what = (np.isinf(x), "infinite") if missing else (~np.isfinite(x), "NaN or infinite")
     if bad.any():
-        where = (
-            f"in column {_named(np.flatnonzero(bad.any(axis=0)), columns, x)}"
-            if x.ndim == 2
-            else ""
-        )
+        columns = np.flatnonzero(bad.any(axis=0)) if x.ndim == 2 else ()
+        where = f"in column {listed(columns, names)}" if x.ndim == 2 else ""
         raise ValueError(
             f"The data has {int(bad.sum())} {what} values {where}".rstrip()
             + ": fill them in or drop those rows."
         )
 
 
-def check_varies(x: np.ndarray, columns: Sequence[str] | None = None) -> None:
-    """Refuses constant columns of a table (n, f), which have no scale to be standardised by.
+def single(array: np.ndarray, name: str) -> np.ndarray:
+    """An array (n, ...) in single precision, in which the networks compute.
+
+    Arguments:
+        array: numbers
+        name: of the array or column, for errors
 
     Raises:
-        ValueError: names the columns.
+        ValueError: values too large for it, or that it cannot tell apart.
     """
-    constant = np.flatnonzero(np.nanmin(x, axis=0) == np.nanmax(x, axis=0))
-    if len(constant):
-        pixels = len(constant) > 1 and bool((x >= 0).all() and (x == np.rint(x)).all())
-        hint = " (If these are pixels, divide by their maximum: in [0, 1] they may be constant.)"
+    with np.errstate(over="ignore"):
+        x = array.astype(np.float32)
+    if (np.isinf(x) & np.isfinite(array)).any():
+        raise ValueError(f"{name} has values beyond 3e38, too large for single precision: rescale.")
+    if len(x) > 1 and (x == x[0]).all() and (array != array[0]).any():
         raise ValueError(
-            f"Column {_named(constant, columns, x)} is constant and tells nothing: drop it."
-            + pixels * hint
+            f"{name} varies too little around a large value for single precision: subtract it."
         )
+    return x
 
 
-def check_kinds(x: np.ndarray, kinds: Sequence[str], columns: Sequence[str] | None = None) -> None:
-    """Refuses a table (n, f) with values that the kind of their column cannot have.
-
-    Raises:
-        ValueError: names the column, its kind, and what that needs.
-    """
-    names = column_names(columns, x.shape[1])
-    for name, kind, column in zip(names, kinds, x.T, strict=True):
-        values = column[~np.isnan(column)]
-        fits, needs = {
-            "binary": (np.isin(values, (0, 1)), "zeros and ones"),
-            "count": ((values == np.rint(values)) & (values >= 0), "whole numbers from 0 up"),
-        }.get(kind, (np.array(True), ""))
-        if not fits.all():
-            raise ValueError(f"Column {name!r} cannot be {kind}, which needs {needs}.")
-
-
-def check_like(
-    x: np.ndarray,
-    shape: Sequence[int],
-    columns: Sequence[str] | None = None,
-    missing: bool = False,
-    kinds: Sequence[str] | None = None,
-) -> None:
-    """Refuses data (n, ...) that a fitted model for examples of ``shape`` cannot take.
-
-    Raises:
-        ValueError: another shape, empty, infinite values, NaN unless values may be ``missing``, or
-            values that the ``kinds`` of the columns cannot have.
-    """
-    if tuple(x.shape[1:]) != tuple(shape):
-        raise ValueError(
-            f"The data has examples of shape {tuple(x.shape[1:])}, and the model was fitted to "
-            f"shape {tuple(shape)}: bring the same features in the same order."
-        )
-    if len(x) == 0:
-        raise ValueError("The data is empty: it has no rows.")
-    check_finite(x, columns, missing)
-    if kinds:
-        check_kinds(x, kinds, columns)
-
-
-def _named(index: np.ndarray, columns: Sequence[str] | None, x: np.ndarray) -> str:
-    names = [column_names(columns, x.shape[1])[i] for i in index]
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+def listed(index: Sequence[int] | np.ndarray, names: Sequence[str] | None) -> str:
+    """Names of columns for an error text: the first eight, and how many more there are."""
+    found = [names[i] if names else str(i) for i in index]
+    return ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from cpvae.data.levels import GONE, Levels, encode
-from cpvae.data.source import Selection, Source
+from cpvae.data.checks import single
+from cpvae.data.schema import encode, looks_like_number
+from cpvae.data.splits import Selection, Source
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 X_KEYS, Y_KEYS = ("x", "X", "data", "images", "features"), ("y", "Y", "labels", "target", "label")
@@ -130,23 +131,6 @@ def as_examples(array: np.ndarray, name: str) -> np.ndarray:
     return single(array, name)
 
 
-def single(array: np.ndarray, name: str) -> np.ndarray:
-    """An array (n, ...) in single precision, in which the networks compute.
-
-    Raises:
-        ValueError: values too large for it, or that it cannot tell apart.
-    """
-    with np.errstate(over="ignore"):
-        x = array.astype(np.float32)
-    if (np.isinf(x) & np.isfinite(array)).any():
-        raise ValueError(f"{name} has values beyond 3e38, too large for single precision: rescale.")
-    if len(x) > 1 and (x == x[0]).all() and (array != array[0]).any():
-        raise ValueError(
-            f"{name} varies too little around a large value for single precision: subtract it."
-        )
-    return x
-
-
 def _read_csv(path: Path):
     import pyarrow
     from pyarrow import csv
@@ -154,7 +138,7 @@ def _read_csv(path: Path):
     with open(path, encoding="utf-8", errors="replace") as file:
         header = file.readline()
     delimiter = max(",;\t", key=header.count)  # the comma, unless another one is in the header more
-    if _looks_like_numbers(header.strip().split(delimiter)):
+    if all(map(looks_like_number, header.strip().split(delimiter))):
         raise ValueError(
             f"{path}: its first line is made of numbers, and a header with the names of the "
             f"columns belongs there. Add one."
@@ -199,74 +183,25 @@ def _read_parquet(path: Path):
 
 def from_table(path: Path, table, what: Selection) -> Source:
     """Examples from a table of pyarrow; ``path`` is what errors call it. As for `read_file`."""
-    import pyarrow as pa
-
     names = table.column_names
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"{path} has several columns named {', '.join(twice)}: rename them.")
     aside = [*what.drop, *([what.label] if what.label else [])]
-    for name in (*aside, *(what.columns or ())):
+    for name in aside:
         if name not in names:
             raise ValueError(f"{path} has no column {name!r}: it has {', '.join(names)}.")
     labels = table[what.label].to_numpy() if what.label else None
-    table = table.select(what.columns) if what.columns else table.drop_columns(aside)
-    if not table.num_columns or not table.num_rows:
-        raise ValueError(f"{path} is empty: {table.num_rows} rows of {table.num_columns} features.")
-    known, found = what.levels, Levels()
-    cells = []
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        called = f"{path}: column {name}"
-        levels = known.get(name) if known is not None else None
-        to_learn = known is None and (_is_text(column.type) or name in what.categorical)
-        if levels or to_learn:
-            text = column.cast(pa.string()).to_pylist()
-            cell, found[name] = encode(text, called, levels)
-        elif _is_numeric(column.type):
-            cell = column.cast(pa.float64()).to_numpy()  # null becomes NaN
-        elif known is not None:
+    if what.schema:
+        x, schema = what.schema.encode(table, str(path)), what.schema
+    else:
+        table = table.drop_columns(aside)
+        if not table.num_columns or not table.num_rows:
             raise ValueError(
-                f"{called} holds {_text_in(column)}, and the model was fitted to numbers there: "
-                f"correct it, or leave the cell empty."
+                f"{path} is empty: {table.num_rows} rows of {table.num_columns} features."
             )
-        else:
-            raise ValueError(
-                f"{called} holds {column.type}, neither numbers nor text: leave it out (--drop)."
-            )
-        cells.append(single(cell, called))
-    x = np.column_stack(cells)
-    return Source(path.stem, x, labels, columns=tuple(table.column_names), levels=found or None)
-
-
-def _text_in(column) -> str:
-    """The first cell that is no number, for a person to find it."""
-    for row, value in enumerate(column.to_pylist(), start=1):
-        text = "" if value is None else str(value).strip()
-        if text not in GONE and not _looks_like_numbers([text]):
-            return f"{text!r} in row {row}"
-    return str(column.type)
-
-
-def _is_numeric(kind) -> bool:
-    from pyarrow import types
-
-    is_a = (types.is_integer, types.is_floating, types.is_boolean, types.is_null, types.is_decimal)
-    return any(test(kind) for test in is_a)
-
-
-def _is_text(kind) -> bool:
-    """Whether a type of pyarrow is one of text, or of categories, which booleans are."""
-    from pyarrow import types
-
-    is_a = (types.is_string, types.is_large_string, types.is_string_view)
-    return any(test(kind) for test in (*is_a, types.is_dictionary, types.is_boolean))
-
-
-def _looks_like_numbers(names: Sequence[str]) -> bool:
-    try:
-        return bool([float(name.strip('"')) for name in names])
-    except ValueError:
-        return False
+        x, schema = encode(table, str(path), categorical=what.categorical)
+    return Source(path.stem, x, labels, schema)
 
 
 def _read_images(

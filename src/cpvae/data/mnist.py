@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from cpvae.data.fetch import download, find, keep
-from cpvae.data.source import Source
+from cpvae.data.splits import Source
 
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from cpvae.data.files import as_examples, from_table, pixels, single
-from cpvae.data.source import Selection, Source
+from cpvae.data.checks import single
+from cpvae.data.files import as_examples, from_table, pixels
+from cpvae.data.schema import Schema
+from cpvae.data.splits import Selection, Source
 
 
 def read_object(data: Any, what: Selection) -> Source:
@@ -90,15 +92,17 @@ def _from_anndata(cells: Any, what: Selection) -> Source:
     if label and label not in cells.obs:
         raise ValueError(f"obs has no column {label!r}: it has {', '.join(cells.obs)}.")
     genes = list(cells.var_names)
-    for name in (*what.drop, *(what.columns or ())):
+    columns = what.schema.columns if what.schema else None
+    for name in (*what.drop, *(columns or ())):
         if name not in genes:
             raise ValueError(f"The AnnData has no variable {name!r}.")
-    kept = list(what.columns or [gene for gene in genes if gene not in set(what.drop)])
+    kept = list(columns or [gene for gene in genes if gene not in set(what.drop)])
     x = cells[:, kept].X
     x = x.toarray() if hasattr(x, "toarray") else np.asarray(x)
     labels = np.asarray(cells.obs[label]) if label else None
     rows = tuple(map(str, cells.obs_names))
-    return Source("AnnData", single(x, "X"), labels, columns=tuple(kept), rows=rows)
+    schema = Schema((len(kept),), tuple(kept))
+    return Source("AnnData", single(x, "X"), labels, schema, rows)
 
 
 def _from_images(data: Any, column: str, what: Selection) -> Source:

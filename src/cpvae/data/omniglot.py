@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from cpvae.data.fetch import download, find, keep
-from cpvae.data.source import Source
+from cpvae.data.splits import Source
 
 MIRRORS = (
     "https://raw.githubusercontent.com/brendenlake/omniglot/master/python/",

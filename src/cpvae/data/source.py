@@ -1,55 +1,59 @@
-"""A data source as it was read, before it is split."""
+"""Where data comes from: a name, a file or an object in memory goes in, splits come out."""
 
-import dataclasses
-from collections.abc import Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from cpvae.data.levels import Levels
+from cpvae.data.files import read_file, readable
+from cpvae.data.mnist import load_mnist
+from cpvae.data.objects import read_object
+from cpvae.data.omniglot import load_omniglot
+from cpvae.data.splits import Selection, Source, Splits, split
 
 
-class Selection(NamedTuple):
-    """What is read of a source, and as what.
+def load_digits() -> Source:
+    """The 1,797 handwritten digits of 8x8 pixels that come with scikit-learn."""
+    from sklearn.datasets import load_digits as sklearn_digits
 
-    Arguments:
-        label: column with the labels, kept out of the features
-        drop: columns to leave out
-        columns: columns to take, by name and in this order; None takes all others
-        levels: categories of columns of text that a model knows, and of no other column; None
-            takes those that occur
-        categorical: columns of numbers to read as text
-        size: (height, width) to bring images to: scaled, and what hangs over cut off evenly
-    """
-
-    label: str | None = None
-    drop: Sequence[str] = ()
-    columns: Sequence[str] | None = None
-    levels: Levels | None = None
-    categorical: Sequence[str] = ()
-    size: tuple[int, int] | None = None
+    digits = sklearn_digits()
+    x = (digits.images / 16).astype(np.float32)[:, np.newaxis]
+    return Source("digits", x, digits.target)
 
 
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """All examples of a source.
+NAMED = {"digits": load_digits, "mnist": load_mnist, "omniglot": load_omniglot}
+
+
+def load(source: Any, seed: int = 0, **what: Any) -> Splits:
+    """Loads a data source and splits it 80 : 10 : 10, or as the source says.
 
     Arguments:
-        name: for people
-        x: examples (n, f) or (n, channels, height, width), float32
-        labels: classes (n), for evaluation only
-        columns: names of the f columns of a table
-        levels: categories of the columns of text, whose values in ``x`` are their numbers
-        rows: names of the n examples, where they have some
-        test: which rows (n, bool) the source itself sets aside for testing
-        parts: indices of training, validation and test, where the source has canonical ones
-    """
+        source: a name in `NAMED`, a .npz, .npy, .csv or .parquet file, a folder of images, or an
+            object in memory, see `objects.read_object`
+        seed: of the split, where the source does not come with one
+        **what: of the source to read: ``label``, ``drop`` and others, see `splits.Selection`
 
-    name: str
-    x: np.ndarray
-    labels: np.ndarray | None = None
-    columns: tuple[str, ...] | None = None
-    levels: Levels | None = None
-    rows: tuple[str, ...] | None = None
-    test: np.ndarray | None = None
-    parts: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+    Raises:
+        ValueError: no such source, or data that cannot be learned from; says what to do.
+    """
+    return split(read(source, **what), seed)
+
+
+def read(source: Any, **what: Any) -> Source:
+    """Loads a data source whole; arguments and errors as for `load`."""
+    selection = Selection(**what)
+    if not isinstance(source, str | Path):
+        return read_object(source, selection)
+    if str(source) in NAMED:
+        if any((selection.label, selection.drop, selection.categorical, selection.size)):
+            raise ValueError(
+                f"{source} is taken as it is: leave out --label, --drop, --kind and --size."
+            )
+        return NAMED[str(source)]()
+    path = Path(source)
+    if not path.exists():
+        raise ValueError(
+            f"{source} is neither a file nor a folder here nor a data set that is known by name "
+            f"({', '.join(NAMED)}). Files may be {readable()}."
+        )
+    return read_file(path, selection)

@@ -5,8 +5,8 @@ its unit and its estimator. Bounds are taken with one-hot c; the relaxed value, 
 bound, is called relaxed. Labels are used here and nowhere else.
 """
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,12 +14,53 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from cpvae.models.base import ConditionalPriorVAE, Model, Terms, draw_noise
-from cpvae.models.functional import log_mean_exp
+from cpvae.models.base import Model, Terms
+from cpvae.models.cpvae import ConditionalPriorVAE, has_categories
+from cpvae.models.functional import log_mean_exp, mutual_information
+from cpvae.models.inference import cluster_probs, components_used, exact_terms, one_draw
 from cpvae.models.networks import products
-from cpvae.training.objective import mutual_information
 
 Progress = Callable[[int, int], None]
+
+# key: what it is, estimator, unit
+MEANING = {
+    "elbo_exact_nats": ("Bound on log p(x)", "one-hot c, every category enumerated, one z", "nats"),
+    "elbo_relaxed_nats": ("Relaxed value (not a bound)", "Gumbel-Softmax c, one z", "nats"),
+    "log_likelihood_nats": ("log p(x)", "importance samples over (z, c), from below", "nats"),
+    "reconstruction_nats": ("E log p(x | z, c)", "one-hot c, enumerated", "nats"),
+    "kl_z_nats": ("KL of z to its prior", "closed form, enumerated (eq. 8)", "nats"),
+    "kl_c_nats": ("KL of c to its prior", "closed form (eq. 9)", "nats"),
+    "mutual_information_c_nats": ("I(c; x)", "exact over these examples; at most log K", "nats"),
+    "mutual_information_nats": (
+        "I((z, c); x)",
+        "against the posteriors of all these examples; at most log n (eq. 13)",
+        "nats",
+    ),
+    "aggregated_kl_z_nats": ("E KL(q(z|c) || p(z|c))", "the rest of the KL (eq. 13)", "nats"),
+    "aggregated_kl_c_nats": ("KL(q(c) || p(c))", "exact (eq. 13)", "nats"),
+    "components_used": ("Components in use", "share at or above 0.1 / K", "count"),
+    "accuracy": ("Accuracy", "components matched to classes one to one", "share"),
+    "purity": ("Purity", "each component takes its majority class", "share"),
+    "nmi": ("Normalised mutual information", "with the classes", "0 to 1"),
+    "ari": ("Adjusted Rand index", "with the classes", "-0.5 to 1"),
+}
+
+WITHOUT_C = {
+    "elbo_exact_nats": ("Bound on log p(x)", "one z", "nats"),
+    "log_likelihood_nats": ("log p(x)", "importance samples over z, from below", "nats"),
+    "reconstruction_nats": ("E log p(x | z)", "one z", "nats"),
+    "kl_z_nats": ("KL of z to its prior", "closed form, or one z under a mixture", "nats"),
+    "mutual_information_c_nats": (
+        "I(component; x)",
+        "through the responsibilities at one z; at most log K",
+        "nats",
+    ),
+}
+
+
+def meaning(result: dict[str, Any]) -> dict[str, tuple[str, str, str]]:
+    """What each figure of an evaluation is, its estimator and its unit."""
+    return MEANING if "kl_c_nats" in result else MEANING | WITHOUT_C
 
 
 def evaluate(
@@ -62,7 +103,7 @@ def evaluate(
         "importance_samples": n_samples,
         "elbo_exact_nats": terms.elbo().mean().item(),
     }
-    if isinstance(model, ConditionalPriorVAE):
+    if has_categories(model):
         result["elbo_relaxed_nats"] = relaxed_elbo(model, observed, generator, temperature)
     likelihood = log_likelihood(model, observed, n_samples, generator, progress, precision)
     result |= {
@@ -70,7 +111,7 @@ def evaluate(
         "reconstruction_nats": terms.log_px.mean().item(),
         "kl_z_nats": terms.kl_z.mean().item(),
     }
-    if isinstance(model, ConditionalPriorVAE):
+    if has_categories(model):
         result["kl_c_nats"] = terms.kl_c.mean().item()
         result |= kl_split(model, observed, terms, generator)
     if model.n_components > 1:
@@ -82,79 +123,11 @@ def evaluate(
     return result
 
 
-def cluster_probs(model: Model, x: Tensor) -> Float[Tensor, "n k"]:
-    """q(c|x) of any number of examples (n, ...), in chunks."""
-    return torch.cat([model.cluster_probs(part) for part in x.split(model.rows_at_once())])
-
-
-def components_used(aggregated: Float[Tensor, " k"]) -> int:
-    """Categories whose share of the aggregated posterior (eq. 14) is at least 0.1 / K."""
-    return int((aggregated >= 0.1 / len(aggregated)).sum())
-
-
-def exact_terms(model: Model, observed: Float[Tensor, "n f"], generator: torch.Generator) -> Terms:
-    """The terms of the one-hot bound, every category enumerated, one z each; each (n), nats."""
-    parts = []
-    for x in observed.split(model.rows_at_once()):
-        normal = torch.randn(len(x), model.normal_dim, generator=generator, device=x.device)
-        parts.append(model.exact_terms(x, normal))
-    return _joined(parts)
-
-
-def elbo_of_each(model: Model, x: Tensor, seed: int = 0) -> Float[Tensor, " n"]:
-    """The one-hot bound (eq. 7) on data (n, ...) in the user's units, nats for each example.
-
-    Noise is seeded by the example itself, so its bound does not depend on those beside it.
-    """
-    likelihood, generator = model.likelihood, torch.Generator()
-    each = []
-    for row in x.flatten(1).float().cpu().numpy() + 0.0:  # -0.0 and 0.0 are one number
-        digest = hashlib.blake2b(row.tobytes(), digest_size=7, salt=str(seed).encode()[-16:])
-        generator.manual_seed(int.from_bytes(digest.digest()))
-        binary = likelihood.noise((1, len(row)), generator)
-        each.append((binary, torch.randn(1, model.normal_dim, generator=generator)))
-    binary, normal = (torch.cat(part).to(x.device) for part in zip(*each, strict=True))
-    observed = likelihood.draw(likelihood.store(likelihood.observe(x.flatten(1))), binary)
-    observed, normal = observed.to(x.dtype), normal.to(x.dtype)
-    rows = model.rows_at_once()
-    parts = zip(observed.split(rows), normal.split(rows), strict=True)
-    return torch.cat([model.exact_terms(*part).elbo() for part in parts])
-
-
 def relaxed_elbo(
     model: Model, observed: Float[Tensor, "n f"], generator: torch.Generator, temperature: float
 ) -> float:
     """The paper's training value with a Gumbel-Softmax c (eq. 11), nats; not a bound."""
-    return _one_draw(model, observed, generator, temperature, "relaxed").elbo().mean().item()
-
-
-def sampled_terms(
-    model: Model, observed: Float[Tensor, "n f"], generator: torch.Generator
-) -> Terms:
-    """The terms of the one-hot bound with one category and one z of each example; (n), nats.
-
-    Its mean estimates that of `exact_terms`, and its cost does not grow with the categories.
-    """
-    return _one_draw(model, observed, generator, 1.0, "straight_through")
-
-
-@torch.no_grad()
-def _one_draw(
-    model: Model,
-    observed: Float[Tensor, "n f"],
-    generator: torch.Generator,
-    temperature: float,
-    estimator: str,
-) -> Terms:
-    parts = []
-    for x in observed.split(model.rows_at_once()):
-        noise = draw_noise(model, len(x), generator)
-        parts.append(model.terms(x, noise, temperature, estimator))
-    return _joined(parts)
-
-
-def _joined(parts: Sequence[Terms]) -> Terms:
-    return Terms(*(torch.cat(term) for term in zip(*parts, strict=True)))
+    return one_draw(model, observed, generator, temperature, "relaxed").elbo().mean().item()
 
 
 def log_likelihood(

@@ -18,14 +18,17 @@ from cpvae.experiments.cells import generated, run_cell
 from cpvae.models.base import Model
 from cpvae.report.figures import BLUE, ORANGE, plain
 from cpvae.training import defaults
-from cpvae.training.loop import Record
+from cpvae.training.diagnosis import Record
 from cpvae.training.recipe import Recipe
 
 OBJECTIVES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "affine": ({}, {"invariance": 2.0}),
-    "affine-even": ({"weights": "uniform"}, {"invariance": 2.0}),  # and a reward for evenness
-    "learned": ({}, {}),  # what a fit gives when nothing is said
-    "plain": ({"weights": "uniform"}, {}),  # the paper's
+    "affine-even": (
+        {"mixing_weights": "uniform"},
+        {"invariance": 2.0},
+    ),
+    "learned": ({}, {}),  # the defaults
+    "plain": ({"mixing_weights": "uniform"}, {}),  # the paper's
 }
 
 
@@ -55,7 +58,7 @@ def settings(
     """Keywords of `models.build`, and the recipe: the defaults, the objective's, and ``given``."""
     x = splits.train.x
     model, recipe = OBJECTIVES[objective]
-    config = defaults.model_config(x, splits.columns, n_components=n_components, **model)
+    config = defaults.model_config(x, splits.schema, n_components=n_components, **model)
     return config, defaults.recipe(len(x), config, accelerator, **{**recipe, **given})
 
 

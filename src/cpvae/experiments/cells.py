@@ -20,9 +20,11 @@ from cpvae.data.augment import Augment
 from cpvae.evaluation.classifier import Classifier, fit_classifier
 from cpvae.evaluation.generation import quality
 from cpvae.evaluation.metrics import evaluate
-from cpvae.models.base import Model, build
+from cpvae.models.base import Model
+from cpvae.models.build import build
 from cpvae.training.device import choose_device
-from cpvae.training.loop import Record, fit_together
+from cpvae.training.diagnosis import Record
+from cpvae.training.loop import TrainingData, fit_together
 from cpvae.training.recipe import Recipe
 
 CURVE = ("train_loss_nats", "valid_elbo_nats", "valid_kl_z_nats", "components_used")
@@ -66,7 +68,7 @@ def run_cell(
         return []
     models = [build(**config, seed=seed) for seed in missing]
     recipes = [dataclasses.replace(recipe, seed=seed) for seed in missing]
-    x_train, x_valid = splits.train.tensor(), splits.valid.tensor()
+    training = TrainingData(splits.train.tensor(), splits.valid.tensor(), augment)
     folders = home = None
     if runs is not None:
         folders = [RunFolder(runs / name(seed).stem) for seed in missing]
@@ -74,17 +76,7 @@ def run_cell(
             folder.write_info(_info(config, seeded, splits, "running"))
         first = name(missing[0]).stem
         home = RunFolder(runs / "+".join([first, *(f"s{seed}" for seed in missing[1:])]))
-    histories = fit_together(
-        models,
-        x_train,
-        x_valid,
-        recipes,
-        augment,
-        folders,
-        home,
-        on_epoch,
-        accelerator,
-    )
+    histories = fit_together(models, training, recipes, folders, home, on_epoch, accelerator)
     minutes = max(history[-1]["seconds"] for history in histories) / 60  # over all its sittings
     device = choose_device(accelerator)
     x_test = splits.test.tensor().to(device)
@@ -98,9 +90,9 @@ def run_cell(
             seeded.seed,
             precision=recipe.precision,
         )
-        best = best_of(history, recipe.start_epochs)
+        best = best_of(history, recipe.pretraining_epochs)
         assert best  # a run that ended has a history
-        described = describe(config, seeded)
+        described = describe(splits.schema, config, seeded)
         bound = figures.pop("elbo_exact_nats")
         file = name(seeded.seed)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +108,7 @@ def run_cell(
             "best_epoch": best["epoch"],
             "best": best,
             **(also(model, file) if also else {}),
-            "config": described["model"],
+            "config": {"shape": list(splits.shape), **described["model"]},
             "recipe": described["recipe"],
             "versions": described["versions"],
             "curve": {key: [round(r[key], 4) for r in history] for key in CURVE},
@@ -176,6 +168,5 @@ def _info(config: dict[str, Any], recipe: Recipe, splits: Splits, status: str) -
         "source": splits.name,
         "label": None,
         "drop": [],
-        "columns": None,
     }  # named, no table
-    return {**describe(config, recipe), "data": data, "status": status}
+    return {**describe(splits.schema, config, recipe), "data": data, "status": status}

@@ -50,7 +50,7 @@ def table1(
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ... of each cell.")] = 1,
     started: Annotated[
         bool,
-        typer.Option("--started", help="CP-VAE only: categories start as communities of codes."),
+        typer.Option("--started", help="CP-VAE only: with pretraining and communities of codes."),
     ] = False,
     out: Annotated[
         Path | None,

@@ -4,7 +4,8 @@ One recipe for all, the paper's (section 5.2): Adam with 5e-4, batches of 100, t
 300, a 40-dimensional z, the weight of KL(z) from 0 to 1 over 100 epochs, early stopping. The paper
 is silent on how long, on the patience and on the temperature; those are ours and stand in `RECIPE`.
 KL(c) has its full weight from the start, or all examples end in one category. A second recipe, for
-CP-VAE alone and in a table of its own, has categories start as communities of codes.
+CP-VAE alone and in a table of its own, has pretraining, and communities of codes as initial
+clusters.
 """
 
 import dataclasses
@@ -20,21 +21,21 @@ from cpvae.experiments import pictures
 from cpvae.experiments.cells import generated, run_cell
 from cpvae.models.base import Model
 from cpvae.report.figures import BLUE, GREY, ORANGE, plain
-from cpvae.training.loop import Record
+from cpvae.training.diagnosis import Record
 from cpvae.training.recipe import Recipe
 
 RECIPE = Recipe(
     max_epochs=600,
     batch_size=100,
     learning_rate=5e-4,
-    estimator="relaxed",
+    expectation="relaxed",
     anneal_epochs=100,
     kl_z_start=0.0,
     kl_c_start=1.0,
     averaging=20,
     patience=50,
 )
-STARTED = dataclasses.replace(RECIPE, start_epochs=50)  # categories as communities of codes
+STARTED = dataclasses.replace(RECIPE, pretraining_epochs=50)
 IMPORTANCE_SAMPLES = 5000
 
 

@@ -24,9 +24,10 @@ from matplotlib.figure import Figure
 from scipy.stats import norm, wasserstein_distance
 
 from cpvae.checkpoint import describe
+from cpvae.data.schema import Schema
 from cpvae.evaluation.metrics import evaluate
 from cpvae.experiments.cells import write
-from cpvae.models.base import build
+from cpvae.models.build import build
 from cpvae.report.figures import BLUE, GREY, plain
 from cpvae.training.loop import fit
 from cpvae.training.recipe import Recipe
@@ -48,7 +49,7 @@ RECIPE = Recipe(
     max_epochs=10,
     batch_size=100,
     learning_rate=1e-3,
-    estimator="relaxed",
+    expectation="relaxed",
     anneal_epochs=4,
     kl_z_start=0.0,
     kl_c_start=0.0,
@@ -118,18 +119,18 @@ def _measure(name: str, k: int, spread: str, seed: int, file: Path) -> str:
     train, valid, test, truth, again = (
         draw(n, spread, rng) for n in (N_TRAIN, N_VALID, N_TEST, N_GENERATED, N_GENERATED)
     )
+    loc, scale = (tuple(of(0).tolist()) for of in (train.mean, train.std))
+    schema = Schema((1,), loc=loc, scale=scale)
     config = {
         "model": name,
-        "shape": [1],
         "likelihood": "gaussian",
-        "loc": train.mean(0).tolist(),
-        "scale": train.std(0).tolist(),
         "n_components": k,
+        **schema.features(),
     }
     model = build(**config, seed=seed)
     recipe = dataclasses.replace(RECIPE, seed=seed)
     started = time.monotonic()
-    history = fit(model, torch.from_numpy(train), torch.from_numpy(valid), recipe, None, None)
+    history = fit(model, torch.from_numpy(train), torch.from_numpy(valid), recipe)
     minutes = (time.monotonic() - started) / 60
     figures = evaluate(model, torch.from_numpy(test), None, IMPORTANCE_SAMPLES, seed)
     generated = {}
@@ -141,7 +142,7 @@ def _measure(name: str, k: int, spread: str, seed: int, file: Path) -> str:
             "valley_share": valley(x),
             "histogram": np.histogram(x, EDGES)[0].tolist(),
         }
-    described = describe(config, recipe)
+    described = describe(schema, config, recipe)
     result = {
         "spread": spread,
         "model": name,
@@ -157,7 +158,7 @@ def _measure(name: str, k: int, spread: str, seed: int, file: Path) -> str:
         "aggregated": model.aggregated.numpy().round(5).tolist(),
         "minutes": minutes,
         "epochs": len(history),
-        "config": described["model"],
+        "config": {"shape": [1], **described["model"]},
         "recipe": described["recipe"],
         "versions": described["versions"],
     }
@@ -172,10 +173,10 @@ def rows(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     generated points to as many true ones, and ``% between`` how many of them lie between the modes;
     then both again with c from the uniform prior.
     """
-    told = []
+    table = []
     for result in results:
         own, other = (result["generated"][origin] for origin in _origins(result))
-        told.append(
+        table.append(
             {
                 "model": f"{NAMES[result['model']]}, K={result['components']}",
                 "log p(x)": result["log_likelihood_nats"],
@@ -196,7 +197,7 @@ def rows(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         "uniform: distance": "",
         "% between ": "",
     }
-    return [*told, truth]
+    return [*table, truth]
 
 
 def _origins(result: dict[str, Any]) -> tuple[str, str]:

@@ -152,3 +152,23 @@ def negative_binomial_log_prob(
 def log_mean_exp(x: Tensor, dim: int) -> Tensor:
     """Log of the mean of exp(x) over ``dim``, without overflow."""
     return torch.logsumexp(x, dim) - math.log(x.shape[dim])
+
+
+def marginal_entropy(log_qc: Float[Tensor, "b k"], usage: Float[Tensor, " k"]) -> Float[Tensor, ""]:
+    """Cross entropy in nats of the batch's mean q(c|x) to ``usage``, a running mean over batches.
+
+    Its gradient is that of the entropy of the running mean. The entropy of the batch's own mean
+    would ask every batch to hold all categories evenly, which batches of even data do not.
+    """
+    return -(log_qc.exp().mean(0) * usage.clamp_min(torch.finfo(usage.dtype).tiny).log()).sum()
+
+
+def conditional_entropy(log_qc: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
+    """Mean H(q(c|x)) in nats: 0 where every example is sure of its category."""
+    return -(log_qc.exp() * log_qc).sum(-1).mean()
+
+
+def mutual_information(log_qc: Float[Tensor, "n k"]) -> Float[Tensor, ""]:
+    """I(c; x) in nats over the examples given: entropy of the mean less the mean entropy."""
+    mean = log_qc.exp().mean(0)
+    return marginal_entropy(log_qc, mean) - conditional_entropy(log_qc)

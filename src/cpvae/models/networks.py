@@ -8,22 +8,31 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-PRECISIONS = ("float32", "bfloat16")  # of products, see `products`
+Layer = TypeVar("Layer", bound=nn.Module)
 
 
-def glorot(layer: nn.Module, halves: int = 1) -> nn.Module:
+def glorot(layer: Layer, halves: int = 1) -> Layer:
     """Glorot start for a layer whose output stacks ``halves`` layers of equal size; zero bias."""
     with torch.no_grad():
         for part in layer.weight.chunk(halves, dim=0):  # type: ignore[operator]
             nn.init.xavier_uniform_(part)
         nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
     return layer
+
+
+def replace_weights(layer: nn.Linear, weight: Tensor, bias: Tensor | None = None) -> None:
+    """Gives a linear layer another weight, which may be of another shape, and another bias."""
+    layer.weight = nn.Parameter(weight)
+    layer.out_features, layer.in_features = weight.shape
+    if bias is not None:
+        layer.bias = nn.Parameter(bias)
 
 
 class Linear(nn.Linear):
@@ -90,6 +99,10 @@ class MLPDecoder(nn.Module):
         self.layers = gated_mlp([n_in, *hidden])
         self.output = glorot(Linear(hidden[-1], math.prod(shape)))
 
+    def first_layer(self) -> nn.Linear:
+        """The layer that reads the latent values."""
+        return self.layers[0].layer
+
     def forward(self, latent: Float[Tensor, "*b n"]) -> Float[Tensor, "*b f"]:
         """Logits or means of flat data."""
         return self.output(self.layers(latent))
@@ -136,6 +149,10 @@ class ConvDecoder(nn.Module):
             glorot(nn.Conv2d(width, channels, 1)),
             nn.Flatten(),
         )
+
+    def first_layer(self) -> nn.Linear:
+        """The layer that reads the latent values."""
+        return self.layers[0][0].layer
 
     def forward(self, latent: Float[Tensor, "*b n"]) -> Float[Tensor, "*b f"]:
         """Logits or means of flat images."""

@@ -11,11 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cpvae.data.schema import Schema
 from cpvae.extras import need
-from cpvae.models.base import VAE, ConditionalPriorVAE, HierarchicalVAE, Model
+from cpvae.models.base import Model
 
 OPSET = 20
-LATENTS = {ConditionalPriorVAE: ("z", "c"), VAE: ("z",), HierarchicalVAE: ("z2", "z1")}
 
 
 class _Encoder(nn.Module):
@@ -43,8 +43,8 @@ class _Decoder(nn.Module):
 
 
 @torch.no_grad()
-def export_onnx(model: Model, folder: Path) -> list[Path]:
-    """Writes ``encoder.onnx``, ``decoder.onnx`` and ``prior.json`` into a folder.
+def export_onnx(model: Model, schema: Schema, folder: Path) -> list[Path]:
+    """Writes ``encoder.onnx``, ``decoder.onnx``, ``prior.json``, ``schema.json`` into a folder.
 
     The encoder takes ``x``, ``(n, *shape)``, in the data's units and gives ``probabilities``
     (n, k), see `Model.cluster_probs`, and the latent values that the decoder takes: ``z`` (n, d)
@@ -52,10 +52,12 @@ def export_onnx(model: Model, folder: Path) -> list[Path]:
     of two. The decoder gives ``mean``, E[x | latent], ``(n, *shape)``. To generate from component
     k of a model of one layer, draw z from the k-th Gaussian of ``prior.json`` (``mean``,
     ``logvar``, and ``unit_tril`` of a full covariance) and decode it; ``weights`` are the shares of
-    the components.
+    the components. ``schema.json`` has the names, kinds and levels of a table's columns: a column
+    of text goes in as the number of its level.
 
     Arguments:
         model: a fitted model
+        schema: of the data that it was fitted to
         folder: where the files go; made if it is not there
 
     Returns:
@@ -68,14 +70,14 @@ def export_onnx(model: Model, folder: Path) -> list[Path]:
     """
     for name in ("onnx", "onnxscript"):
         need(name, "onnx")
-    if type(model) is VAE and model.mixture().unit_tril is not None:
+    if not model.has_categories and model.mixture().unit_tril is not None:
         raise ValueError(
             "ONNX has no triangular solver, which the categories of a mixture with full covariance "
             "need: fit with the covariance 'diag' to export."
         )
     folder.mkdir(parents=True, exist_ok=True)
     model = copy.deepcopy(model).cpu()  # the caller's stays on its device
-    names = LATENTS[type(model)]
+    names = model.latent_names
     x = torch.rand(2, *model.shape)
     latent = model.code(model.likelihood.observe(x.flatten(1)))[0]
     encoder, decoder = folder / "encoder.onnx", folder / "decoder.onnx"
@@ -88,16 +90,18 @@ def export_onnx(model: Model, folder: Path) -> list[Path]:
         "logvar": prior.logvar.tolist(),
         "unit_tril": None if prior.unit_tril is None else prior.unit_tril.tolist(),
     }
-    file = folder / "prior.json"
-    file.write_text(json.dumps(described) + "\n", encoding="utf-8")
-    return [encoder, decoder, file]
+    files = [encoder, decoder]
+    for name, content in (("prior.json", described), ("schema.json", schema.as_json())):
+        files.append(folder / name)
+        files[-1].write_text(json.dumps(content) + "\n", encoding="utf-8")
+    return files
 
 
 def _export(
     module: nn.Module, given: Sequence[Tensor], takes: list[str], gives: list[str], file: Path
 ) -> None:
     any_number = tuple({0: torch.export.Dim("n", min=1)} for _ in given)
-    variadic = isinstance(module, _Decoder)  # its inputs are one argument, a tuple
+    variadic = isinstance(module, _Decoder)  # whose inputs are one argument, a tuple
     talkative = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
     levels = [logger.level for logger in talkative]
     for logger in talkative:

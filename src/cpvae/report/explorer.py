@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cpvae.data.checks import column_names
-from cpvae.data.levels import Levels, decode
-from cpvae.evaluation.metrics import cluster_probs
+from cpvae.data.schema import Schema
 from cpvae.models.base import Model
+from cpvae.models.inference import cluster_probs
 from cpvae.report import figures
 
 MOST = 3000  # examples on the map
@@ -26,23 +25,15 @@ class Explorer:
     Arguments:
         model: a fitted model, on the CPU
         x: examples (n, ...) in the data's units, or None to look at 600 that the model generates
-        columns: names of a table's features
-        levels: categories of its columns of text
-        names: JSON file that keeps the names of the categories; need not exist yet
+        schema: of the data
+        names: JSON file that keeps the names of the components; need not exist yet
     """
 
-    def __init__(
-        self,
-        model: Model,
-        x: Tensor | None,
-        columns: Sequence[str] | None,
-        levels: Levels | None,
-        names: Path,
-    ):
-        self.model, self.columns, self.levels, self._file = model, columns, levels or {}, names
+    def __init__(self, model: Model, x: Tensor | None, schema: Schema, names: Path):
+        self.model, self.schema, self._file = model, schema, names
         self.generated = x is None
         self.x = model.sample(600, from_="aggregated")[0] if x is None else x[:MOST]
-        self.is_image = len(model.shape) == 3
+        self.is_image = schema.is_image
         self.probs = cluster_probs(model, self.x)
         self.codes = torch.cat([model.embed(part) for part in self.x.split(model.rows_at_once())])
         stored = json.loads(names.read_text(encoding="utf-8")) if names.is_file() else {}
@@ -151,9 +142,7 @@ class Explorer:
         if not self.is_image:
             import pandas
 
-            columns = column_names(self.columns, x.shape[1])
-            kinds = getattr(self.model.likelihood, "kinds", None)
-            frame = pandas.DataFrame(decode(x.double().numpy(), columns, self.levels, kinds))
+            frame = pandas.DataFrame(self.schema.decode(x.double().numpy()))
             return frame.map(lambda cell: float(f"{cell:.5g}") if isinstance(cell, float) else cell)
         images = figures.displayable(x.numpy(), self.x.numpy())
         return figures.enlarge(figures.image_grid(images, STEPS // 2, gap=2, fill=1.0))

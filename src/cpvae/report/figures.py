@@ -9,10 +9,9 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from cpvae.data.checks import column_names
-from cpvae.data.levels import Levels, indicators
-from cpvae.evaluation.metrics import cluster_probs
+from cpvae.data.schema import Schema
 from cpvae.models.base import Model
+from cpvae.models.inference import cluster_probs
 
 MOST_ROWS = 20  # components that a sheet shows, the most used first
 COLUMNS = 12
@@ -72,17 +71,12 @@ def show(axes: Any, page: np.ndarray) -> None:
         side.set_visible(False)
 
 
-def component_sheet(
-    model: Model,
-    x: torch.Tensor,
-    columns: Sequence[str] | None = None,
-    levels: Levels | None = None,
-) -> Figure:
+def component_sheet(model: Model, x: torch.Tensor, schema: Schema) -> Figure:
     """Generated examples of each component beside real examples assigned to it."""
     assigned = cluster_probs(model, x).argmax(1).numpy()
     if x.ndim == 4:
         return _image_sheet(model, x.numpy(), assigned)
-    return _table_sheet(model, x.numpy(), assigned, columns, levels)
+    return _table_sheet(model, x.numpy(), assigned, schema)
 
 
 def _image_sheet(model: Model, x: np.ndarray, assigned: np.ndarray) -> Figure:
@@ -104,13 +98,7 @@ def _image_sheet(model: Model, x: np.ndarray, assigned: np.ndarray) -> Figure:
     return figure
 
 
-def _table_sheet(
-    model: Model,
-    x: np.ndarray,
-    assigned: np.ndarray,
-    columns: Sequence[str] | None,
-    levels: Levels | None,
-) -> Figure:
+def _table_sheet(model: Model, x: np.ndarray, assigned: np.ndarray, schema: Schema) -> Figure:
     """Median and middle 80% of every feature, generated and real, in units of the whole table; of
     features that are 0 or 1 the mean.
     """
@@ -119,7 +107,7 @@ def _table_sheet(
     down = -(-len(shown) // across)
     figure = Figure(figsize=(11, 2 * down + 1.6), layout="constrained")
     all_axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
-    x, names = _features(x, columns, levels)
+    x, names = _features(x, schema)
     loc, scale = np.nanmean(x, 0), np.maximum(np.nanstd(x, 0), 1e-12)
     shares = (np.isnan(x) | np.isin(x, (0, 1))).all(0)
     for axes in all_axes[len(shown) :]:
@@ -127,7 +115,7 @@ def _table_sheet(
     for axes, k in zip(all_axes, shown, strict=False):
         generator = torch.Generator().manual_seed(int(k))
         drawn = model.sample(500, int(k), generator=generator)[0].numpy()
-        generated = (_features(drawn, columns, levels)[0] - loc) / scale
+        generated = (_features(drawn, schema)[0] - loc) / scale
         real = (x[assigned == k] - loc) / scale
         for data, colour, label in ((real, GREY, "real"), (generated, BLUE, "generated")):
             if len(data):
@@ -159,12 +147,7 @@ def _profile(axes: Any, data: np.ndarray, shares: np.ndarray, colour: str, label
     axes.plot(at, middle, color=colour, marker="o", markersize=2.5, linewidth=1.2, label=label)
 
 
-def reconstructions(
-    model: Model,
-    x: torch.Tensor,
-    columns: Sequence[str] | None = None,
-    levels: Levels | None = None,
-) -> Figure:
+def reconstructions(model: Model, x: torch.Tensor, schema: Schema) -> Figure:
     """Real examples and what the model makes of them."""
     if x.ndim == 4:
         real = x[: 2 * COLUMNS]
@@ -177,8 +160,8 @@ def reconstructions(
             axes.set_title(title, fontsize=10)
         return figure
     made = torch.cat([model.reconstruct(part) for part in x.split(model.rows_at_once())])
-    features, names = _features(x.numpy(), columns, levels)
-    residual = np.nanmean((features - _features(made.numpy(), columns, levels)[0]) ** 2, 0)
+    features, names = _features(x.numpy(), schema)
+    residual = np.nanmean((features - _features(made.numpy(), schema)[0]) ** 2, 0)
     explained = 1 - residual / np.maximum(np.nanvar(features, 0), 1e-12)
     figure = Figure(figsize=(11, 3), layout="constrained")
     axes = figure.subplots()
@@ -191,10 +174,12 @@ def reconstructions(
     return figure
 
 
-def curves(history: Sequence[dict[str, Any]], best_epoch: int, start_epochs: int = 0) -> Figure:
+def curves(
+    history: Sequence[dict[str, Any]], best_epoch: int, pretraining_epochs: int = 0
+) -> Figure:
     """The bound on validation and training data, and the categories in use, by epoch.
 
-    ``start_epochs`` are those in which c says nothing.
+    ``pretraining_epochs`` are those in which c is not used.
     """
     epochs = [r["epoch"] for r in history]
     names = [next(key for key in r if key.startswith("train_elbo_")) for r in history]
@@ -202,14 +187,14 @@ def curves(history: Sequence[dict[str, Any]], best_epoch: int, start_epochs: int
     bound, parts, used = figure.subplots(1, 3)
     train = [r[name] for r, name in zip(history, names, strict=True)]
     valid = [r["valid_elbo_nats"] for r in history]
-    told = [name.removeprefix("train_elbo_").removesuffix("_nats") for name in dict.fromkeys(names)]
-    label = f"training, {' then '.join(told).replace('_', ' ')}"
+    how = [name.removeprefix("train_elbo_").removesuffix("_nats") for name in dict.fromkeys(names)]
+    label = f"training, {' then '.join(how).replace('_', ' ')}"
     bound.plot(epochs, train, color=GREY, linewidth=1, label=label)
     bound.plot(epochs, valid, color=BLUE, linewidth=1.5, label="validation, one-hot")
     bound.axvline(best_epoch, color=ORANGE, linewidth=1, linestyle=":", label="weights kept")
-    if start_epochs:
+    if pretraining_epochs:
         bound.axvline(
-            start_epochs, color=GREY, linewidth=1, linestyle=":", label="categories start"
+            pretraining_epochs, color=GREY, linewidth=1, linestyle=":", label="pretraining ends"
         )
     settled = valid[len(valid) // 20 :]  # the first epochs would squeeze all others flat
     low, high = min(settled), max(max(settled), max(train))
@@ -320,11 +305,9 @@ def codes(model: Model, x: torch.Tensor) -> Figure:
     return figure
 
 
-def _features(
-    x: np.ndarray, columns: Sequence[str] | None, levels: Levels | None
-) -> tuple[np.ndarray, list[str]]:
+def _features(x: np.ndarray, schema: Schema) -> tuple[np.ndarray, list[str]]:
     """The features that are drawn, and their names, cut to a length that leaves room for them."""
-    x, names = indicators(x, column_names(columns, x.shape[1]), levels or {})
+    x, names = schema.indicators(x)
     return x, [n if len(n) <= 18 else n[:17] + "\N{HORIZONTAL ELLIPSIS}" for n in names]
 
 

@@ -9,12 +9,11 @@ import torch
 from PIL import Image
 
 from cpvae.checkpoint import LOGS, RunFolder
+from cpvae.choices import LOGGERS, choose
 from cpvae.extras import need
 from cpvae.models.base import Model
 from cpvae.report.figures import COLUMNS, by_share, displayable, enlarge, image_grid
-from cpvae.training.loop import Record
-
-LOGGERS = ("csv", "tensorboard", "wandb")
+from cpvae.training.diagnosis import Record
 
 
 class RunLogger:
@@ -30,8 +29,7 @@ class RunLogger:
     """
 
     def __init__(self, name: str, folder: RunFolder):
-        if name not in LOGGERS:
-            raise ValueError(f"logger={name!r} is unknown: choose from {', '.join(LOGGERS)}.")
+        choose("logger", name, LOGGERS)
         for package in ("lightning", *((name,) if name != "csv" else ())):
             need(package, "loggers")
         from lightning.fabric import loggers as fabric
@@ -50,11 +48,11 @@ class RunLogger:
 
     def settings(self, info: dict[str, Any]) -> None:
         """Keeps what ``run.json`` says of the model and the recipe."""
-        told = {f"{part}/{k}": v for part in ("model", "recipe") for k, v in info[part].items()}
+        settings = {f"{part}/{k}": v for part in ("model", "recipe") for k, v in info[part].items()}
         if self.name != "csv":  # lightning's writes no settings
             plain = (int, float, str, bool)
             self._logger.log_hyperparams(
-                {k: v if isinstance(v, plain) else str(v) for k, v in told.items()}
+                {k: v if isinstance(v, plain) else str(v) for k, v in settings.items()}
             )
 
     def epoch(self, place: int, record: Record) -> None:

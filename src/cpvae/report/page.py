@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,64 +11,12 @@ from matplotlib.figure import Figure
 
 from cpvae.checkpoint import RunFolder, best_of
 from cpvae.data import Splits
-from cpvae.evaluation.metrics import Progress, cluster_probs, evaluate
+from cpvae.evaluation.metrics import Progress, evaluate, meaning
+from cpvae.models.inference import cluster_probs
 from cpvae.report import figures
 
 ENOUGH = 150  # examples for a picture
 MOST_CLASSES = 30  # in a table beside the components
-EVALUATION = "evaluation.json"
-
-# key: what it is, estimator, unit
-MEANING = {
-    "elbo_exact_nats": ("Bound on log p(x)", "one-hot c, every category enumerated, one z", "nats"),
-    "elbo_relaxed_nats": ("Relaxed value (not a bound)", "Gumbel-Softmax c, one z", "nats"),
-    "log_likelihood_nats": ("log p(x)", "importance samples over (z, c), from below", "nats"),
-    "reconstruction_nats": ("E log p(x | z, c)", "one-hot c, enumerated", "nats"),
-    "kl_z_nats": ("KL of z to its prior", "closed form, enumerated (eq. 8)", "nats"),
-    "kl_c_nats": ("KL of c to its prior", "closed form (eq. 9)", "nats"),
-    "mutual_information_c_nats": ("I(c; x)", "exact over these examples; at most log K", "nats"),
-    "mutual_information_nats": (
-        "I((z, c); x)",
-        "against the posteriors of all these examples; at most log n (eq. 13)",
-        "nats",
-    ),
-    "aggregated_kl_z_nats": ("E KL(q(z|c) || p(z|c))", "the rest of the KL (eq. 13)", "nats"),
-    "aggregated_kl_c_nats": ("KL(q(c) || p(c))", "exact (eq. 13)", "nats"),
-    "components_used": ("Components in use", "share at or above 0.1 / K", "count"),
-    "accuracy": ("Accuracy", "components matched to classes one to one", "share"),
-    "purity": ("Purity", "each component takes its majority class", "share"),
-    "nmi": ("Normalised mutual information", "with the classes", "0 to 1"),
-    "ari": ("Adjusted Rand index", "with the classes", "-0.5 to 1"),
-}
-
-WITHOUT_C = {
-    "elbo_exact_nats": ("Bound on log p(x)", "one z", "nats"),
-    "log_likelihood_nats": ("log p(x)", "importance samples over z, from below", "nats"),
-    "reconstruction_nats": ("E log p(x | z)", "one z", "nats"),
-    "kl_z_nats": ("KL of z to its prior", "closed form, or one z under a mixture", "nats"),
-    "mutual_information_c_nats": (
-        "I(component; x)",
-        "through the responsibilities at one z; at most log K",
-        "nats",
-    ),
-}
-
-
-def meaning(result: dict[str, Any]) -> dict[str, tuple[str, str, str]]:
-    """What each figure of an evaluation is, its estimator and its unit."""
-    return MEANING if "kl_c_nats" in result else MEANING | WITHOUT_C
-
-
-def stored_evaluation(folder: RunFolder) -> dict[str, Any] | None:
-    """The figures that were kept for the weights that are in the folder now, or None."""
-    file = folder.path / EVALUATION
-    if not file.is_file():
-        return None
-    try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        return None
-    return stored if stored.get("best_epoch") == folder.read_info().get("best_epoch") else None
 
 
 def evaluate_run(
@@ -84,8 +31,7 @@ def evaluate_run(
     result = evaluate(
         model, splits.test.tensor(), splits.test.labels, n_samples, seed, progress=progress
     )
-    kept = {**result, "best_epoch": folder.read_info().get("best_epoch")}
-    (folder.path / EVALUATION).write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    folder.write_evaluation(result)
     return result
 
 
@@ -111,7 +57,7 @@ def write_report(
     from jinja2 import Environment, PackageLoader
 
     info, history = folder.read_info(), folder.read_history()
-    result = stored_evaluation(folder) or evaluate_run(folder, splits, progress=progress)
+    result = folder.read_evaluation() or evaluate_run(folder, splits, progress=progress)
     drawn = _figures(folder, splits)
     if "mutual_information_nats" in result:
         drawn["kl"] = figures.kl_bars(result)
@@ -119,7 +65,7 @@ def write_report(
         drawn["compacted"] = figures.compacted(
             info["compacted"]["curve"], info["model"]["n_components"]
         )
-    told = meaning(result)
+    meant = meaning(result)
     environment = Environment(loader=PackageLoader("cpvae.report"), autoescape=True)
     page = environment.get_template("report.html.j2").render(
         name=folder.path.resolve().name,
@@ -127,7 +73,7 @@ def write_report(
         info=info,
         epochs=len(history),
         seconds=history[-1]["seconds"],
-        rows=[(*told[key], result[key]) for key in told if key in result],
+        rows=[(*meant[key], result[key]) for key in meant if key in result],
         n_samples=result["importance_samples"],
         n_test=len(splits.test.x),
         pictured="test " if len(splits.test.x) >= ENOUGH else "",
@@ -145,15 +91,15 @@ def _figures(folder: RunFolder, splits: Splits) -> dict[str, Figure]:
     model, history = folder.read_model(), folder.read_history()
     if not history:
         raise ValueError(f"{folder.path} has no finished epoch to report on.")
-    started = folder.read_info()["recipe"].get("start_epochs", 0)
-    best = best_of(history, started)
+    pretraining = folder.read_info()["recipe"]["pretraining_epochs"]
+    best = best_of(history, pretraining)
     assert best  # there is a history
-    x = _pictured(splits)
+    x, schema = _pictured(splits), folder.read_schema()
     with torch.no_grad():
         return {
-            "components": figures.component_sheet(model, x, splits.columns, splits.levels),
-            "reconstructions": figures.reconstructions(model, x, splits.columns, splits.levels),
-            "curves": figures.curves(history, best["epoch"], started),
+            "components": figures.component_sheet(model, x, schema),
+            "reconstructions": figures.reconstructions(model, x, schema),
+            "curves": figures.curves(history, best["epoch"], pretraining),
             "usage": figures.usage(model.aggregated.numpy()),
             "codes": figures.codes(model, x),
         }

@@ -1,7 +1,9 @@
-"""Runs that differ in the seed alone, and the best of them by the validation bound.
+"""A fit, from data and settings to what happened: planned, fitted, fitted again, diagnosed.
 
-On a CUDA device they are trained as one stack of models. On a CPU a stack gains nothing, because
-the matrix products are what takes the time; there every core trains a run of its own on one thread,
+This is the one way from data to a model: the estimator and the command line are shells around it.
+Several restarts differ in the seed alone, and the best of them by the validation bound is kept. On
+a CUDA device they are trained as one stack of models. On a CPU a stack gains nothing, because the
+matrix products are what takes the time; there every core trains a run of its own on one thread,
 which wastes no core on waiting for another. Each restart is a run folder of its own.
 """
 
@@ -9,77 +11,237 @@ import dataclasses
 import math
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cpvae.checkpoint import TRAINING, RunFolder, best_of, describe
-from cpvae.data.augment import Augment
-from cpvae.models.base import Model, build
+from cpvae.checkpoint import RESTARTS, TRAINING, RunFolder, best_of, describe
+from cpvae.data.augment import Augment, named
+from cpvae.data.schema import Kinds, Schema
+from cpvae.models.base import Model
+from cpvae.models.build import build
+from cpvae.training import defaults
 from cpvae.training.device import choose_device
-from cpvae.training.loop import Diverged, Record, fit, fit_together
+from cpvae.training.diagnosis import Diagnosis, Diverged, Record, diagnose, overfitted
+from cpvae.training.loop import TrainingData, check_trainable, fit, fit_together
 from cpvae.training.recipe import Recipe
 
 POLL = 0.5  # seconds between two looks at how far the processes are
+
+OnEpoch = Callable[[int, Record], None]  # takes the place of a restart and its epoch's record
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is built and how it is trained.
+
+    Arguments:
+        schema: of the data, with kinds of columns and units of standardisation
+        config: keywords of `models.build`
+        recipe: how it is optimised
+        augment: change of x that leaves its category as it is, for the invariance term
+        may_shorten: whether the number of epochs is ours to change
+        shortened_from: number of epochs at first, where they were too many
+    """
+
+    schema: Schema
+    config: dict[str, Any]
+    recipe: Recipe
+    augment: Augment | None = None
+    may_shorten: bool = False
+    shortened_from: int | None = None
+
+    def shortened(self, epochs: int) -> "Plan":
+        """The same plan in fewer epochs, once."""
+        return dataclasses.replace(
+            self,
+            recipe=self.recipe.shortened(epochs),
+            may_shorten=False,
+            shortened_from=self.recipe.max_epochs,
+        )
+
+
+class Fitted(NamedTuple):
+    """What happened in a fit.
+
+    ``plan`` is the one that the model comes from, ``history`` has a record an epoch (`loop.fit`),
+    and ``restarts`` for each seed its ``seed``, ``epochs``, ``best_epoch`` and
+    ``best_valid_elbo_nats``.
+    """
+
+    model: Model
+    plan: Plan
+    history: list[Record]
+    restarts: list[dict[str, Any]]
+    diagnosis: Diagnosis
+
+
+# is given a plan before it is fitted, for as long as it is fitted, and gives what takes its epochs
+Watch = Callable[[Plan], AbstractContextManager[OnEpoch | None]]
+
+
+def plan(
+    x: np.ndarray,
+    schema: Schema,
+    given: Mapping[str, Any],
+    kinds: Kinds | None = None,
+    invariance: str | Augment | None = None,
+    accelerator: str = "auto",
+) -> Plan:
+    """Plans a fit to training examples ``x`` (n, ...).
+
+    Arguments:
+        x: training examples, in the data's units
+        schema: of the data, as it was read
+        given: settings of `models.build` and of the `Recipe` that are not left to `defaults`
+        kinds: of columns, where `Schema.column_kinds` is not to choose
+        invariance: a change of x that leaves its category as it is: a name, or an `Augment`
+        accelerator: as for `loop.fit`
+
+    Raises:
+        ValueError: a setting that does not exist, that is out of range or that does not fit the
+            data, or data that cannot be learned from.
+    """
+    of_model, of_recipe = defaults.sort_settings(given)
+    likelihood, schema = defaults.describe_data(x, schema, kinds, of_model.get("likelihood"))
+    config = defaults.configured(len(x), schema, {**of_model, "likelihood": likelihood})
+    augment = named(invariance, schema.shape)
+    if augment:
+        of_recipe.setdefault("invariance", defaults.INVARIANCE)
+    recipe = defaults.recipe(len(x), config, accelerator, **of_recipe)
+    return Plan(schema, config, recipe, augment, "max_epochs" not in of_recipe)
+
+
+def check_plan(plan: Plan, accelerator: str = "auto") -> None:
+    """Refuses what cannot be trained, before anything is written; raises as `fit_plan` does."""
+    check_trainable(build(**plan.config), plan.recipe, accelerator, plan.augment)
+
+
+def fit_plan(
+    plan: Plan,
+    train: Tensor,
+    valid: Tensor,
+    n_restarts: int = 1,
+    folder: RunFolder | None = None,
+    watch: Watch | None = None,
+    accelerator: str = "auto",
+) -> Fitted:
+    """Fits a plan, once more in fewer epochs where it overfitted, and diagnoses what came of it.
+
+    Arguments:
+        plan: from `plan`
+        train: training data (n, ...) in the data's units
+        valid: validation data (m, ...)
+        n_restarts: number of seeds to fit from
+        folder: where the run goes; what is found there is gone on from
+        watch: is told of each plan that is fitted, and takes its epochs
+        accelerator: as for `loop.fit`
+
+    Raises:
+        Diverged: as for `fit_best`.
+        ValueError: as for `fit_best`.
+    """
+    data = TrainingData(train, valid, plan.augment)
+    watch = watch or (lambda _: nullcontext(None))
+    while True:
+        with watch(plan) as on_epoch:
+            best = fit_best(
+                plan.config, plan.recipe, n_restarts, data, folder, on_epoch, accelerator
+            )
+        early = overfitted(best.history, plan.recipe)
+        if not early or not plan.may_shorten:
+            break
+        plan = plan.shortened(early)
+        if folder:
+            folder.clear()
+    diagnosis = diagnose(best.model, best.history, plan.recipe)
+    return Fitted(best.model, plan, best.history, best.restarts, diagnosis)
+
+
+def continue_fit(
+    model: Model,
+    plan: Plan,
+    train: Tensor,
+    valid: Tensor,
+    watch: Watch | None = None,
+    accelerator: str = "auto",
+) -> Fitted:
+    """Trains a fitted model further by the recipe of a plan, without annealing or pretraining."""
+    recipe = dataclasses.replace(plan.recipe, anneal_epochs=0, pretraining_epochs=0)
+    plan = dataclasses.replace(plan, recipe=recipe)
+    data = TrainingData(train, valid, plan.augment)
+    with (watch or (lambda _: nullcontext(None)))(plan) as on_epoch:
+        (history,) = fit_together(
+            [model], data, [recipe], on_epoch=on_epoch, accelerator=accelerator
+        )
+    outcome = _outcome(recipe, history)
+    return Fitted(model, plan, history, [outcome], diagnose(model, history, recipe))
+
+
+# --- restarts ------------------------------------------------------------------------------------
+
+
+class Best(NamedTuple):
+    """The best of several restarts: its model, its records, and the outcome of each restart."""
+
+    model: Model
+    history: list[Record]
+    restarts: list[dict[str, Any]]
 
 
 def fit_best(
     config: dict[str, Any],
     recipe: Recipe,
     n_restarts: int,
-    x_train: Tensor,
-    x_valid: Tensor,
-    augment: Augment | None = None,
+    data: TrainingData,
     folder: RunFolder | None = None,
-    on_epoch: Callable[[int, Record], None] | None = None,
+    on_epoch: OnEpoch | None = None,
     accelerator: str = "auto",
-) -> tuple[Model, list[Record], list[dict[str, Any]]]:
+) -> Best:
     """Trains from the seeds ``recipe.seed``, ``recipe.seed + 1``, ... and keeps the best run.
 
     Arguments:
         config: keywords of `models.build` but the seed
         recipe: how, see `Recipe`
         n_restarts: number of seeds
-        x_train: as for `train.fit`
-        x_valid: as for `train.fit`; its bound chooses the run
-        augment: as for `train.fit`
+        data: what is trained on; the bound on its validation part chooses the run
         folder: where the best run goes, with the others in ``restarts/seed-S`` below it; what is
             found there is gone on from
         on_epoch: called with the place of a restart and its epoch's record
-        accelerator: as for `train.fit`
-
-    Returns:
-        The best model, its records, and for every restart its ``seed``, ``epochs``, ``best_epoch``
-        and ``best_valid_elbo_nats``. One that diverges ends there with its best weights.
+        accelerator: as for `loop.fit`
 
     Raises:
-        Diverged: every restart diverged.
-        ValueError: as for `train.fit`, or restarts begun on another kind of device.
+        Diverged: every restart diverged; one that does ends there with its best weights.
+        ValueError: as for `loop.fit`, or restarts begun on another kind of device.
     """
     if n_restarts == 1:
         model = build(**{**config, "seed": recipe.seed})
         tell = on_epoch or (lambda *_: None)
-        given = (augment, folder, lambda record: tell(0, record), accelerator)
-        history = fit(model, x_train, x_valid, recipe, *given)
-        return model, history, [_outcome(recipe, history)]
+        given = (data.augment, folder, lambda record: tell(0, record), accelerator)
+        history = fit(model, data.train, data.valid, recipe, *given)
+        return Best(model, history, [_outcome(recipe, history)])
     with tempfile.TemporaryDirectory() as aside:
-        home = Path(aside) if folder is None else folder.path / "restarts"
+        home = Path(aside) if folder is None else folder.path / RESTARTS
         recipes = [dataclasses.replace(recipe, seed=recipe.seed + r) for r in range(n_restarts)]
         folders = [RunFolder(home / f"seed-{r.seed}") for r in recipes]
         together = choose_device(accelerator).type == "cuda"
         _check_same_way(home, folders, together)
-        infos = [describe({**config, "seed": seeded.seed}, seeded) for seeded in recipes]
+        schema = (
+            folder.read_schema() if folder and folder.exists() else Schema(tuple(config["shape"]))
+        )
+        infos = [describe(schema, {**config, "seed": of.seed}, of) for of in recipes]
         for restart, info in zip(folders, infos, strict=True):
             restart.write_info({**info, "status": "running"})
-        shared = (x_train, x_valid, augment, on_epoch, accelerator)
         if together:
-            _train_stack(config, recipes, folders, home, *shared)
+            _train_stack(config, recipes, folders, home, data, on_epoch, accelerator)
         else:
-            _train_apart(config, recipes, folders, folder is not None, *shared)
+            resumable = folder is not None
+            _train_apart(config, recipes, folders, resumable, data, on_epoch, accelerator)
         for restart, info in zip(folders, infos, strict=True):
             restart.write_info({**info, "status": "finished"})
         histories = [restart.read_history() for restart in folders]
@@ -90,12 +252,13 @@ def fit_best(
         if folder:
             folder.write_history(histories[best])
             folder.write_model(model.state_dict())
-    return model.eval().to(choose_device(accelerator)), histories[best], outcomes
+    model = model.eval().to(choose_device(accelerator))
+    return Best(model, histories[best], outcomes)
 
 
 def _outcome(recipe: Recipe, history: Sequence[Record]) -> dict[str, Any]:
     none = {"epoch": 0, "valid_elbo_nats": -math.inf}  # diverged in its first epoch
-    best = best_of(history, recipe.start_epochs) or none
+    best = best_of(history, recipe.pretraining_epochs) or none
     return {
         "seed": recipe.seed,
         "epochs": len(history),
@@ -120,16 +283,13 @@ def _train_stack(
     recipes: Sequence[Recipe],
     folders: Sequence[RunFolder],
     home: Path,
-    x_train: Tensor,
-    x_valid: Tensor,
-    augment: Augment | None,
-    on_epoch: Callable[[int, Record], None] | None,
+    data: TrainingData,
+    on_epoch: OnEpoch | None,
     accelerator: str,
 ) -> None:
     """All as one stack of models."""
     models = [build(**{**config, "seed": r.seed}) for r in recipes]
-    given = (augment, folders, RunFolder(home), on_epoch, accelerator)
-    fit_together(models, x_train, x_valid, recipes, *given)
+    fit_together(models, data, recipes, folders, RunFolder(home), on_epoch, accelerator)
 
 
 def _train_apart(
@@ -137,23 +297,21 @@ def _train_apart(
     recipes: Sequence[Recipe],
     folders: Sequence[RunFolder],
     resumable: bool,
-    x_train: Tensor,
-    x_valid: Tensor,
-    augment: Augment | None,
-    on_epoch: Callable[[int, Record], None] | None,
+    data: TrainingData,
+    on_epoch: OnEpoch | None,
     accelerator: str,
 ) -> None:
     """A process a core."""
     import joblib
 
-    arrays = x_train.numpy(), x_valid.numpy()  # joblib shares large arrays between processes
+    arrays = data.train.numpy(), data.valid.numpy()  # joblib shares large ones between processes
     finished = threading.Event()
     watch = threading.Thread(target=_watch, args=(folders, on_epoch, finished), daemon=True)
     watch.start()
     try:
         failed = joblib.Parallel(n_jobs=min(joblib.cpu_count(), len(recipes)))(
-            joblib.delayed(_one)(
-                {**config, "seed": r.seed}, r, f.path, resumable, *arrays, augment, accelerator
+            joblib.delayed(_train_one)(
+                {**config, "seed": r.seed}, r, f.path, resumable, *arrays, data.augment, accelerator
             )
             for r, f in zip(recipes, folders, strict=True)
         )
@@ -164,7 +322,7 @@ def _train_apart(
         raise Diverged(f"All {len(failed)} restarts diverged. {failed[0]}")
 
 
-def _one(
+def _train_one(
     config: dict[str, Any],
     recipe: Recipe,
     path: Path,
@@ -179,12 +337,11 @@ def _one(
     Its training state is kept only where the folder outlives the fit.
     """
     torch.set_num_threads(1)
-    model = build(**config)
-    train, valid = torch.tensor(x_train), torch.tensor(x_valid)
+    model, folder = build(**config), RunFolder(path)
+    data = TrainingData(torch.tensor(x_train), torch.tensor(x_valid), augment)
+    home = folder if resumable else None
     try:
-        folder = RunFolder(path)
-        home = folder if resumable else None
-        fit_together([model], train, valid, [recipe], augment, [folder], home, None, accelerator)
+        fit_together([model], data, [recipe], [folder], home, None, accelerator)
     except Diverged as error:
         return str(error)
     return None
@@ -192,10 +349,10 @@ def _one(
 
 def _watch(
     folders: Sequence[RunFolder],
-    on_epoch: Callable[[int, Record], None] | None,
+    on_epoch: OnEpoch | None,
     finished: threading.Event,
 ) -> None:
-    """Tells of the epochs that the processes have written."""
+    """Passes on the epochs that the processes have written."""
     seen = [0] * len(folders)
     while on_epoch:
         last = finished.wait(POLL)

@@ -1,126 +1,109 @@
-"""Where categories start: communities of examples that are neighbours, or pieces of a table.
+"""Initial clusters for q(c|x): communities of neighbours, or components of a mixture.
 
-As long as c says nothing, z has to say all, and examples of a kind get codes that are near one
-another. The graph that joins every code with its nearest ones falls into `communities`, which find
-kinds of any shape, where a Gaussian mixture or k-means would cut the long ones and join the close
-ones. Where z needs few dimensions, the data themselves tell more than their codes; which of the two
-does shows in how good their communities are. Kinds of a table may be uneven. Small tables say too
-little for either, and in mixed ones what is near depends on how much a category weighs: they start
-at `pieces`. Categories begin there, and from then on follow the objective alone.
+After pretraining, in which c is not used, examples of one cluster have codes that are near one
+another. The graph that joins every code with its nearest ones falls into communities, which find
+clusters of any shape, where a Gaussian mixture or k-means would cut long ones and join close ones
+(`clustering.communities`). Where z needs few dimensions, the data themselves separate clusters
+better than their codes; which of the two does shows in how good their communities are. Clusters of
+a table may be uneven in size. Small tables have too few neighbours for either, and in mixed ones
+distances depend on how much a category counts: their initial clusters are components of a mixture
+(`clustering.overlap`). Categories begin there, and from then on follow the objective alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from cpvae.clustering.communities import Communities, communities
-from cpvae.clustering.overlap import Table, pieces
-from cpvae.models.base import ConditionalPriorVAE
+from cpvae.clustering.overlap import Table, overlap_mixture
+from cpvae.models.base import Model
+from cpvae.models.inference import Representation, codes, represent, standardised
 
-ENOUGH = 1_000  # rows of a table from which neighbours tell what is a kind
-FEATURES = 8  # columns of a table from which they do
-EXAMPLES = 50_000  # that are looked at, at most: the time for neighbours grows with the square
+ENOUGH_ROWS = 1_000  # of a table, for neighbours to show its clusters
+ENOUGH_COLUMNS = 8  # of a table, for the same
+MOST_EXAMPLES = 50_000  # that are looked at: the time for neighbours grows with the square
 COMPARED = 10_000  # of them, on which codes and data are compared
 
-Kind = Callable[[ConditionalPriorVAE, Tensor], Tensor]  # of points: codes or data
 
-
-def start(
-    models: Sequence[ConditionalPriorVAE], x: Tensor, seeds: Sequence[int]
+def initial_clusters(
+    models: Sequence[Model], x: Tensor, seeds: Sequence[int]
 ) -> list[Int[Tensor, "n 2 2"]]:
-    """Where each example starts, for each model: in a piece of the data, and in a group of pieces.
+    """The initial clusters of each example, for each model.
 
     Arguments:
-        models: whose codes z say all
-        x: training data (n, ...) in the user's units
+        models: after their pretraining
+        x: training data (n, ...) in the data's units
         seeds: one a model, of the examples that are looked at and of the search for communities
 
     Returns:
-        For each example the first and the last category of its piece, then those of its group. Both
-        are the one category that is its community among codes or among data, whichever are
-        better, by size; or all categories: where there are more communities of images than the
-        model has categories, examples in the smallest are free, and so are most examples of data
-        with more than `EXAMPLES`. Tables that fall into more islands than there are categories
-        start at `pieces`, as those do that `starts_at_pieces`.
+        For each example the first and the last category that its component may be, then those of
+        its merged cluster, see `overlap`. For communities, of codes or data, whichever are better,
+        all of them are the place of its community by size. Examples without a community may be of
+        any category: those in the smallest communities of images, where there are more of them
+        than the model has categories, and those beyond `MOST_EXAMPLES`. Tables whose graph falls
+        into more islands than there are categories get a mixture, as those do that `needs_mixture`.
     """
     from joblib import Parallel, cpu_count, delayed
 
-    if starts_at_pieces(len(x), models[0].shape, getattr(models[0].likelihood, "kinds", ())):
-        table = table_of(models[0], x)  # restarts see the same
+    if needs_mixture(len(x), models[0].shape, models[0].likelihood.kinds):
+        table = as_table(models[0], x)  # restarts see the same
         each = zip(models, seeds, strict=True)
-        return [pieces(table, model.n_components, seed).of(table) for model, seed in each]
+        return [_by_mixture(table, model.n_components, seed) for model, seed in each]
     at_once = Parallel(n_jobs=min(cpu_count(), len(models)))
     rows = [
-        torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:EXAMPLES]
+        torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:MOST_EXAMPLES]
         for seed in seeds
     ]
-
     uneven = len(models[0].shape) == 1
 
-    def search(kinds: Sequence[Kind], count: int) -> list[Communities]:
-        each = zip(models, rows, seeds, kinds, strict=True)
+    def search(of_each: Sequence[Representation], count: int) -> list[Communities]:
+        each = zip(models, rows, seeds, of_each, strict=True)
         return at_once(
             delayed(communities)(
-                points_of(model, x[mine[:count]], kind), model.n_components, seed, uneven
+                represent(model, x[mine[:count]], representation), model.n_components, seed, uneven
             )
-            for model, mine, seed, kind in each
+            for model, mine, seed, representation in each
         )
 
-    tried = [search([kind] * len(models), COMPARED) for kind in (codes_of, data_of)]
+    tried = [search([of] * len(models), COMPARED) for of in (codes, standardised)]
     pairs = list(zip(*tried, strict=True))
-    of_codes = [codes[:2] >= data[:2] for codes, data in pairs]
-    found = [pair[0 if better else 1] for pair, better in zip(pairs, of_codes, strict=True)]
+    in_codes = [of_codes[:2] >= of_data[:2] for of_codes, of_data in pairs]
+    found = [pair[0 if better else 1] for pair, better in zip(pairs, in_codes, strict=True)]
     if len(x) > COMPARED:
-        found = search([codes_of if better else data_of for better in of_codes], EXAMPLES)
-    starts = [torch.tensor([0, model.n_components - 1]).repeat(len(x), 2, 1) for model in models]
-    for i, (model, mine, communities_of) in enumerate(zip(models, rows, found, strict=True)):
-        if uneven and communities_of.islands > model.n_components:
-            table = table_of(model, x)
-            starts[i] = pieces(table, model.n_components, seeds[i]).of(table)
+        found = search([codes if better else standardised for better in in_codes], MOST_EXAMPLES)
+    ranges = []
+    for model, mine, seed, of in zip(models, rows, seeds, found, strict=True):
+        if uneven and of.islands > model.n_components:
+            ranges.append(_by_mixture(as_table(model, x), model.n_components, seed))
             continue
-        category = torch.from_numpy(communities_of.category)
-        starts[i][mine[category >= 0]] = category[category >= 0].view(-1, 1, 1)
-    return starts
+        every = torch.tensor([0, model.n_components - 1]).repeat(len(x), 2, 1)
+        category = torch.from_numpy(of.category)
+        every[mine[category >= 0]] = category[category >= 0].view(-1, 1, 1)
+        ranges.append(every)
+    return ranges
 
 
-def starts_at_pieces(n_examples: int, shape: Sequence[int], kinds: Sequence[str] = ()) -> bool:
-    """Whether categories start at `pieces`, not as communities.
+def needs_mixture(n_examples: int, shape: Sequence[int], kinds: Collection[str] = ()) -> bool:
+    """Whether the initial clusters are components of a mixture, and not communities.
 
-    So they do in a table that is too short or too narrow for communities, and in one with columns
-    of categories beside others, where what is near depends on how much a category weighs.
+    So they are in a table that is too short or too narrow for communities, and in one with columns
+    of categories beside others, where distances depend on how much a category counts.
     """
     categories = {"binary", "categorical"}.intersection(kinds)
     mixed = bool(categories) and not categories.issuperset(kinds)
-    return len(shape) == 1 and (n_examples < ENOUGH or shape[0] < FEATURES or mixed)
+    return len(shape) == 1 and (n_examples < ENOUGH_ROWS or shape[0] < ENOUGH_COLUMNS or mixed)
 
 
-def table_of(model: ConditionalPriorVAE, x: Float[Tensor, "n f"]) -> Table:
-    """Rows of a table as the model's networks see them, for `pieces`."""
+def as_table(model: Model, x: Float[Tensor, "n f"]) -> Table:
+    """Rows of a table as the model's networks read them, NaN where a number is missing."""
     likelihood = model.likelihood
-    seen = likelihood.seen(likelihood.observe(x.to(model.aggregated.device))).cpu().double()
-    n_levels = getattr(likelihood, "n_levels", ())
-    n_numbers = seen.shape[1] - sum(n_levels)
-    return Table(seen[:, :n_numbers].numpy(), seen[:, n_numbers:].numpy(), n_levels)
+    observed = likelihood.observe(x.to(model.aggregated.device))
+    read = likelihood.standardised(observed).cpu().double()
+    n_numbers = read.shape[1] - sum(likelihood.n_levels)
+    return Table(read[:, :n_numbers].numpy(), read[:, n_numbers:].numpy(), likelihood.n_levels)
 
 
-def points_of(
-    model: ConditionalPriorVAE, x: Float[Tensor, "n ..."], kind: Kind
-) -> Float[np.ndarray, "n d"]:
-    """Any number of examples as points: `codes_of` or `data_of` them, in chunks."""
-    parts = x.split(model.rows_at_once())
-    return torch.cat(
-        [kind(model, part.to(model.aggregated.device)).cpu() for part in parts]
-    ).numpy()
-
-
-def codes_of(model: ConditionalPriorVAE, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n d"]:
-    """Posterior means of z."""
-    return model.embed(x)
-
-
-def data_of(model: ConditionalPriorVAE, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n f"]:
-    """Examples as the networks read them."""
-    return model.likelihood.inputs(model.likelihood.observe(x.flatten(1)))
+def _by_mixture(table: Table, n_components: int, seed: int) -> Int[Tensor, "n 2 2"]:
+    return overlap_mixture(table, n_components, seed).assign(table)

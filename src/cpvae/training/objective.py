@@ -1,78 +1,80 @@
-"""What is optimised: the weighted bound, its schedules, and the optional invariance term.
-
-Schedules are pure functions of the epoch; nothing of them lives on a model.
-"""
+"""What is optimised: the weighted bound, the optional invariance term, and the initial clusters."""
 
 import math
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from cpvae.models.base import Terms
+from cpvae.models.base import Model, Noise, Terms
+from cpvae.models.functional import conditional_entropy, marginal_entropy
+from cpvae.training.batches import Batch
+from cpvae.training.recipe import LossWeights
 
-
-class Weights(NamedTuple):
-    """Weights in training; at their defaults the objective is the bound.
-
-    ``kl_z`` and ``kl_c`` weigh the two KL terms, ``invariance`` the KL between the categories of an
-    example and of the same example moved, ``balance`` the entropy of the mean q(c|x), which is
-    rewarded, ``certainty`` the mean entropy of q(c|x), which is charged, ``start`` the surprise of
-    q(c|x) at the group of categories that an example may start in, and ``piece`` how much larger
-    that of its piece is.
-    """
-
-    kl_z: float | Tensor = 1.0
-    kl_c: float | Tensor = 1.0
-    invariance: float | Tensor = 0.0
-    balance: float | Tensor = 0.0
-    certainty: float | Tensor = 0.0
-    start: float | Tensor = 0.0
-    piece: float | Tensor = 0.0
+MEMORY = 0.95  # what a step keeps of the running mean of q(c|x)
 
 
-def ramp(epoch: int, start: float, end: float, epochs: int) -> float:
-    """Straight line from ``start`` at epoch 0 to ``end`` at epoch ``epochs``, constant after."""
-    if epochs == 0:
-        return end
-    return start + (end - start) * min(1.0, epoch / epochs)
+class Means(NamedTuple):
+    """Means over the examples of an epoch, in nats: a float a model, (r) each."""
+
+    loss: Tensor
+    log_px: Tensor
+    kl_z: Tensor
+    kl_c: Tensor
+    invariance: Tensor
 
 
-def loss(terms: Terms, weights: Weights) -> Float[Tensor, ""]:
+class Objective(nn.Module):
+    """What a step minimises, as a module, so that its parameters can be handed in as a stack."""
+
+    def __init__(self, model: Model, expectation: str):
+        super().__init__()
+        self.model, self.expectation = model, expectation
+
+    def forward(
+        self,
+        batch: Batch,
+        usage: Float[Tensor, " k"],
+        weights: LossWeights,
+        temperature: float | Tensor,
+    ) -> tuple[Tensor, dict[str, Tensor], Float[Tensor, " k"]]:
+        """The loss, what to keep of it by its name in `Means`, and the running mean of q(c|x)."""
+        noise = Noise(batch.normal, batch.gumbel)
+        terms = self.model.terms(batch.observed, noise, temperature, self.expectation)
+        objective = loss(terms, weights)
+        if batch.initial is not None:
+            component, merged = range_cross_entropy(terms.log_qc, batch.initial).unbind(-1)
+            objective = objective + weights.merged_cluster * merged
+            objective = objective + weights.component * (component - merged)
+        kept = {name: getattr(terms, name).detach() for name in ("log_px", "kl_z", "kl_c")}
+        if batch.changed is None:
+            return objective, {"loss": objective.detach(), **kept}, usage
+        differ = invariance(terms.log_qc, self.model.log_qc(batch.changed))
+        usage = MEMORY * usage + (1 - MEMORY) * terms.log_qc.detach().exp().mean(0)
+        objective = objective + weights.invariance * differ
+        objective = objective - weights.marginal_entropy * marginal_entropy(terms.log_qc, usage)
+        objective = objective + weights.conditional_entropy * conditional_entropy(terms.log_qc)
+        kept = {"loss": objective.detach(), **kept, "invariance": differ.detach()}
+        return objective, kept, usage
+
+
+def loss(terms: Terms, weights: LossWeights) -> Float[Tensor, ""]:
     """Negative weighted bound in nats (eq. 7); the only mean over examples."""
     return -(terms.log_px - weights.kl_z * terms.kl_z - weights.kl_c * terms.kl_c).mean()
 
 
 def invariance(
-    log_qc: Float[Tensor, "b k"], log_qc_moved: Float[Tensor, "b k"]
+    log_qc: Float[Tensor, "b k"], log_qc_changed: Float[Tensor, "b k"]
 ) -> Float[Tensor, ""]:
-    """KL(q(c|x) || q(c|T(x))) in nats, averaged: how far the category moves when x is moved."""
-    return (log_qc.exp() * (log_qc - log_qc_moved)).sum(-1).mean()
+    """KL(q(c|x) || q(c|T(x))) in nats, averaged: how far the category moves when x is changed."""
+    return (log_qc.exp() * (log_qc - log_qc_changed)).sum(-1).mean()
 
 
-def evenness(log_qc: Float[Tensor, "b k"], usage: Float[Tensor, " k"]) -> Float[Tensor, ""]:
-    """Cross entropy in nats of the batch's mean q(c|x) to ``usage``, a running mean over batches.
-
-    Its gradient is that of the entropy of the running mean. The entropy of the batch's own mean
-    would ask every batch to hold all categories evenly, which batches of even data do not.
-    """
-    return -(log_qc.exp().mean(0) * usage.clamp_min(torch.finfo(usage.dtype).tiny).log()).sum()
-
-
-def conditional_entropy(log_qc: Float[Tensor, "b k"]) -> Float[Tensor, ""]:
-    """Mean H(q(c|x)) in nats: 0 where every example is sure of its category."""
-    return -(log_qc.exp() * log_qc).sum(-1).mean()
-
-
-def surprise(log_qc: Float[Tensor, "b k"], between: Int[Tensor, "b m 2"]) -> Float[Tensor, " m"]:
-    """Mean -log q in nats of categories together, from the first to the last of a ``between``."""
+def range_cross_entropy(
+    log_qc: Float[Tensor, "b k"], ranges: Int[Tensor, "b m 2"]
+) -> Float[Tensor, " m"]:
+    """Mean -log q(c in a range | x) in nats; a range goes from its first to its last category."""
     category = torch.arange(log_qc.shape[-1], device=log_qc.device)
-    outside = (category < between[..., :1]) | (category > between[..., 1:])
+    outside = (category < ranges[..., :1]) | (category > ranges[..., 1:])
     return -log_qc.unsqueeze(-2).masked_fill(outside, -math.inf).logsumexp(-1).mean(-2)
-
-
-def mutual_information(log_qc: Float[Tensor, "n k"]) -> Float[Tensor, ""]:
-    """I(c; x) in nats over the examples given: entropy of the mean less the mean entropy."""
-    mean = log_qc.exp().mean(0)
-    return evenness(log_qc, mean) - conditional_entropy(log_qc)

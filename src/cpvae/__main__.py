@@ -1,0 +1,5 @@
+"""``python -m cpvae``: the command line."""
+
+from cpvae.cli.main import main
+
+main()

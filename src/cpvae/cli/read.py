@@ -1,0 +1,167 @@
+"""What the command line reads: options, the data of a run, new data for a fitted model."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from cpvae.choices import DATASETS, KINDS
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from cpvae.checkpoint import RunFolder
+    from cpvae.data import Splits
+    from cpvae.data.schema import Kinds
+    from cpvae.models.base import Model
+
+FILES = "a .npz, .npy, .csv or .parquet file, or a folder of images"
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder that `fit` wrote.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn at random.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
+
+
+class Examples(NamedTuple):
+    """Examples for a fitted model, with labels (n) and names of the n, where there are some."""
+
+    x: "torch.Tensor"
+    labels: "np.ndarray | None"
+    rows: tuple[str, ...] | None
+
+
+def kinds_of(options: list[str]) -> "Kinds | None":
+    """Of ``--kind``: one kind for all columns, or that of each column by name."""
+    if not options:
+        return None
+    if len(options) == 1 and options[0] in KINDS:
+        return options[0]
+    return dict(
+        _pair(option, "--kind", "COLUMN=KIND, as in --kind age=gaussian") for option in options
+    )
+
+
+def size_of(text: str | None) -> list[int] | None:
+    """Of ``--size``: height and width; one number is both."""
+    if text is None:
+        return None
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdigit() and int(part) for part in parts):
+        raise ValueError(f"--size {text!r}: write HEIGHTxWIDTH in pixels, as in --size 28x28.")
+    return [int(parts[0]), int(parts[-1])]
+
+
+def settings_of(options: list[str]) -> dict[str, Any]:
+    """Of ``--set``: values by name, as numbers or lists where they read as such."""
+    example = "NAME=VALUE, as in --set learning_rate=0.0003"
+    return {
+        name.replace("-", "_"): _value(text)
+        for name, text in (_pair(option, "--set", example) for option in options)
+    }
+
+
+def _pair(option: str, flag: str, example: str) -> tuple[str, str]:
+    name, separator, value = option.rpartition("=")
+    if not separator or not name:
+        raise ValueError(f"{flag} {option!r}: write {example}.")
+    return name, value
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def source_of(data: str) -> str:
+    """A data set's name, or the whole path of a file or folder."""
+    return data if data in DATASETS else str(Path(data).resolve())
+
+
+def load_source(source: dict[str, Any], seed: int) -> "Splits":
+    """What ``run.json`` or the command line names as data, split."""
+    from cpvae import data
+
+    kinds = source.get("kinds")
+    by_name = kinds if isinstance(kinds, dict) else {}
+    return data.load(
+        source["source"],
+        seed,
+        label=source["label"],
+        drop=source["drop"],
+        categorical=[name for name, kind in by_name.items() if kind == "categorical"],
+        size=_size_in(source),
+    )
+
+
+def splits_of(info: dict[str, Any], run: Path) -> "Splits":
+    """The data that a run was fitted on, split as it was then."""
+    if not info.get("data"):
+        raise ValueError(f"{run} does not say what it was fitted on: name the data.")
+    return load_source(info["data"], info["recipe"]["seed"])
+
+
+def model_of(folder: "RunFolder", info: dict[str, Any]) -> "Model":
+    """The model of a run; says so when the run has not finished."""
+    model = folder.read_model()
+    if info["status"] != "finished":
+        note(
+            f"{folder.path} has not finished (status: {info['status']}); these are its best "
+            f"weights so far"
+        )
+    return model
+
+
+def examples_of(
+    folder: "RunFolder", source: str, label: str | None = None, test_part: bool = False
+) -> Examples:
+    """Examples for a fitted model; of a named set all of them, or its ``test_part``."""
+    import numpy as np
+    import torch
+
+    from cpvae import data
+
+    info, schema = folder.read_info(), folder.read_schema()
+    if source in DATASETS and test_part:
+        part = data.load(source, seed=info["recipe"]["seed"]).test
+        x, labels, rows = part.x, part.labels, None
+    else:
+        is_array = Path(source).suffix in (".npy", ".npz")
+        size = None if is_array else _size_in(info.get("data") or {})
+        known = None if schema.is_image or is_array else schema
+        read = data.read(source, label=label, schema=known, size=size)
+        x, labels, rows = read.x, read.labels, read.rows
+    schema.check_like(x, missing=info["model"]["likelihood"] != "bernoulli")
+    return Examples(torch.from_numpy(np.ascontiguousarray(x)), labels, rows)
+
+
+def label_in(folder: "RunFolder", source: str) -> str | None:
+    """The label column of the run, where a table has it too."""
+    label = (folder.read_info().get("data") or {}).get("label")
+    if not label:
+        return None
+    from cpvae import data
+
+    try:
+        data.read(source, label=label, schema=folder.read_schema())
+    except ValueError:
+        return None
+    return label
+
+
+def counted(n: int, noun: str) -> str:
+    """A number of things, in words."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def note(text: str) -> None:
+    """A line for a person, beside what a command prints."""
+    print(f"cpvae: note: {text}", file=sys.stderr)
+
+
+def _size_in(source: dict[str, Any]) -> tuple[int, int] | None:
+    """The size that images are brought to, if ``run.json`` or the command line names one."""
+    return tuple(source["size"]) if source.get("size") else None

@@ -1,0 +1,202 @@
+"""A fit of the command line while it goes on: written to its folder, logged, and shown."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from cpvae.checkpoint import RunFolder, best_of, describe
+from cpvae.cli.read import counted
+from cpvae.data import Schema, Splits
+from cpvae.report.loggers import RunLogger
+from cpvae.report.page import write_figures
+from cpvae.report.progress import EpochsBar
+from cpvae.training.fit import Fitted, OnEpoch, Plan, check_plan, fit_plan
+
+
+class Recording:
+    """A fit that is written to its run folder, logged, and shown on the way.
+
+    Arguments:
+        folder: where the run goes
+        splits: the data
+        source: what names the data, for ``run.json``
+        restarts: number of seeds
+        logger: where to log too, see `report.loggers`
+        stored: ``run.json`` of the run that is resumed, if one is
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        splits: Splits,
+        source: dict[str, Any],
+        restarts: int,
+        logger: str | None,
+        stored: dict[str, Any] | None,
+    ):
+        self.folder, self.splits, self.restarts, self.stored = folder, splits, restarts, stored
+        self.logger = logger
+        self.log: RunLogger | None = None
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        digest = hashlib.sha256(splits.train.x.tobytes()).hexdigest()
+        if stored and stored["data"]["sha256"] != digest:
+            raise ValueError(
+                f"The training data is not what {folder.path} was started on: bring that data "
+                f"back, or fit into another folder."
+            )
+        sizes = {f"n_{name}": len(getattr(splits, name).x) for name in ("train", "valid", "test")}
+        self.data = {**source, **sizes, "sha256": digest}
+
+    def run(self, planned: Plan, accelerator: str) -> None:
+        """Fits, and writes and prints what came of it."""
+        check_plan(planned, accelerator)
+        if not self.stored:
+            self.folder.clear()
+        parts = self.splits.train.tensor(), self.splits.valid.tensor()
+        fitted = fit_plan(planned, *parts, self.restarts, self.folder, self.watch, accelerator)
+        ended = self._write("finished", fitted.plan, {"restarts": fitted.restarts})
+        if self.restarts > 1:
+            _print_restarts(fitted.restarts, self.console)
+        pictures = write_figures(self.folder, self.splits)
+        if self.log:
+            self.log.pictures(fitted.model.cpu(), pictures, len(fitted.history))
+            self.log.close("finished")
+        self._print_outcome(fitted, ended["best_epoch"])
+        self._print_next(pictures["components"])
+
+    @contextmanager
+    def watch(self, planned: Plan) -> Iterator[OnEpoch | None]:
+        """Around each fit of a plan: its folder, its log and its bar."""
+        if self.log:  # of the fit before, which overfitted
+            self.log.close("finished")
+        self.log = RunLogger(self.logger, self.folder) if self.logger else None
+        info = self._write("running", planned)
+        if self.log:
+            self.log.settings(info)
+        self._print_begin(planned)
+        several = planned.config["n_components"] > 1
+        status = "diverged"
+        try:
+            with EpochsBar(planned.recipe.max_epochs, self.restarts, self.console, several) as bar:
+
+                def on_epoch(place: int, record: dict[str, Any]) -> None:
+                    bar.update(place, record)
+                    if self.log:
+                        self.log.epoch(place, record)
+
+                yield on_epoch
+            status = "finished"
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        finally:
+            self._write(status, planned)
+            if self.log and status != "finished":
+                self.log.close(status)
+
+    def _write(
+        self, status: str, planned: Plan, more: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Writes ``run.json`` as things stand, and returns it."""
+        info = describe(planned.schema, planned.config, planned.recipe)
+        info |= {"n_restarts": self.restarts, "data": self.data}
+        if planned.shortened_from:
+            info["shortened_from"] = planned.shortened_from
+        info |= {**(more or {}), "status": status}
+        if status != "running":
+            records = self.folder.read_history()
+            info["epochs"] = len(records)
+            if best := best_of(records, planned.recipe.pretraining_epochs):
+                info["best_epoch"] = best["epoch"]
+                info["best_valid_elbo_nats"] = best["valid_elbo_nats"]
+        self.folder.write_info(info)
+        return info
+
+    def _print_begin(self, planned: Plan) -> None:
+        if planned.shortened_from and not self.stored:
+            self.console.print(
+                f"[yellow]The model overfitted after epoch {planned.recipe.max_epochs}[/], before "
+                f"its components were formed: it is fitted again in that many epochs."
+            )
+            return
+        splits, config = self.splits, planned.config
+        self.console.print(
+            f"[bold]{splits.name}[/]: {len(splits.train.x)} training, {len(splits.valid.x)} "
+            f"validation and {len(splits.test.x)} test examples of shape "
+            f"{'x'.join(map(str, splits.shape))}. "
+            f"Model {config['model']}, {config['likelihood']} likelihood, "
+            f"{counted(config['n_components'], 'component')}, "
+            f"{config['latent_dim']} latent dimensions, at most {planned.recipe.max_epochs} epochs."
+        )
+        if planned.schema.kinds:
+            self.console.print(_kinds_in_words(planned.schema))
+        before = len(self.folder.read_history()) if self.stored and self.restarts == 1 else 0
+        if before:
+            self.console.print(f"Goes on after epoch {before}.")
+
+    def _print_outcome(self, fitted: Fitted, best_epoch: int) -> None:
+        history, planned = fitted.history, fitted.plan
+        best, k = history[best_epoch - 1], planned.config["n_components"]
+        used = f"; {best['components_used']} of {k} components in use" * (k > 1)
+        self.console.print(
+            f"\n[bold]Done[/] after {len(history)} epochs, {history[-1]['seconds']:.0f} s. Best "
+            f"validation bound (one-hot) {best['valid_elbo_nats']:.2f} nats, in epoch "
+            f"{best['epoch']}{used}.\n"
+        )
+        found, recipe, run = fitted.diagnosis, planned.recipe, self.folder.path
+        if found.rise:
+            self.console.print(
+                f"[yellow]The bound still rose by {found.rise:.2f} nats in the last tenth of the "
+                f"run.[/] To go on:\n  cpvae fit {self.data['source']} --out {run} --resume "
+                f"--max-epochs {2 * recipe.max_epochs}\n"
+            )
+        if found.overfitted_epoch:
+            self.console.print(
+                f"[yellow]The bound was best in epoch {found.overfitted_epoch}, before the "
+                f"annealing had ended (after epoch {recipe.anneal_epochs}):[/] the model "
+                f"overfitted before its components were formed. Fit again with --max-epochs "
+                f"{found.overfitted_epoch}, or with more data.\n"
+            )
+        elif found.components_overlap:
+            also = ", or --invariance affine" * planned.schema.is_image
+            if planned.config["likelihood"] == "bernoulli" and not also:
+                also = ", or for measurements between 0 and 1 --likelihood gaussian"
+            self.console.print(
+                f"[yellow]Components carry {found.information:.2f} nats of information about an "
+                f"example, and would carry {found.entropy:.2f} if every example were certain of "
+                f"its own.[/] Where the data has fewer clusters than components that is as it "
+                f"should be, and cpvae compact {run} merges redundant ones. Else more epochs, a "
+                f"larger --set kl_z_start, fewer --components{also} may help.\n"
+            )
+
+    def _print_next(self, picture: Path) -> None:
+        run = self.folder.path
+        self.console.print(f"  run folder     {run}\n  by component   {picture}\n\nNext:")
+        for command in (f"evaluate {run}", f"generate {run} --component 0", f"report {run}"):
+            self.console.print(f"  cpvae {command}")
+
+
+def _kinds_in_words(schema: Schema) -> str:
+    """How each column is read, a line a kind."""
+    lines = []
+    for kind in dict.fromkeys(schema.kinds):
+        mine = [name for name, k in zip(schema.names, schema.kinds, strict=True) if k == kind]
+        more = f" and {len(mine) - 8} more" if len(mine) > 8 else ""
+        lines.append(f"  {kind:12s} {', '.join(mine[:8])}{more}")
+    return "Columns are read as (--kind COLUMN=KIND says otherwise):\n" + "\n".join(lines)
+
+
+def _print_restarts(outcomes: Sequence[dict[str, Any]], console: Console) -> None:
+    table = Table("seed", "epochs", "best epoch", "validation bound (nats)")
+    best = max(o["best_valid_elbo_nats"] for o in outcomes)
+    for outcome in outcomes:
+        bound = outcome["best_valid_elbo_nats"]
+        style = "bold" if bound == best else None
+        cells = (outcome["seed"], outcome["epochs"], outcome["best_epoch"], f"{bound:.2f}")
+        table.add_row(*map(str, cells), style=style)
+    console.print(table)

@@ -1,0 +1,310 @@
+"""What is done with a fitted run: evaluate, generate, assign, compact, report, explore."""
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cpvae import choices
+from cpvae.cli.read import (
+    FILES,
+    Overwrite,
+    Run,
+    Seed,
+    counted,
+    examples_of,
+    label_in,
+    model_of,
+    note,
+    splits_of,
+)
+
+commands = typer.Typer()
+
+
+@commands.command()
+def evaluate(
+    run: Run,
+    data: Annotated[
+        str | None,
+        typer.Argument(metavar="[DATA]", help=f"A data set by name (its test part), {FILES}."),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Importance samples of log p(x).")] = 500,
+    label: Annotated[str | None, typer.Option(help="Column of a table with labels.")] = None,
+    seed: Seed = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one flat JSON object.")] = False,
+) -> None:
+    """Print bounds, likelihood, the parts of the KL, and with labels the clustering scores."""
+    from cpvae.checkpoint import RunFolder
+    from cpvae.evaluation.metrics import evaluate as evaluate_model
+    from cpvae.evaluation.metrics import meaning
+    from cpvae.report.page import evaluate_run
+    from cpvae.report.progress import RowsBar
+
+    folder = RunFolder(run)
+    info = folder.read_info()
+    if data is None:
+        splits = splits_of(info, run)
+        with RowsBar("importance samples", quiet=as_json) as bar:
+            result = evaluate_run(folder, splits, samples, seed, bar.update)
+    else:
+        model = model_of(folder, info)
+        found = examples_of(folder, data, label or label_in(folder, data), test_part=True)
+        with RowsBar("importance samples", quiet=as_json) as bar:
+            result = evaluate_model(
+                model, found.x, found.labels, samples, seed, progress=bar.update
+            )
+    if as_json:
+        print(json.dumps(result))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        "quantity", "key", "value", "unit", title=f"{run}, {result['n_examples']} examples"
+    )
+    for key, (what, _, unit) in meaning(result).items():
+        if key in result:
+            value = result[key]
+            table.add_row(what, key, f"{value}" if isinstance(value, int) else f"{value:.3f}", unit)
+    Console().print(table)
+
+
+@commands.command()
+def generate(
+    run: Run,
+    component: Annotated[
+        int | None,
+        typer.Option("--component", "-c", help="Draw all from this one.", show_default="any"),
+    ] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many examples.")] = 64,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Images: .png, .npz. Tables: .csv, .parquet, .npz.", show_default="generated.*"
+        ),
+    ] = None,
+    from_: Annotated[
+        choices.DrawFrom | None,
+        typer.Option(
+            "--from",
+            help="Where components are drawn from.",
+            show_default="aggregated for cpvae, else uniform",
+        ),
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Generate examples, from one component or from all of them."""
+    import torch
+
+    from cpvae.checkpoint import RunFolder
+
+    folder = RunFolder(run)
+    info = folder.read_info()
+    model, schema = model_of(folder, info), folder.read_schema()
+    is_image = schema.is_image
+    out = out or Path("generated.png" if is_image else "generated.csv")
+    _check_ending(out, (".png", ".npz") if is_image else (".csv", ".parquet", ".npz"))
+    generator = torch.Generator().manual_seed(seed)
+    mean = info["model"]["likelihood"] == "bernoulli"
+    x, drawn = (t.numpy() for t in model.sample(n, component, from_, generator, mean))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".png":
+        _save_sheet(x, out)
+    elif out.suffix == ".npz":
+        import numpy as np
+
+        np.savez_compressed(out, x=x, component=drawn)
+    else:
+        table = schema.decode(x)
+        free = "component_" if "component" in table else "component"  # may be a name of the data's
+        _save_table({**table, free: drawn}, out)
+    source = "all components" if component is None else f"component {component}"
+    print(f"{n} examples from {source} -> {out}")
+
+
+@commands.command()
+def assign(
+    run: Run,
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help=f"A data set by name, {FILES}; or one image.")
+    ],
+    out: Annotated[Path, typer.Option(help="Where to write: .csv or .parquet.")] = Path(
+        "assigned.csv"
+    ),
+) -> None:
+    """Assign each example of DATA to a component, and write components with their probabilities."""
+    import numpy as np
+
+    from cpvae.checkpoint import RunFolder
+    from cpvae.models.inference import cluster_probs
+
+    folder = RunFolder(run)
+    info = folder.read_info()
+    model = model_of(folder, info)
+    _check_ending(out, (".csv", ".parquet"))
+    x, _, rows = examples_of(folder, data)
+    probs = cluster_probs(model, x).numpy()
+    component = probs.argmax(1)
+    table: dict[str, Any] = {} if rows is None else {"file": rows}
+    table |= {"component": component, "probability": probs.max(1)}
+    table |= {f"p_{k}": probs[:, k] for k in range(probs.shape[1])}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    _save_table(table, out)
+    counts = np.bincount(component, minlength=probs.shape[1])
+    print("  ".join(f"{k}: {count}" for k, count in enumerate(counts) if count))
+    print(f"{len(x)} examples assigned -> {out}")
+
+
+@commands.command()
+def compact(
+    run: Run,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder to write.", show_default="RUN-compact")
+    ] = None,
+    tolerance: Annotated[
+        float,
+        typer.Option(
+            min=0.0, help="Take the fewest components this close to the best bound, nats."
+        ),
+    ] = 0.1,
+    merge_connected: Annotated[
+        bool,
+        typer.Option(
+            "--merge-connected",
+            help="Then merge components that are parts of one cluster by their nearest neighbours, "
+            "even where the bound falls.",
+        ),
+    ] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Drop unused components and merge redundant ones; writes a smaller run."""
+    from cpvae.checkpoint import RunFolder, describe
+    from cpvae.models.compact import compact as compact_model
+    from cpvae.report.page import write_figures
+    from cpvae.training.recipe import Recipe
+
+    folder = RunFolder(run)
+    info = folder.read_info()
+    small = RunFolder(out or run.with_name(f"{run.resolve().name}-compact"))
+    if small.exists() and not overwrite:
+        raise ValueError(
+            f"{small.path} already holds a run: add --overwrite, or choose another --out."
+        )
+    model, schema, splits = model_of(folder, info), folder.read_schema(), splits_of(info, run)
+    found = compact_model(
+        model,
+        {**info["model"], **schema.features()},
+        splits.valid.tensor(),
+        tolerance,
+        connected_in=splits.train.tensor() if merge_connected else None,
+    )
+    history = folder.read_history()  # before the run itself is replaced, if it is
+    small.clear()
+    compacted = {
+        "from": model.n_components,
+        "groups": found.groups,
+        "merge_connected": merge_connected,
+        "valid_elbo_exact_nats_before": found.elbo_before_nats,
+        "valid_elbo_exact_nats_after": found.elbo_after_nats,
+        "curve": found.curve,
+    }
+    described = describe(schema, found.config, Recipe(**info["recipe"]))
+    small.write_info({**info, "model": described["model"], "compacted": compacted})
+    small.write_history(history)
+    small.write_model(found.model.state_dict())
+    _print_groups(found.groups, found.model.aggregated.tolist(), model.n_components)
+    pictures = write_figures(small, splits)
+    print(
+        f"{counted(model.n_components, 'component')}, {found.elbo_before_nats:.3f} nats -> "
+        f"{counted(found.model.n_components, 'component')}, {found.elbo_after_nats:.3f} nats "
+        f"(one-hot bound on the validation data)\nrun -> {small.path}\n"
+        f"by component -> {pictures['components']}"
+    )
+
+
+@commands.command()
+def report(
+    run: Run,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write the page.", show_default="RUN/report.html")
+    ] = None,
+) -> None:
+    """Write one HTML page about a run that opens anywhere."""
+    from cpvae.checkpoint import RunFolder
+    from cpvae.report.page import write_report
+    from cpvae.report.progress import RowsBar
+
+    folder = RunFolder(run)
+    splits = splits_of(folder.read_info(), run)
+    with RowsBar("importance samples") as bar:
+        path = write_report(folder, splits, out or run / "report.html", bar.update)
+    print(f"report -> {path}")
+
+
+@commands.command(name="app")
+def explore(
+    run: Run,
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="Port to serve on.", show_default="7860 or the next"),
+    ] = None,
+    browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
+) -> None:
+    """Explore a run in the browser: draw, walk between examples, name the components."""
+    from cpvae.checkpoint import NAMES, RunFolder
+    from cpvae.extras import need
+    from cpvae.report.app import page, serve
+    from cpvae.report.explorer import Explorer
+
+    need("gradio", "app")
+    folder = RunFolder(run)
+    info = folder.read_info()
+    model, schema = model_of(folder, info), folder.read_schema()
+    try:
+        x = splits_of(info, run).test.tensor()
+    except ValueError as error:
+        note(str(error))
+        x = None
+
+    def read(file: str | None) -> tuple[Any, Any]:
+        found = examples_of(folder, file or info["data"]["source"])
+        return found.x, found.rows
+
+    explorer = Explorer(model, x, schema, run / NAMES)
+    serve(page(explorer, run.resolve().name, read), port, browser)
+
+
+def _print_groups(groups: list[list[int]], shares: list[float], n_components: int) -> None:
+    """Which former components each new one is made of, and which are gone."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("component", "share", "was")
+    for k, group in enumerate(groups):
+        table.add_row(str(k), f"{100 * shares[k]:.1f} %", ", ".join(map(str, group)))
+    Console().print(table)
+    gone = set(range(n_components)).difference(*groups)
+    if gone:
+        print(f"dropped, as hardly anything is in them: {', '.join(map(str, sorted(gone)))}")
+
+
+def _check_ending(path: Path, endings: tuple[str, ...]) -> None:
+    if path.suffix not in endings:
+        raise ValueError(f"--out {path} must end in one of {', '.join(endings)} for this data.")
+
+
+def _save_sheet(x: Any, out: Path) -> None:
+    from cpvae.report.figures import displayable, enlarge, image_grid
+
+    enlarge(image_grid(displayable(x, x), math.ceil(math.sqrt(len(x))), gap=2)).save(out)
+
+
+def _save_table(columns: dict[str, Any], out: Path) -> None:
+    import pyarrow
+    from pyarrow import csv, parquet
+
+    table = pyarrow.table(columns)
+    (parquet.write_table if out.suffix == ".parquet" else csv.write_csv)(table, out)

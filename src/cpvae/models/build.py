@@ -1,0 +1,155 @@
+"""The six systems of the paper's comparison: three classes of models times three priors."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from cpvae.choices import LIKELIHOODS, SYSTEMS, choose
+from cpvae.models import likelihoods
+from cpvae.models.base import Model
+from cpvae.models.cpvae import ConditionalPriorVAE
+from cpvae.models.hierarchical import HierarchicalVAE
+from cpvae.models.likelihoods import Likelihood
+from cpvae.models.priors import GaussianMixture, Prior, StandardNormal, VampPrior
+from cpvae.models.vae import VAE
+
+
+class System(NamedTuple):
+    """A model of the paper's comparison: a class, its prior, and settings that only it has."""
+
+    model: type[Model]
+    prior: type[Prior]
+    settings: tuple[str, ...] = ()
+
+
+MODELS = {
+    "cpvae": System(
+        ConditionalPriorVAE,
+        GaussianMixture,
+        ("gate", "covariance", "prior_scale", "mixing_weights"),
+    ),
+    "vae": System(VAE, StandardNormal),
+    "mog": System(VAE, GaussianMixture, ("covariance", "prior_scale")),
+    "vamp": System(VAE, VampPrior, ("pseudo_inputs",)),
+    "hvae": System(HierarchicalVAE, StandardNormal),
+    "hvamp": System(HierarchicalVAE, VampPrior, ("pseudo_inputs",)),
+}
+PRIOR_SCALE = {"mog": 1.0, "cpvae": 0.05}  # spread of the starting means of the components
+# what `build` takes beside what it is told of the data (`Schema.features`)
+SETTINGS = (
+    "model",
+    "likelihood",
+    "n_components",
+    "latent_dim",
+    "hidden",
+    "network",
+    "noise_scale",
+    "seed",
+    *sorted({name for system in MODELS.values() for name in system.settings}),
+)
+
+
+def build(
+    model: str = "cpvae",
+    *,
+    shape: Sequence[int],
+    likelihood: str = "bernoulli",
+    kinds: Sequence[str] = (),
+    n_levels: Sequence[int] = (),
+    loc: Sequence[float] | None = None,
+    scale: Sequence[float] | None = None,
+    n_components: int | None = None,
+    latent_dim: int = 40,
+    hidden: Sequence[int] = (300, 300),
+    network: str = "mlp",
+    seed: int = 0,
+    **settings: Any,
+) -> Model:
+    """Builds a model from plain values, the same that a run folder keeps in ``run.json``.
+
+    Arguments:
+        model: a name in `MODELS`
+        shape: shape of one example, (f,) or (channels, height, width)
+        likelihood: ``bernoulli``, ``gaussian``, or ``mixed`` for a table of several kinds
+        kinds: of each column, for ``mixed``, see `choices.KINDS`
+        n_levels: categories of each column, for ``mixed``
+        loc: origin of each feature, for the last two likelihoods; zeros by default
+        scale: unit of each feature, for the last two likelihoods; ones by default
+        n_components: components of the prior; by default 10, and 1 where the prior is N(0, I)
+        latent_dim: dimensions of z
+        hidden: widths of the hidden layers
+        network: ``mlp``, or ``conv`` for images
+        seed: of the starting weights
+        **settings: ``noise_scale``, fixed noise of a Gaussian likelihood in the data's units, by
+            default learned; and what only some models have, see `MODELS`: ``gate`` of
+            `ConditionalPriorVAE`, its ``mixing_weights``, uniform or learned; ``covariance`` and
+            ``prior_scale`` of a `GaussianMixture`; ``pseudo_inputs`` of a `VampPrior`
+
+    Raises:
+        ValueError: an unknown name, or a setting that the model does not have.
+    """
+    choose("model", model, SYSTEMS)
+    noise_scale = settings.pop("noise_scale", None)
+    _check_settings(model, settings)
+    p_x = _likelihood(likelihood, shape, kinds, n_levels, loc, scale, noise_scale)
+    of_class = {"gate": settings.pop("gate")} if "gate" in settings else {}
+    with torch.random.fork_rng(devices=[]):  # layers start from torch's global generator
+        torch.manual_seed(seed)
+        prior = _prior(model, n_components, latent_dim, p_x, shape, settings)
+        made: Any = MODELS[model].model
+        return made(shape, p_x, prior, latent_dim, hidden, network, **of_class)
+
+
+def _check_settings(model: str, settings: dict[str, Any]) -> None:
+    for name in settings:
+        if name not in MODELS[model].settings:
+            having = ", ".join(other for other in MODELS if name in MODELS[other].settings)
+            raise ValueError(
+                f"{name} is no setting of the model {model!r}"
+                + (f" (it is one of {having}): leave it out." if having else ".")
+            )
+
+
+def _likelihood(
+    likelihood: str,
+    shape: Sequence[int],
+    kinds: Sequence[str],
+    n_levels: Sequence[int],
+    loc: Sequence[float] | None,
+    scale: Sequence[float] | None,
+    noise_scale: float | None,
+) -> Likelihood:
+    choose("likelihood", likelihood, LIKELIHOODS)
+    n = math.prod(shape)
+    if likelihood == "bernoulli":
+        return likelihoods.bernoulli(n)
+    origin = torch.zeros(n) if loc is None else torch.tensor(loc, dtype=torch.float32)
+    unit = torch.ones(n) if scale is None else torch.tensor(scale, dtype=torch.float32)
+    if likelihood == "gaussian":
+        return likelihoods.gaussian(origin, unit, noise_scale)
+    return likelihoods.mixed(kinds, n_levels, origin, unit)
+
+
+def _prior(
+    model: str,
+    n_components: int | None,
+    latent_dim: int,
+    likelihood: Likelihood,
+    shape: Sequence[int],
+    settings: dict[str, Any],
+) -> Prior:
+    prior = MODELS[model].prior
+    if prior is StandardNormal:
+        if n_components not in (None, 1):
+            raise ValueError(
+                f"n_components={n_components}: the prior of the model {model!r} is N(0, I), "
+                f"which is one component. Leave it out, or take a model with a mixture."
+            )
+        return StandardNormal(latent_dim)
+    if prior is GaussianMixture:
+        spread = settings.pop("prior_scale", PRIOR_SCALE[model])
+        return GaussianMixture(n_components or 10, latent_dim, scale=spread, **settings)
+    n_inputs = math.prod(likelihood.inputs_shape(shape))
+    return VampPrior(n_components or 10, n_inputs, bounded=likelihood.binarised, **settings)

@@ -1,0 +1,126 @@
+"""Batches: examples and all noise of many steps at a time, on the device.
+
+Training data stays on the device, grey values in two bytes each. What a block of steps needs beside
+the model is made in one go: examples are gathered, changed, binarised, and all noise is drawn.
+Several models share the data, and nothing else: each has its own order, noise and binarisation from
+its own generator.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from cpvae.data.augment import Augment
+from cpvae.models.base import Model, draw_noise
+
+MOST_STEPS = 50  # prepared at once
+MOST_BYTES = {"cpu": 2**25, "cuda": 2**30}  # memory that a block may take, about
+
+
+class Batch(NamedTuple):
+    """What one step consumes, (b, ...) each, or a block of steps, (steps, r, b, ...).
+
+    ``changed`` is None without an augmentation, and ``initial`` (b, 2, 2), see `initialise`, where
+    there are no initial clusters.
+    """
+
+    observed: Tensor
+    normal: Tensor
+    gumbel: Tensor
+    changed: Tensor | None = None
+    initial: Tensor | None = None
+
+    def present(self) -> dict[str, Tensor]:
+        """The tensors that are there, by name."""
+        return {name: t for name, t in self._asdict().items() if t is not None}
+
+
+class Batches:
+    """The batches of an epoch, for several models at once.
+
+    Arguments:
+        models: one model, or several that were built from the same configuration but the seed
+        generators: of order, noise and binarisation, one a model
+        observed: training data as the models see it (n, f), on their device
+        batch_size: examples a step
+        augment: change of the data for the invariance term, or None to leave the term out
+        initialised: whether examples get initial clusters, see `set_initial`
+    """
+
+    def __init__(
+        self,
+        models: Sequence[Model],
+        generators: Sequence[torch.Generator],
+        observed: Float[Tensor, "n f"],
+        batch_size: int,
+        augment: Augment | None,
+        initialised: bool,
+    ):
+        self.models, self.generators = list(models), list(generators)
+        self.batch_size, self.augment, self.device = batch_size, augment, observed.device
+        self.likelihood = models[0].likelihood
+        self.data = self.likelihood.store(observed)
+        shape = (len(models), len(observed), 2, 2)
+        self.initial = None
+        if initialised:
+            self.initial = torch.zeros(shape, dtype=torch.int64, device=self.device)
+
+    def set_initial(self, place: int, ranges: Int[Tensor, "n 2 2"]) -> None:
+        """Takes the initial clusters of a model, see `initialise.initial_clusters`."""
+        assert self.initial is not None  # who has initial clusters has said so
+        self.initial[place] = ranges
+
+    def blocks(self) -> Iterator[Batch]:
+        """One pass over the data, each model in its own random order, in blocks of steps."""
+        n = len(self.data)
+        orders = [torch.randperm(n, generator=g, device=g.device) for g in self.generators]
+        for index in self._cut(torch.stack(orders)):
+            yield self._prepare(index)
+
+    def _cut(self, order: Int[Tensor, "r n"]) -> list[Int[Tensor, "s r b"]]:
+        """The order cut into blocks of full batches, and the batch that is left over."""
+        r, n = order.shape
+        b = min(self.batch_size, n)
+        full = n // b
+        a_step = 4 * r * b * (2 * self.data.shape[1] + self.models[0].gumbel_dim)
+        memory = MOST_BYTES.get(self.device.type, MOST_BYTES["cpu"])
+        limit = min(MOST_STEPS, max(1, memory // a_step))
+        steps = math.ceil(full / math.ceil(full / limit))
+        batches = order[:, : full * b].view(r, full, b).transpose(0, 1)
+        rest = order[:, full * b :].unsqueeze(0)
+        return [*batches.split(steps), *([rest] if n % b else [])]
+
+    def _prepare(self, index: Int[Tensor, "s r b"]) -> Batch:
+        """Examples and noise of a block; each model's from its own generator."""
+        parts = [self._of_model(r, index[:, r]) for r in range(len(self.models))]
+        if len(parts) == 1:
+            return parts[0]
+        together = zip(*(part.present().values() for part in parts), strict=True)
+        stacked = (torch.stack(tensors, 1) for tensors in together)
+        return Batch(**dict(zip(parts[0].present(), stacked, strict=True)))
+
+    def _of_model(self, r: int, index: Int[Tensor, "s b"]) -> Batch:
+        generator, likelihood = self.generators[r], self.likelihood
+        stored = self.data[index.flatten()]
+        noise = likelihood.noise(stored.shape, generator)
+        observed = likelihood.draw(stored, noise)
+        normal, gumbel = draw_noise(self.models[r], len(stored), generator)
+        changed = None
+        if self.augment:
+            uniform = torch.rand(
+                len(stored), self.augment.n_random, generator=generator, device=self.device
+            )
+            moved = self.augment.change(likelihood.restore(stored), uniform)
+            noise = likelihood.noise(stored.shape, generator)
+            changed = likelihood.draw(likelihood.store(moved), noise).unflatten(0, index.shape)
+        return Batch(
+            observed.unflatten(0, index.shape),
+            normal.unflatten(0, index.shape),
+            gumbel.unflatten(0, index.shape),
+            changed,
+            None if self.initial is None else self.initial[r][index],
+        )

@@ -1,0 +1,81 @@
+"""What can be wrong with a fit: it diverged, ended too early, overfitted, or left c unused."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from cpvae.checkpoint import best_of
+from cpvae.models.base import Model
+from cpvae.training.recipe import Recipe
+
+Record = dict[str, Any]  # of an epoch, see `loop.fit`
+
+
+class Diverged(RuntimeError):
+    """The loss or the weights stopped being finite; the last good weights were kept."""
+
+
+def diverged(epoch: int, learning_rate: float) -> Diverged:
+    """The error of a run that diverged in an epoch, counted from 1; says what to try."""
+    return Diverged(
+        f"The loss stopped being finite in epoch {epoch}; the best weights before it were kept. "
+        f"Likely causes: a learning rate that is too high (it is {learning_rate:g}; try "
+        f"{learning_rate / 3:.1g}), or features with extreme values (rescale or clip them)."
+    )
+
+
+class Diagnosis(NamedTuple):
+    """What a finished fit shows.
+
+    ``rise`` are the nats by which the bound still rose, see `still_rising`; ``overfitted_epoch`` is
+    that of the best bound, if it came too early, see `overfitted`; ``information`` is I(c; x) in
+    nats and ``entropy`` that of the shares of the components, which is what I(c; x) would be if
+    every example were certain of its component. Both are 0 for a model without categories.
+    """
+
+    rise: float
+    overfitted_epoch: int
+    information: float
+    entropy: float
+
+    @property
+    def components_overlap(self) -> bool:
+        """Whether components carry little information about examples: less than half they might."""
+        return self.information < max(0.05, 0.5 * self.entropy)
+
+
+def diagnose(model: Model, history: Sequence[Record], recipe: Recipe) -> Diagnosis:
+    """The `Diagnosis` of a finished fit."""
+    import torch
+
+    best = best_of(history, recipe.pretraining_epochs)
+    information = entropy = 0.0
+    if best and model.has_categories and model.n_components > 1:
+        information = best["valid_mutual_information_c_nats"]
+        entropy = torch.special.entr(model.aggregated).sum().item()
+    early = overfitted(history, recipe)
+    return Diagnosis(still_rising(history, recipe), early, information, entropy)
+
+
+def still_rising(history: Sequence[Record], recipe: Recipe) -> float:
+    """Nats by which the bound rose in the last tenth of a run that ended at its last epoch.
+
+    0 where the run stopped by itself, or where it is less than a two-hundredth of all it rose.
+    """
+    bounds = [record["valid_elbo_nats"] for record in history]
+    if len(bounds) < max(2, recipe.max_epochs):
+        return 0.0
+    best = max(bounds)
+    rise = best - max(bounds[: max(1, 9 * len(bounds) // 10)])
+    return rise if rise > 0.005 * (best - min(bounds)) else 0.0
+
+
+def overfitted(history: Sequence[Record], recipe: Recipe) -> int:
+    """Epoch of the best held-out bound, where it came before the annealing had ended; else 0.
+
+    The model then overfitted before its components were formed. Only runs with initial clusters
+    are looked at, and not before the annealing has ended.
+    """
+    best = best_of(history, recipe.pretraining_epochs)
+    if not recipe.pretraining_epochs or not best or len(history) <= recipe.anneal_epochs:
+        return 0
+    return best["epoch"] if best["epoch"] < recipe.anneal_epochs else 0

@@ -1,0 +1,193 @@
+"""What changes of models while they are trained, and its way to the run folder and back."""
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cpvae.checkpoint import RunFolder
+from cpvae.models.base import Model
+from cpvae.models.inference import cluster_probs
+from cpvae.training.diagnosis import Record
+from cpvae.training.engine import Engine
+from cpvae.training.initialise import initial_clusters
+
+SAVE_EVERY = 5.0  # seconds between two saves of the training state, at least
+
+
+class Run:
+    """What changes of one model during its training: history, average and best weights."""
+
+    def __init__(self, model: Model, seed: int, folder: RunFolder | None):
+        self.model, self.seed, self.folder = model, seed, folder
+        self.history: list[Record] = []
+        self.best_epoch, self.best_elbo = 0, -math.inf
+        self.best = self._weights()
+        self.average = {key: p.detach().clone() for key, p in model.named_parameters()}
+        self.stopped = self.diverged = False
+
+    @property
+    def epoch(self) -> int:
+        """Epochs so far."""
+        return len(self.history)
+
+    @property
+    def seconds(self) -> float:
+        """Time so far, over all sittings."""
+        return self.history[-1]["seconds"] if self.history else 0.0
+
+    @contextlib.contextmanager
+    def averaged(self, window: int) -> Iterator[None]:
+        """The model with the average of its weights, these ones counted in as one of ``window``."""
+        for key, parameter in self.model.named_parameters():
+            self.average[key].lerp_(parameter.detach(), 1 / window)
+        with self._with_weights(self.average):
+            yield
+
+    @contextlib.contextmanager
+    def pretrained(self) -> Iterator[Model]:
+        """The model as averaged so far; what was best before it has categories does not count."""
+        self.best_epoch, self.best_elbo = 0, -math.inf
+        with self._with_weights(self.average):
+            self.model.eval()
+            yield self.model
+
+    def add(self, record: Record) -> None:
+        """Takes an epoch's record, and the weights if they are the best so far."""
+        self.history.append(record)
+        if record["valid_elbo_nats"] > self.best_elbo:
+            self.best_epoch, self.best_elbo = record["epoch"], record["valid_elbo_nats"]
+            self.best = self._weights()
+        if self.folder:
+            self.folder.append_history(record)
+
+    def keep_best(self) -> None:
+        """Puts the best weights into the model and into the folder."""
+        self.model.load_state_dict(self.best)
+        self.model.eval()
+        if self.folder:
+            self.folder.write_model(self.best)
+
+    def finish(self, x_train: Float[Tensor, "n f"], device: torch.device) -> None:
+        """Takes the best weights, and stores the aggregated posterior with them (eq. 14)."""
+        self.model.load_state_dict(self.best)
+        self.model.eval()
+        self.model.aggregated.copy_(cluster_probs(self.model, x_train.to(device)).mean(0))
+        self.best = self._weights()
+        self.keep_best()
+
+    def _weights(self) -> dict[str, Tensor]:
+        """A copy of all parameters and buffers."""
+        return {key: value.detach().clone() for key, value in self.model.state_dict().items()}
+
+    @contextlib.contextmanager
+    def _with_weights(self, parameters: dict[str, Tensor]) -> Iterator[None]:
+        """The model with these for its own parameters."""
+        own = {key: p.detach().clone() for key, p in self.model.named_parameters()}
+        self._put(parameters)
+        try:
+            yield
+        finally:
+            self._put(own)
+
+    def _put(self, parameters: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for key, parameter in self.model.named_parameters():
+                parameter.copy_(parameters[key])
+
+
+class Group:
+    """The runs that are trained together, and their way to the run folder and back.
+
+    The state of all is one file, so that a kill at any moment leaves all at the same epoch.
+    """
+
+    def __init__(self, runs: Sequence[Run], engine: Engine, home: RunFolder | None):
+        self.runs, self.engine, self.home = list(runs), engine, home
+        self.saved_at = -math.inf
+        self.took = 0.0
+
+    def initialise(self, x_train: Tensor) -> None:
+        """Finds the initial clusters of every run that goes on."""
+        # The codes of one that diverged are no numbers
+        going = [place for place, run in enumerate(self.runs) if not run.stopped]
+        with contextlib.ExitStack() as stack:
+            models = [stack.enter_context(self.runs[place].pretrained()) for place in going]
+            found = initial_clusters(models, x_train, [self.runs[place].seed for place in going])
+        for place, ranges in zip(going, found, strict=True):
+            self.engine.set_initial(place, ranges)
+
+    def save_sometimes(self) -> None:
+        """Saves when the last save is some seconds old, and ten times what it took."""
+        if time.monotonic() - self.saved_at > max(SAVE_EVERY, 10 * self.took):
+            self.save()
+
+    def save(self) -> None:
+        """Writes the training state, then the best weights."""
+        if not self.home:
+            return
+        started = time.monotonic()
+        tensors: dict[str, Tensor] = {}
+        progress = []
+        for place, run in enumerate(self.runs):
+            state = {f"last.{key}": value for key, value in run.model.state_dict().items()}
+            state |= {f"best.{key}": value for key, value in run.best.items()}
+            state |= {f"average.{key}": value for key, value in run.average.items()}
+            state |= {f"engine.{key}": value for key, value in self.engine.state(place).items()}
+            tensors |= {f"{place}.{key}": value for key, value in state.items()}
+            fields = ("epoch", "best_epoch", "best_elbo", "diverged")
+            progress.append({key: getattr(run, key) for key in fields})
+        self.home.write_training(tensors, {"runs": progress})
+        for run in self.runs:
+            if run.folder:
+                run.folder.write_model(run.best)
+        self.saved_at = time.monotonic()
+        self.took = self.saved_at - started
+
+    def restore(self) -> None:
+        """Goes back to the training state in the folder, if there is one."""
+        stored = self.home.read_training() if self.home else None
+        if not stored:
+            for run in self.runs:
+                if run.folder:
+                    run.folder.write_history([])
+            return
+        tensors, progress = stored
+        if len(progress.get("runs", [])) != len(self.runs):
+            raise ValueError(
+                "The run folder holds the training of another number of models: fit again into "
+                "another folder."
+            )
+        for place, (run, kept) in enumerate(zip(self.runs, progress["runs"], strict=True)):
+            _restore_history(run, kept)
+            mine = under(f"{place}.", tensors)
+            run.model.load_state_dict(under("last.", mine))
+            device = self.engine.device
+            run.best = {k: v.to(device) for k, v in under("best.", mine).items()}
+            averages = under("average.", mine)
+            for key, average in run.average.items():  # older states have none: begin at the weights
+                average.copy_(averages.get(key, run.model.get_parameter(key)))
+            self.engine.load_state(place, under("engine.", mine))
+
+
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin so, without that beginning."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _restore_history(run: Run, kept: dict[str, Any]) -> None:
+    if run.folder:
+        run.history = run.folder.read_history()[: kept["epoch"]]
+        if len(run.history) < kept["epoch"]:
+            raise ValueError(
+                f"{run.folder.path} is damaged: its history ends before epoch "
+                f"{kept['epoch']}, which was saved. Fit again into another folder."
+            )
+        run.folder.write_history(run.history)
+    for key in ("best_epoch", "best_elbo", "diverged"):
+        setattr(run, key, kept[key])
