@@ -8,7 +8,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from jaxtyping import Float
@@ -101,7 +101,7 @@ class MLPDecoder(nn.Module):
 
     def first_layer(self) -> nn.Linear:
         """The layer that reads the latent values."""
-        return self.layers[0].layer
+        return cast(nn.Linear, self.layers.get_submodule("0.layer"))
 
     def forward(self, latent: Float[Tensor, "*b n"]) -> Float[Tensor, "*b f"]:
         """Logits or means of flat data."""
@@ -152,7 +152,7 @@ class ConvDecoder(nn.Module):
 
     def first_layer(self) -> nn.Linear:
         """The layer that reads the latent values."""
-        return self.layers[0][0].layer
+        return cast(nn.Linear, self.layers.get_submodule("0.0.layer"))
 
     def forward(self, latent: Float[Tensor, "*b n"]) -> Float[Tensor, "*b f"]:
         """Logits or means of flat images."""
