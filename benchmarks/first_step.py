@@ -11,7 +11,7 @@ take_step = Adam.step
 
 
 def stop(self, gradients) -> None:
-    """The step, and then the time since the process that asked looked at the clock."""
+    """Takes the step, and prints how long ago ``STARTED`` was, a time that the caller took."""
     take_step(self, gradients)
     print(time.time() - float(os.environ["STARTED"]), flush=True)
     os._exit(0)

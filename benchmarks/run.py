@@ -1,7 +1,7 @@
 """Measures speed and memory, beside the floor and beside peers, in one run: ``make bench``.
 
 Whatever is compared is measured in turn, several times, and medians are compared: milliseconds
-depend on the machine and its mood, ratios within one run hardly do. Writes a list of records
+depend on the machine and its load, ratios within one run hardly do. Writes a list of records
 (``name``, ``value``, ``unit``) and a table into ``benchmarks/results``. Leave the machine alone
 meanwhile. What needs a CUDA device is measured where there is one.
 """
@@ -29,10 +29,10 @@ from steps import Floor, Step, paper_model
 
 from cpvae.checkpoint import versions
 from cpvae.data import load
-from cpvae.models.base import build
+from cpvae.models.build import build
 from cpvae.training import defaults
 from cpvae.training.fit import fit_best
-from cpvae.training.loop import fit
+from cpvae.training.loop import TrainingData, fit
 
 HERE = Path(__file__).parent
 COMPILED = "compiled"
@@ -43,7 +43,7 @@ WAYS = [("recorded", "float32"), (COMPILED, "float32"), (COMPILED, "bfloat16")]
 
 
 class Records(list):
-    """What was measured, told as it comes."""
+    """What was measured, printed as it comes."""
 
     def note(self, name: str, value: float, unit: str) -> None:
         """Adds a record."""
@@ -66,12 +66,12 @@ def ratio(one: list[float], other: list[float]) -> float:
 
 def cases() -> dict[str, dict[str, Any]]:
     """What is measured beside its own floor: a name and the keywords of `Step`."""
-    base = {"name": "cpvae", "n_components": 10, "batch": 100, "estimator": "relaxed"}
+    base = {"name": "cpvae", "n_components": 10, "batch": 100, "expectation": "relaxed"}
     made = {}
     for kernels in ("plain", "recorded", COMPILED):
         made[f"cpvae relaxed K=10 batch=100 {kernels}"] = {**base, "kernels": kernels}
-    for estimator in ("straight_through", "exact"):
-        made[f"cpvae {estimator} K=10 batch=100"] = {**base, "estimator": estimator}
+    for expectation in ("straight_through", "exact"):
+        made[f"cpvae {expectation} K=10 batch=100"] = {**base, "expectation": expectation}
     for k in (1, 50, 150, 500):
         made[f"cpvae relaxed K={k} batch=100"] = {**base, "n_components": k}
     for batch in (500, 2000):
@@ -80,25 +80,25 @@ def cases() -> dict[str, dict[str, Any]]:
         made[f"{name} K={k} batch=100"] = {**base, "name": name, "n_components": k}
     for case in (
         {},
-        {"estimator": "straight_through"},
+        {"expectation": "straight_through"},
         *({"n_components": k} for k in (150, 500)),
         {"batch": 500},
         {"name": "vae", "n_components": 1},
         {"name": "vamp", "n_components": 500},
     ):
         case = {**base, "precision": "bfloat16", **case}
-        made["{name} {estimator} K={n_components} batch={batch} bfloat16".format(**case)] = case
+        made["{name} {expectation} K={n_components} batch={batch} bfloat16".format(**case)] = case
     return made
 
 
 def measure_steps(records: Records, repeats: int, device: str, only: str) -> None:
-    """Steps of every system, estimator, K and batch size, each beside its own floor."""
+    """Steps of every system, expectation, K and batch size, each beside its own floor."""
     prefix = "" if device == "cpu" else f"{device} "
     for name, case in cases().items():
         if only not in name or (device == "cuda" and case.get("kernels") == "recorded"):
             continue
         step = Step(**{"kernels": COMPILED, **case}, device=device)
-        shape = (case[key] for key in ("name", "n_components", "batch", "estimator"))
+        shape = (case[key] for key in ("name", "n_components", "batch", "expectation"))
         floor = Floor(*shape, device=device)
         taken = in_turn({"step": step.milliseconds, "floor": floor.milliseconds}, repeats)
         for what, values in taken.items():
@@ -117,16 +117,16 @@ def measure_stacks(records: Records, repeats: int, device: str) -> None:
 
 
 def measure_restarts(records: Records) -> None:
-    """Eight restarts by `fit_best`, on the processor, against eight times one, as `fit` has them
-    where nothing is said: 10,000 steps.
+    """Eight restarts by `fit_best`, on the processor, against eight times one, by the defaults:
+    10,000 steps.
     """
     x = torch.rand(10_000, 784, generator=torch.Generator().manual_seed(0))
     config = defaults.model_config(x.numpy())
     recipe = defaults.recipe(len(x), config, "cpu", patience=1000)
     seconds = []
-    for count in (1, 8, 1):  # one before and one after, because the machine's mood changes
+    for count in (1, 8, 1):  # one before and one after, because the machine's load changes
         started = time.perf_counter()
-        fit_best(config, recipe, count, x, x[:500], accelerator="cpu")
+        fit_best(config, recipe, count, TrainingData(x, x[:500]), accelerator="cpu")
         seconds.append(time.perf_counter() - started)
         name = f"{count} restarts of {recipe.max_epochs * len(x) // recipe.batch_size} steps"
         records.note(f"{name}, {recipe.precision}, with process start", seconds[-1], "s")
@@ -139,9 +139,10 @@ def measure_processes(records: Records, repeats: int) -> None:
     """Peak memory, the help text, and the time from the shell to the first step."""
     for name, k in [("cpvae", 10), ("cpvae", 150), ("cpvae", 500), ("vamp", 500)]:
         script = [sys.executable, "-W", "ignore", str(HERE / "memory.py"), name, str(k), "plain"]
-        told = subprocess.run(script, capture_output=True, text=True, check=True).stdout.split()
-        records.note(f"{name} K={k} peak memory above a vae's process", float(told[0]), "MB")
-        megabytes = 16 * int(told[1]) / 2**20  # weight, gradient and two moments of four bytes
+        answer = subprocess.run(script, capture_output=True, text=True, check=True).stdout
+        peak, parameters = answer.split()
+        records.note(f"{name} K={k} peak memory above a vae's process", float(peak), "MB")
+        megabytes = 16 * int(parameters) / 2**20  # weight, gradient and two moments of four bytes
         records.note(f"{name} K={k} parameters, gradients and Adam", megabytes, "MB")
     cpvae = str(Path(sys.executable).with_name("cpvae"))
     helps, firsts = [], []
@@ -152,10 +153,10 @@ def measure_processes(records: Records, repeats: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, str(HERE / "first_step.py"), "fit", "digits"]
             env = {**os.environ, "STARTED": str(time.time())}
-            told = subprocess.run(
+            step = subprocess.run(
                 [*command, "--out", f"{folder}/run"], capture_output=True, text=True, env=env
             )
-            firsts.append(float(told.stdout))
+            firsts.append(float(step.stdout))
     records.note("cpvae --help", statistics.median(helps), "s")
     records.note("cpvae fit digits, shell to first step", statistics.median(firsts), "s")
 
@@ -201,7 +202,7 @@ class Peers:
             env={**os.environ, "PYTHONPATH": str(HERE.parent / "src")},
         )
 
-    def ask(self, name: str) -> dict[str, Any]:
+    def measure(self, name: str) -> dict[str, Any]:
         """One measurement: ``ms`` a step, ``parameters`` and all ``losses`` so far."""
         assert self.process.stdin
         assert self.process.stdout
@@ -230,7 +231,7 @@ def measure_peers(records: Records, repeats: int, python: Path) -> None:
             answers: list[dict[str, Any]] = []
 
             def theirs(peer: str = peer, answers: list[dict[str, Any]] = answers) -> float:
-                answers.append(peers.ask(peer))
+                answers.append(peers.measure(peer))
                 return answers[-1]["ms"]
 
             measures: dict[str, Callable[[], float]] = {peer: theirs}

@@ -1,4 +1,4 @@
-"""A training step and the floor under it: the pieces that ``run.py`` measures.
+"""A training step and the floor under it, which ``run.py`` measures.
 
 A step is measured through the training engine itself, on data of the paper's size (784 features,
 two gated layers of 300, 40 latent dimensions). The floor is the same matrix products, forward and
@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cpvae.evaluation.metrics import draw_noise
-from cpvae.models.base import ConditionalPriorVAE, Model, build
+from cpvae.models.base import Model, draw_noise
+from cpvae.models.build import build
+from cpvae.models.cpvae import ConditionalPriorVAE
 from cpvae.training.engine import Engine
-from cpvae.training.objective import Weights
+from cpvae.training.recipe import LossWeights, Phase, Recipe
 
 STEPS = 100  # steps a measurement on a CPU; ten times as many on a GPU
 
@@ -26,7 +27,7 @@ def paper_model(name: str, n_components: int, seed: int = 0) -> Model:
     return build(name, shape=[784], n_components=n_components, seed=seed)
 
 
-def products(model: Model, batch: int, estimator: str) -> list[tuple[int, int, int, bool]]:
+def products(model: Model, batch: int, expectation: str) -> list[tuple[int, int, int, bool]]:
     """(rows, n_in, n_out, whether the input needs a gradient) of each matrix product in a step."""
     seen: list[tuple[int, int, int, bool]] = []
 
@@ -36,7 +37,7 @@ def products(model: Model, batch: int, estimator: str) -> list[tuple[int, int, i
 
     hooks = [m.register_forward_hook(record) for m in model.modules() if isinstance(m, nn.Linear)]
     noise = draw_noise(model, batch, torch.Generator().manual_seed(0))
-    model.terms(torch.rand(batch, 784).round(), noise, estimator=estimator)
+    model.terms(torch.rand(batch, 784).round(), noise, expectation=expectation)
     for hook in hooks:
         hook.remove()
     k, d = model.n_components, model.latent_dim
@@ -47,10 +48,10 @@ def products(model: Model, batch: int, estimator: str) -> list[tuple[int, int, i
 class Floor:
     """The matrix products of a step into memory that is already there; on a GPU as one graph."""
 
-    def __init__(self, name: str, n_components: int, batch: int, estimator: str, device: str):
+    def __init__(self, name: str, n_components: int, batch: int, expectation: str, device: str):
         model = paper_model(name, n_components)
         self.work = []
-        for rows, n_in, n_out, needs_gradient in products(model, batch, estimator):
+        for rows, n_in, n_out, needs_gradient in products(model, batch, expectation):
             sizes = (rows, n_in), (n_out, n_in), (rows, n_out)
             x, w, dy = (torch.randn(size, device=device) for size in sizes)
             memory = (torch.empty_like(t) for t in (dy, w, x))
@@ -64,7 +65,7 @@ class Floor:
             self.run = graph.replay
 
     def _products(self) -> None:
-        """One step's worth."""
+        """Those of one step."""
         for x, w, dy, y, dw, dx, needs_gradient in self.work:
             torch.mm(x, w.T, out=y)
             torch.mm(dy.T, x, out=dw)
@@ -72,7 +73,7 @@ class Floor:
                 torch.mm(dy, w, out=dx)
 
     def milliseconds(self) -> float:
-        """A step's worth."""
+        """Those of one step."""
         return milliseconds(self.run, STEPS)
 
 
@@ -84,7 +85,7 @@ class Step:
         name: str,
         n_components: int,
         batch: int,
-        estimator: str = "relaxed",
+        expectation: str = "relaxed",
         kernels: str = "compiled",
         precision: str = "float32",
         restarts: int = 1,
@@ -96,22 +97,26 @@ class Step:
         self.steps = len(x) // batch
         models = [paper_model(name, n_components, seed).to(device) for seed in range(restarts)]
         generators = [torch.Generator(device).manual_seed(seed) for seed in range(restarts)]
-        settings = (batch, 1e-3, estimator, None, kernels, precision)
-        self.engine = Engine(models, generators, x.to(device), *settings)
+        recipe = Recipe(
+            batch_size=batch, learning_rate=1e-3, expectation=expectation, precision=precision
+        )
+        self.phase = Phase(LossWeights(), 0.5, expectation)
+        self.engine = Engine(models, generators, x.to(device), recipe, kernels=kernels)
         self.parameters = sum(p.numel() for p in models[0].parameters())
         self.loss = 0.0
-        self._epoch()  # the first is taken without what makes the others fast
+        self.epoch()  # the first is taken without what makes the others fast
 
-    def _epoch(self) -> None:
-        self.loss = self.engine.epoch(Weights(), 0.5).loss.mean().item()
+    def epoch(self) -> None:
+        """Takes all steps of an epoch."""
+        self.loss = self.engine.epoch(self.phase).loss.mean().item()
 
     def milliseconds(self) -> float:
-        """A step, all restarts of it."""
-        return milliseconds(self._epoch, 1) / self.steps
+        """A step of all restarts."""
+        return milliseconds(self.epoch, 1) / self.steps
 
 
 def milliseconds(function: Callable[[], Any], times: int) -> float:
-    """Time of one call, of ``times`` in a row."""
+    """Mean time of a call, of ``times`` in a row."""
     start = time.perf_counter()
     for _ in range(times):
         function()

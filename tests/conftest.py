@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cpvae import data
-from cpvae.models.base import build
+from cpvae.models.build import build
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ CONFIGS = [
     {"shape": (6,), "likelihood": "bernoulli"},
     {"shape": (6,), "likelihood": "gaussian", "covariance": "full"},
     {"shape": (6,), "likelihood": "bernoulli", "gate": "category"},
-    {"shape": (6,), "likelihood": "bernoulli", "weights": "learned"},
+    {"shape": (6,), "likelihood": "bernoulli", "mixing_weights": "learned"},
     {"shape": (6,), "likelihood": "gaussian", "gate": "category", "covariance": "full"},
     {"shape": (1, 5, 6), "likelihood": "bernoulli", "network": "conv"},
     {"shape": (3, 8, 8), "likelihood": "gaussian", "network": "conv", "noise_scale": 0.3},
@@ -121,7 +121,7 @@ def build_small():
 def eight(model, generator):
     """Eight examples as a model sees them."""
     x = torch.rand(8, int(np.prod(model.shape)), generator=generator)
-    if hasattr(model.likelihood, "kinds"):  # whole numbers, which fit every kind
+    if model.likelihood.n_levels:  # whole numbers, which fit every kind
         x = (2 * x).floor()
     return model.likelihood.observe(x, generator)
 

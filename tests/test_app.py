@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from cpvae.checkpoint import RunFolder
-from cpvae.models.base import build
+from cpvae.data import Schema
+from cpvae.models.build import build
 from cpvae.report.explorer import STEPS, Explorer
 
-# Gradio's and pandas' ways with one another are theirs; warnings of our own stay errors elsewhere
+# gradio and pandas warn about one another; warnings of our own are errors in the other files
 pytestmark = pytest.mark.filterwarnings("default")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -20,7 +21,7 @@ CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 
 @pytest.fixture(autouse=True)
 def _loops_are_closed(monkeypatch):
-    """Gradio makes event loops at a launch and closes none: found later, they fail other tests."""
+    """Gradio opens event loops at a launch and closes none; left open, they fail later tests."""
     made, new = [], asyncio.new_event_loop
     monkeypatch.setattr(asyncio, "new_event_loop", lambda: made.append(new()) or made[-1])
     yield
@@ -28,11 +29,20 @@ def _loops_are_closed(monkeypatch):
         loop.close()
 
 
+@pytest.fixture(scope="module")
+def explorers() -> dict[str, Explorer]:
+    """Those made so far: each draws a map, which takes a while."""
+    return {}
+
+
 @pytest.fixture
-def explorer(any_model, tmp_path) -> Explorer:
-    return Explorer(
-        any_model, torch.rand(40, *any_model.shape), None, None, tmp_path / "names.json"
-    )
+def explorer(any_model, explorers, request, tmp_path) -> Explorer:
+    """One explorer for each kind of model, shared by the tests; they change its names alone."""
+    model = request.node.callspec.id
+    if model not in explorers:
+        x, schema = torch.rand(40, *any_model.shape), Schema(any_model.shape)
+        explorers[model] = Explorer(any_model, x, schema, tmp_path / "names.json")
+    return explorers[model]
 
 
 def test_walks_start_and_end_where_they_should(explorer):
@@ -57,9 +67,9 @@ def test_neighbours_are_the_nearest_codes(explorer):
 def test_a_click_on_the_map_finds_the_point_under_it(explorer):
     before = explorer.map()
     for number in (0, 11, 39):
-        column, row = explorer._places[number]
+        column, row = explorer.places[number]
         found = explorer.at(round(column), round(row))
-        assert np.abs(explorer._places[found] - [column, row]).max() < 1
+        assert np.abs(explorer.places[found] - [column, row]).max() < 1
         ring = (explorer.map(number) != before).any(-1)
         rows, columns = ring.nonzero()
         assert abs((rows.min() + rows.max()) / 2 - row) < 2
@@ -67,31 +77,32 @@ def test_a_click_on_the_map_finds_the_point_under_it(explorer):
     np.testing.assert_array_equal(explorer.map(), before)
 
 
-def test_names_are_kept_and_merge(explorer, tmp_path):
+def test_names_are_kept_and_merge(explorer):
     k = explorer.model.n_components
     names = ["same"] * max(1, k - 1) + ["other"] * min(1, k - 1)
     explorer.rename(names)
-    again = Explorer(explorer.model, explorer.x, None, None, tmp_path / "names.json")
+    again = Explorer(explorer.model, explorer.x, explorer.schema, explorer.names_path)
     assert again.names == names
     found, probs = again.label(explorer.x), explorer.probs.numpy()
     merged = probs[:, : max(1, k - 1)].sum(1)
     np.testing.assert_allclose(found["probability"], np.maximum(merged, 1 - merged), rtol=1e-4)
     np.testing.assert_array_equal(found["component"], probs.argmax(1))
-    with pytest.raises(ValueError, match="give each of them a name"):
+    with pytest.raises(ValueError, match=f"There are {k} components: give each of them a name"):
         explorer.rename([" "] * k)
 
 
 def test_without_its_data_a_run_is_looked_at_through_what_it_generates(any_model, tmp_path):
-    alone = Explorer(any_model, None, None, None, tmp_path / "names.json")
+    alone = Explorer(any_model, None, Schema(any_model.shape), tmp_path / "names.json")
     assert alone.generated
     assert alone.x.shape == (600, *any_model.shape)
 
 
 def test_a_sheet_of_counts_holds_whole_numbers(tmp_path):
-    kinds, units = ["count", "binary", "gaussian"], {"loc": [0.0] * 3, "scale": [1.0] * 3}
-    config = {"model": "cpvae", "shape": [3], "likelihood": "mixed", "n_components": 2}
-    model = build(**config, kinds=kinds, n_levels=[0] * 3, latent_dim=2, hidden=[8], **units)
-    explorer = Explorer(model, None, ["a", "b", "c"], {}, tmp_path / "names.json")
+    units = {"loc": (0.0,) * 3, "scale": (1.0,) * 3}
+    schema = Schema((3,), ("a", "b", "c"), kinds=("count", "binary", "gaussian"), **units)
+    config = {"likelihood": "mixed", "n_components": 2, "latent_dim": 2, "hidden": [8]}
+    model = build(**config, **schema.features())
+    explorer = Explorer(model, None, schema, tmp_path / "names.json")
     sheet = explorer.sheet(explorer.draw(1, 5, 0))
     assert [dtype.kind for dtype in sheet.dtypes] == ["i", "i", "f"]
 
@@ -114,12 +125,13 @@ def browser():
 
 @pytest.fixture
 def visit(browser, tmp_path, monkeypatch):
-    """Fits a little, serves the explorer, and gives its page; nothing may be asked of elsewhere."""
-    from cpvae.cli import main as cli
+    """Fits a little, serves the explorer, opens its page; that loads nothing from elsewhere."""
+    from cpvae.cli.main import main
+    from cpvae.cli.use import explore
     from cpvae.report import app
 
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "gradio"))
-    opened, errors, asked = [], [], []
+    opened, errors, requested = [], [], []
 
     def visit(*arguments: str):
         run = tmp_path / "run"
@@ -128,17 +140,17 @@ def visit(browser, tmp_path, monkeypatch):
             argv = ["cpvae", "fit", *arguments, "--max-epochs", "3", "--out", str(run)]
             patched.setattr("sys.argv", argv)
             with pytest.raises(SystemExit) as ended:
-                cli.main()
+                main()
             assert not ended.value.code
             patched.setattr(app, "serve", lambda served, port, browser: blocks.append(served))
-            cli.explore(run, None, False)
+            explore(run, None, False)
         address = app.serve(blocks[0], None, False, wait=False)
         opened.append(blocks[0])
         assert address.startswith("http://127.0.0.1:")
         page = browser.new_page(viewport={"width": 1300, "height": 1000})
         page.set_default_timeout(60_000)
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("request", lambda request: requested.append(request.url))
         page.goto(address)
         opened.append(page)
         return page, run
@@ -146,7 +158,7 @@ def visit(browser, tmp_path, monkeypatch):
     yield visit
     for thing in reversed(opened):
         thing.close()
-    assert [url for url in asked if not url.startswith(("http://127.0.0.1", "data:"))] == []
+    assert [url for url in requested if not url.startswith(("http://127.0.0.1", "data:"))] == []
     assert errors == []
 
 
@@ -177,7 +189,7 @@ def test_every_control_of_the_page_for_images(visit, tmp_path):
 
     page, run = visit("digits", "-k", "4")
     changes(page, "drawn", lambda: page.click("#again"))
-    changes(page, "drawn", lambda: choose(page, "Category", 2))
+    changes(page, "drawn", lambda: choose(page, "Component", 2))
     source(page, "real")
 
     page.get_by_role("tab", name="Map").click()
@@ -189,7 +201,7 @@ def test_every_control_of_the_page_for_images(visit, tmp_path):
     page.locator("#second input").fill("5")
     changes(page, "walk", lambda: page.click("#between"))
     changes(page, "walk", lambda: page.click("#inside"))
-    choose(page, "Category", 1)
+    choose(page, "Component", 1)
     changes(page, "walk", lambda: page.click("#inside"))
     page.locator("#second input").fill("5000")
     page.click("#between")
@@ -249,12 +261,13 @@ def test_the_page_for_tables(visit, tmp_path, blobs):
     expect(page.get_by_text("has no column 'd'")).to_be_visible()
 
 
-def test_a_port_that_is_taken_is_told(any_model, tmp_path):
+@pytest.mark.parametrize("shape", [(6,), (1, 5, 6)])
+def test_a_port_that_is_taken_is_reported(shape, build_small, tmp_path):
     import socket
 
     from cpvae.report import app
 
-    explorer = Explorer(any_model, None, None, None, tmp_path / "names.json")
+    explorer = Explorer(build_small({"shape": shape}), None, Schema(shape), tmp_path / "names.json")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

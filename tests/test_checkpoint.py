@@ -5,11 +5,11 @@ import torch
 
 from cpvae import checkpoint
 from cpvae.checkpoint import FORMAT, MODEL, RUN, TRAINING, RunFolder, describe
-from cpvae.models.base import build
+from cpvae.data import Schema
+from cpvae.models.build import build
 from cpvae.training.recipe import Recipe
 
 CONFIG = {
-    "shape": [4],
     "n_components": 2,
     "latent_dim": 2,
     "hidden": [4, 4],
@@ -20,14 +20,16 @@ CONFIG = {
 @pytest.fixture
 def folder(tmp_path):
     folder = RunFolder(tmp_path / "run")
-    folder.write_info(describe(CONFIG, Recipe()))
-    folder.write_model(build(**CONFIG, loc=[1.0] * 4, scale=[2.0] * 4).state_dict())
+    schema = Schema((4,), loc=(1.0,) * 4, scale=(2.0,) * 4)
+    config = {**CONFIG, **schema.features()}
+    folder.write_info(describe(schema, config, Recipe()))
+    folder.write_model(build(**config).state_dict())
     return folder
 
 
 def test_round_trip(folder):
     model = folder.read_model()
-    assert model.likelihood.scale.tolist() == [2.0] * 4
+    assert model.likelihood.heads[0].scale.tolist() == [2.0] * 4
     assert not model.training
     info = folder.read_info()
     assert info["format"] == FORMAT
@@ -66,7 +68,7 @@ def test_damage_is_named(folder):
     (folder.path / TRAINING).write_bytes(whole[:50])
     with pytest.raises(ValueError, match=r"training.safetensors is damaged"):
         folder.read_training()
-    for text in ("{", "[]", "{}", '{"format": "x"}'):
+    for text in ("{", "[]", "{}", '{"format": "x"}', '{"format": 1}', '{"format": 2}'):
         (folder.path / RUN).write_text(text)
         with pytest.raises(ValueError, match=r"run.json is damaged"):
             folder.read_info()

@@ -7,7 +7,7 @@ from scipy.sparse import csr_matrix
 from sklearn.datasets import make_blobs, make_moons
 from sklearn.neighbors import kneighbors_graph
 
-from cpvae.clustering.communities import bond, communities, cut, join, whole
+from cpvae.clustering.communities import communities, connection, cut, join, merge_connected
 from cpvae.evaluation.metrics import cluster_scores
 
 
@@ -72,8 +72,10 @@ def test_a_large_kind_stays_whole_beside_small_ones(seed):
 def test_finer_communities_are_joined_where_two_look_like_halves(
     monkeypatch, before, after, joined
 ):
-    bonds = iter([before, after])
-    monkeypatch.setattr("cpvae.clustering.communities.bond", lambda graph, found: next(bonds))
+    connections = iter([before, after])
+    monkeypatch.setattr(
+        "cpvae.clustering.communities.connection", lambda graph, found: next(connections)
+    )
     x, _ = _uneven_kinds(0)
     even, uneven = (communities(x, 5, 0, uneven).category for uneven in (False, True))
     assert joined != np.array_equal(even, uneven)
@@ -89,12 +91,14 @@ def test_halves_of_a_kind_are_joined_and_kinds_are_not():
     x, kind = make_blobs([600, 300, 100], 8, cluster_std=1.5, random_state=0)
     category = 2 * kind + (x[:, 0] > np.array([np.median(x[kind == k, 0]) for k in range(3)])[kind])
     category = 7 * np.where(kind == 2, 4, category)  # the last is whole; names may be any numbers
-    joined = whole([x], category)
+    joined = merge_connected([x], category)
     assert len(np.unique(joined)) == 3
     assert cluster_scores(kind, joined)["accuracy"] == 1
     apart = x + 100.0 * category[:, None]
-    assert np.array_equal(whole([x, apart], category), np.unique(category, return_inverse=True)[1])
-    assert not whole([x], np.zeros(len(x), int)).any()
+    assert np.array_equal(
+        merge_connected([x, apart], category), np.unique(category, return_inverse=True)[1]
+    )
+    assert not merge_connected([x], np.zeros(len(x), int)).any()
 
 
 def test_the_cut_is_the_normalised_cut():
@@ -107,10 +111,10 @@ def test_the_cut_is_the_normalised_cut():
     assert 0 < cut(graph, found) == pytest.approx(asked / 2)
 
 
-def test_the_bond_is_of_the_two_that_hang_together_most():
+def test_the_connection_is_of_the_two_that_hang_together_most():
     edges = np.array([[40, 4, 0], [4, 10, 6], [0, 6, 90]])  # 44, 20 and 96 ends
-    assert bond(csr_matrix(edges), np.arange(3)) == 6 / 20
-    assert bond(csr_matrix(edges), np.zeros(3, int)) == 0
+    assert connection(csr_matrix(edges), np.arange(3)) == 6 / 20
+    assert connection(csr_matrix(edges), np.zeros(3, int)) == 0
 
 
 def test_those_are_joined_that_leave_the_least_cut():

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from cpvae import CPVAE
-from cpvae.evaluation.metrics import cluster_scores, exact_terms
-from cpvae.models.base import build
-from cpvae.models.compact import TOLERANCE, _look, _merged, compact
+from cpvae.evaluation.metrics import cluster_scores
+from cpvae.models.build import build
+from cpvae.models.compact import TOLERANCE, compact, look
+from cpvae.models.inference import exact_terms
 from cpvae.training import defaults
 from cpvae.training.loop import fit
 
@@ -48,11 +49,18 @@ def elbo(model, x):
     return exact_terms(model, observed, generator).elbo()
 
 
+def merge(model, groups, x):
+    seen = look(model, x, 0)
+    return model.merged(groups, seen.features, seen.log_qc)
+
+
 def test_merging_copies_gives_the_model_that_was_copied(doubled):
     few, many, config, x = doubled
     torch.testing.assert_close(elbo(many, x), elbo(few, x), atol=1e-4, rtol=1e-5)
-    merged, small = _merged(many, config, [[0, 3], [1, 4], [2, 5]], _look(many, x, 0))
-    assert small == {**config, "n_components": 3, "weights": "learned"}
+    merged = merge(many, [[0, 3], [1, 4], [2, 5]], x)
+    again = build(**{**config, "n_components": 3, "mixing_weights": "learned"})
+    again.load_state_dict(merged.state_dict())  # it is one that can be built
+    torch.testing.assert_close(elbo(again.eval(), x), elbo(merged, x), rtol=0, atol=0)
     torch.testing.assert_close(elbo(merged, x), elbo(few, x), atol=1e-4, rtol=1e-5)
     torch.testing.assert_close(merged.cluster_probs(x), few.cluster_probs(x), atol=1e-5, rtol=1e-4)
     normalised = [
@@ -65,14 +73,14 @@ def test_merging_copies_gives_the_model_that_was_copied(doubled):
 def test_a_merged_category_has_the_joint_probability_of_its_members(doubled):
     _, many, config, x = doubled
     many.aggregated.copy_(torch.tensor([0.3, 0.2, 0.05, 0.25, 0.15, 0.05]))
-    merged, _ = _merged(many, config, [[0, 3, 1, 4], [2, 5]], _look(many, x, 0))
+    merged = merge(many, [[0, 3, 1, 4], [2, 5]], x)
     torch.testing.assert_close(merged.prior.logits.softmax(0), torch.tensor([0.9, 0.1]))
     torch.testing.assert_close(merged.aggregated, torch.tensor([0.9, 0.1]))
 
 
 def test_calling_an_example_by_its_copy_costs_nothing(doubled):
     _, many, _, x = doubled
-    costs = _look(many, x, 0).costs
+    costs = look(many, x, 0).costs
     torch.testing.assert_close(costs.diagonal(3), torch.zeros(3), atol=1e-4, rtol=0)
     torch.testing.assert_close(costs[:3, :3], costs[3:, 3:], atol=1e-4, rtol=1e-4)
 
@@ -92,6 +100,7 @@ def test_six_categories_of_three_blobs_become_three(blobs):
     fit(model, x[:500], x[500:], defaults.recipe(500, config, max_epochs=100), accelerator="cpu")
     found = compact(model, config, x[500:])
     assert found.model.n_components == 3
+    assert found.config == {**config, "n_components": 3, "mixing_weights": "learned"}
     assert found.elbo_after_nats >= found.elbo_before_nats - TOLERANCE
     assigned = found.model.cluster_probs(x).argmax(1)
     pairs = {(int(a), int(b)) for a, b in zip(assigned, labels, strict=True)}
@@ -109,7 +118,7 @@ def test_a_dead_category_is_dropped_and_its_name_is_no_longer_paid_for(build_sma
     assert found.elbo_after_nats == max(bound for _, bound in found.curve)
 
 
-def test_a_kind_that_is_worth_several_categories_becomes_whole():
+def test_a_cluster_that_is_worth_several_categories_becomes_one():
     rng = np.random.default_rng(0)
     kind = rng.choice(3, 1500, p=[0.8, 0.1, 0.1])
     shape = rng.normal(size=(3, 8, 8)) / 8**0.5
@@ -118,10 +127,12 @@ def test_a_kind_that_is_worth_several_categories_becomes_whole():
     model = CPVAE(8, max_epochs=60, random_state=0).fit(x)
     data = torch.from_numpy(x).float()
     by_bound = compact(model.model_, model.config_, data)
-    found = compact(model.model_, model.config_, data, whole=data)
+    found = compact(model.model_, model.config_, data, connected_in=data)
     assert found.model.n_components == 3 < by_bound.model.n_components
     assert found.elbo_after_nats < by_bound.elbo_after_nats
-    assert cluster_scores(kind, model.compact(x, whole=True).predict(x))["accuracy"] > 0.95
+    assert (
+        cluster_scores(kind, model.compact(x, merge_connected=True).predict(x))["accuracy"] > 0.95
+    )
     merged = sorted(sorted(group) for group in found.groups)
     assert all(any(set(g) <= set(group) for group in merged) for g in by_bound.groups)
     assert model.groups_ == found.groups

@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import pickle
 
@@ -8,11 +9,11 @@ from PIL import Image
 from pyarrow import csv, parquet
 
 from cpvae import data
-from cpvae.data import levels
-from cpvae.data.checks import check, check_like, check_varies
+from cpvae.data.checks import check
 from cpvae.data.files import as_examples
-from cpvae.data.mnist import _ArraysOnly, _from_idx, _idx
-from cpvae.data.omniglot import average_down, split_by_drawer
+from cpvae.data.mnist import ArraysOnly, from_idx, to_idx
+from cpvae.data.omniglot import average_down, split_by_drawer, unpack
+from cpvae.data.schema import Schema
 
 
 @pytest.fixture
@@ -37,13 +38,14 @@ def write(table, path):
 def test_tables(table, tmp_path, ending):
     path = write(table, tmp_path / f"t{ending}")
     splits = data.load(path, label="kind")
-    assert splits.columns == ("a", "b", "flag")
+    assert splits.schema.columns == ("a", "b", "flag")
     assert splits.shape == (3,)
     assert [len(part.x) for part in (splits.train, splits.valid, splits.test)] == [40, 5, 5]
     together = np.concatenate([splits.train.x, splits.valid.x, splits.test.x])
     np.testing.assert_allclose(sorted(together[:, 0]), sorted(table["a"].to_numpy()), rtol=1e-6)
-    assert data.load(path, drop=("kind", "a")).columns == ("b", "flag")
-    assert data.read(path, columns=("b", "a")).columns == ("b", "a")
+    assert data.load(path, drop=("kind", "a")).schema.columns == ("b", "flag")
+    known = Schema((2,), ("b", "a"))
+    np.testing.assert_array_equal(data.read(path, schema=known).x, data.read(path).x[:, [1, 0]])
 
 
 def test_labels_stay_with_their_rows(tmp_path):
@@ -112,6 +114,7 @@ def test_digits():
 
 def test_refuses_values_that_cannot_be_learned_from():
     good = np.random.default_rng(0).random((9, 3)).astype(np.float32)
+    schema = Schema((3,), ("width", "height", "depth"))
     check(good)
     bad = good.copy()
     bad[2, 1] = np.nan
@@ -119,8 +122,8 @@ def test_refuses_values_that_cannot_be_learned_from():
     with pytest.raises(ValueError, match="1 NaN or infinite values"):
         check(bad.reshape(9, 1, 3, 1))  # an image may not
     with pytest.raises(ValueError, match="NaN or infinite values in column height"):
-        check_like(bad, (3,), ["width", "height", "depth"])
-    check_like(bad, (3,), missing=True)
+        schema.check_like(bad)
+    schema.check_like(bad, missing=True)
     bad[2, 1] = np.inf
     with pytest.raises(ValueError, match="1 infinite values in column height"):
         check(bad, ["width", "height", "depth"])
@@ -143,9 +146,9 @@ def test_refuses_values_that_cannot_be_learned_from():
     bad = good.copy()
     bad[:, 2] = 7
     with pytest.raises(ValueError, match="Column depth is constant.*drop it"):
-        check_varies(bad, ["width", "height", "depth"])
+        schema.planned(bad, "gaussian")
     with pytest.raises(ValueError, match=r"shape \(3,\), and the model was fitted to shape \(4,\)"):
-        check_like(good, (4,))
+        Schema((4,)).check_like(good)
 
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet"])
@@ -154,7 +157,11 @@ def test_refuses_columns_that_are_not_there(table, tmp_path, ending):
     with pytest.raises(ValueError, match="no column 'size': it has a, b, flag, kind"):
         data.load(path, label="size")
     with pytest.raises(ValueError, match="no column 'z'"):
-        data.read(path, columns=("a", "z"))
+        data.read(path, schema=Schema((2,), ("a", "z")))
+
+
+def with_levels(source, levels):
+    return dataclasses.replace(source.schema, levels=levels)
 
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet"])
@@ -162,30 +169,30 @@ def test_text_is_categories_and_text_again(tmp_path, ending):
     columns = {"a": [1.5, 2, 3, 4] * 5, "pet": ["dog", "cat", None, " cat "] * 5, "n": [7, 9] * 10}
     path = write(pa.table(columns), tmp_path / f"t{ending}")
     source = data.read(path)
-    assert source.columns == ("a", "pet", "n")
-    assert source.levels == {"pet": ["cat", "dog"]}
+    assert source.schema.columns == ("a", "pet", "n")
+    assert source.schema.levels == {"pet": ["cat", "dog"]}
     np.testing.assert_array_equal(source.x[:4, 1], [1, 0, np.nan, 0])
-    again = levels.decode(source.x, source.columns, source.levels)
+    again = source.schema.decode(source.x)
     assert again["pet"][:4].tolist() == ["dog", "cat", None, "cat"]
     np.testing.assert_array_equal(again["a"], source.x[:, 0])
-    shown, names = levels.indicators(source.x, source.columns, source.levels)
+    shown, names = source.schema.indicators(source.x)
     assert names == ["a", "pet=cat", "pet=dog", "n"]
     np.testing.assert_array_equal(shown[:3, 1:3], [[0, 1], [1, 0], [np.nan, np.nan]])
     numbers = data.read(path, categorical=["n"])
-    assert numbers.levels == {"pet": ["cat", "dog"], "n": ["7", "9"]}
+    assert numbers.schema.levels == {"pet": ["cat", "dog"], "n": ["7", "9"]}
     np.testing.assert_array_equal(numbers.x[:2, 2], [0, 1])
-    known = data.read(path, levels={"pet": ["ant", "cat", "dog"]})
+    known = data.read(path, schema=with_levels(source, {"pet": ["ant", "cat", "dog"]}))
     np.testing.assert_array_equal(known.x[:2, 1], [2, 1])
     with pytest.raises(ValueError, match="column pet has 'dog', which the model has not seen: it"):
-        data.read(path, levels={"pet": ["cat"]})
+        data.read(path, schema=with_levels(source, {"pet": ["cat"]}))
     with pytest.raises(ValueError, match="pet holds 'dog' in row 1, and the model was fitted to n"):
-        data.read(path, levels={})
+        data.read(path, schema=with_levels(source, {}))
     mixed = tmp_path / "mixed.csv"
     mixed.write_text("a,b\nNA,1\n2,2\nlow,3\n")
     with pytest.raises(ValueError, match="column a holds 'low' in row 3, and"):
-        data.read(mixed, levels={})
+        data.read(mixed, schema=Schema((2,), ("a", "b")))
     parts = data.load(path)
-    assert parts.levels == source.levels
+    assert parts.schema.levels == source.schema.levels
 
 
 def test_text_that_is_no_category_is_refused(tmp_path):
@@ -204,8 +211,8 @@ def test_empty_cells_are_missing_values(tmp_path):
     source = data.read(tmp_path / "t.csv")
     np.testing.assert_array_equal(np.isnan(source.x).sum(0), [10, 10])
     splits = data.load(tmp_path / "t.csv")
-    assert splits.missing
-    assert not data.load("digits").missing
+    assert splits.schema.missing
+    assert not data.load("digits").schema.missing
 
 
 def test_refuses_columns_of_the_same_name(tmp_path):
@@ -227,7 +234,7 @@ def test_semicolons_and_tabs_separate_columns_too(tmp_path):
     for mark in ";\t":
         (tmp_path / "t.csv").write_text(f"a{mark}b\n" + f"1{mark}2.5\n3{mark}4\n" * 5)
         source = data.read(tmp_path / "t.csv")
-        assert source.columns == ("a", "b")
+        assert source.schema.columns == ("a", "b")
         assert source.x[:2].tolist() == [[1, 2.5], [3, 4]]
 
 
@@ -304,19 +311,19 @@ def test_the_unpickler_reads_arrays_and_refuses_all_else():
 
     array = np.arange(6, dtype=np.float32).reshape(2, 3)
     old = pickle.dumps(array, protocol=2).replace(b"numpy._core", b"numpy.core")
-    np.testing.assert_array_equal(_ArraysOnly(io.BytesIO(old), encoding="latin1").load(), array)
+    np.testing.assert_array_equal(ArraysOnly(io.BytesIO(old), encoding="latin1").load(), array)
 
     class Evil:
         def __reduce__(self):
             return os.system, ("true",)
 
     with pytest.raises(ValueError, match="refused"):
-        _ArraysOnly(io.BytesIO(pickle.dumps(Evil()))).load()
+        ArraysOnly(io.BytesIO(pickle.dumps(Evil()))).load()
 
 
 def test_idx_round_trip():
     array = np.random.default_rng(0).integers(256, size=(3, 5, 4), dtype=np.uint8)
-    np.testing.assert_array_equal(_from_idx(_idx(array)), array)
+    np.testing.assert_array_equal(from_idx(to_idx(array)), array)
 
 
 def test_area_average_keeps_the_ink_and_a_checkerboard_becomes_grey():
@@ -401,22 +408,20 @@ def test_mnist_from_mirrors_is_packed_files_one_by_one(monkeypatch):
         asked.extend(urls)
         key = next(k for k, (name, packed, _) in mnist.FILES.items() if packed == digest)
         assert all(url.endswith(mnist.FILES[key][0] + ".gz") for url in urls)
-        return gzip.compress(_idx(arrays[key]))
+        return gzip.compress(to_idx(arrays[key]))
 
     monkeypatch.setattr(mnist, "download", download)
-    for key, array in mnist._from_mirrors().items():
+    for key, array in mnist.from_mirrors().items():
         np.testing.assert_array_equal(array, arrays[key])
     assert len(asked) == len(mnist.MIRRORS) * 4
-    assert not mnist._genuine(arrays)
+    assert not mnist.genuine(arrays)
     monkeypatch.setattr(mnist, "download", lambda *_: None)
-    assert mnist._from_mirrors() is None
+    assert mnist.from_mirrors() is None
 
 
 def test_omniglot_archives_are_read_by_alphabet_and_drawer():
     import io
     import zipfile
-
-    from cpvae.data.omniglot import _unpack
 
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
@@ -428,7 +433,7 @@ def test_omniglot_archives_are_read_by_alphabet_and_drawer():
             name = f"images_background/{alphabet}/character01/0001_{drawer:02d}.png"
             archive.writestr(name, picture.getvalue())
     images, drawers, alphabets = [], [], []
-    _unpack(content.getvalue(), images, drawers, alphabets)
+    unpack(content.getvalue(), images, drawers, alphabets)
     assert (drawers, alphabets) == ([3, 20], ["Greek", "Latin"])
     for image, drawer in zip(images, drawers, strict=True):
         assert image[drawer].all()

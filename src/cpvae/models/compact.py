@@ -76,7 +76,7 @@ def compact(
     """
     if not has_categories(model):
         raise ValueError("Only the model 'cpvae' has categories that can be merged.")
-    view = _look(model, x, seed)
+    view = look(model, x, seed)
     before = _elbo(model, view.observed, seed)
     tried = [(before, [[k] for k in range(model.n_components)]), *_tries(model, view, seed)]
     best = max(elbo for elbo, _ in tried)
@@ -96,7 +96,7 @@ def compact(
     return Compacted(small.eval(), config, groups, before, after, sorted(bounds.items()))
 
 
-def _tries(model: ConditionalPriorVAE, view: "_View", seed: int) -> list[tuple[float, Groups]]:
+def _tries(model: ConditionalPriorVAE, view: "View", seed: int) -> list[tuple[float, Groups]]:
     """The bound of every number of categories that is tried, with and without unused ones."""
     shares, tries = view.log_qc.exp().mean(0), []
     by_number = {len(groups): groups for groups in _joined(view.costs)}
@@ -109,7 +109,7 @@ def _tries(model: ConditionalPriorVAE, view: "_View", seed: int) -> list[tuple[f
     return tries
 
 
-class _View(NamedTuple):
+class View(NamedTuple):
     """What merging needs to know of the data: observed (n, f), features (n, h), log q(c|x) (n, k),
     and the costs (k, k) of calling i's examples j.
     """
@@ -121,7 +121,8 @@ class _View(NamedTuple):
 
 
 @torch.no_grad()
-def _look(model: ConditionalPriorVAE, x: Tensor, seed: int) -> _View:
+def look(model: ConditionalPriorVAE, x: Tensor, seed: int) -> View:
+    """What a model makes of data (n, ...), with binarisation and noise of a seed."""
     generator = torch.Generator(x.device).manual_seed(seed)
     observed = model.likelihood.observe(x.flatten(1), generator)
     parts = []
@@ -131,7 +132,7 @@ def _look(model: ConditionalPriorVAE, x: Tensor, seed: int) -> _View:
     features, log_qc, given = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     weight = log_qc.softmax(0)  # of an example among those of a category
     costs = (weight * given).sum(0).unsqueeze(1) - weight.T @ given
-    return _View(observed, features, log_qc, costs)
+    return View(observed, features, log_qc, costs)
 
 
 def _elbo(model: ConditionalPriorVAE, observed: Tensor, seed: int) -> float:

@@ -12,40 +12,48 @@ from torch import Tensor
 
 from cpvae.report.explorer import Explorer
 
-SHOWN = 12  # examples of a category
+SHOWN = 12  # examples of a component
 
 # The page must not load anything from elsewhere, whatever the library's templates link to
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 
+# gives examples (n, ...) and their names from a file, or all those of the run from None
 Read = Callable[[str | None], tuple[Tensor, Sequence[str] | None]]
 
 
 def page(explorer: Explorer, title: str, read: Read) -> Any:
-    """The page as Gradio blocks.
+    """The page as Gradio blocks, a tab for each thing to do.
 
     Arguments:
         explorer: what is shown
         title: of the run
-        read: gives examples (n, ...) and their names from a file, or all those of the run from None
+        read: see `Read`
     """
     import gradio as gr
 
-    def choices() -> list[tuple[str, int]]:
-        shares = explorer.model.aggregated.tolist()
-        order = np.argsort(shares)[::-1].tolist()
-        return [(f"{_titled(explorer, k)}, {100 * shares[k]:.1f} %", k) for k in order]
+    with gr.Blocks(title=f"{title} - cpvae", analytics_enabled=False) as blocks:
+        gr.Markdown(f"# {title}\n" + _summary(explorer))
+        # an example that is clicked on the map becomes the one that a walk starts from
+        start = gr.Number(0, label="From example", precision=0, elem_id="first", render=False)
+        with gr.Tab("Components"):
+            component = _components_tab(explorer, blocks)
+        with gr.Tab("Map"):
+            _map_tab(explorer, start)
+        with gr.Tab("Walk"):
+            walked = _walk_tab(explorer, start)
+        with gr.Tab("Names"):
+            _names_tab(explorer, read, [component, walked])
+        with gr.Tab("Your example"):
+            _example_tab(explorer, read)
+    return blocks
 
-    def shown(label: str, place: str) -> Any:
-        with gr.Column(min_width=320):
-            gr.Markdown(label)
-            kind = gr.Image if explorer.is_image else gr.Dataframe
-            return kind(show_label=False, interactive=False, buttons=[], elem_id=place)
 
-    def chooser(label: str) -> Any:
-        return gr.Dropdown(choices(), value=choices()[0][1], label=label)
+# --- the tabs ------------------------------------------------------------------------------------
 
-    def button(label: str, place: str) -> Any:
-        return gr.Button(label, variant="primary", scale=0, min_width=280, elem_id=place)
+
+def _components_tab(explorer: Explorer, blocks: Any) -> Any:
+    """New examples of a component beside real ones; returns the list to choose it from."""
+    import gradio as gr
 
     def draw(component: int, seed: int) -> Any:
         return explorer.sheet(explorer.draw(component, SHOWN, seed))
@@ -53,39 +61,82 @@ def page(explorer: Explorer, title: str, read: Read) -> Any:
     def real(component: int) -> Any:
         return explorer.sheet(explorer.real(component, SHOWN))
 
-    def around(x: Tensor) -> Any:
-        return explorer.sheet(explorer.x[explorer.neighbours(x)])
+    with gr.Row(equal_height=True):
+        component = _dropdown(explorer)
+        again = _button("Draw again", "again")
+    seed = gr.State(0)
+    with gr.Row():
+        new = _sheet(explorer, "New examples, drawn from the component", "drawn")
+        old = _sheet(explorer, "Examples that most clearly belong to it", "real")
+    again.click(_next, seed, seed).then(draw, [component, seed], new)
+    component.change(draw, [component, seed], new).then(real, component, old)
+    blocks.load(draw, [component, seed], new).then(real, component, old)
+    return component
+
+
+def _map_tab(explorer: Explorer, start: Any) -> None:
+    """All codes in two dimensions; the example that is clicked goes into ``start`` as well."""
+    import gradio as gr
 
     def click(event: gr.SelectData) -> tuple[Any, ...]:
         number = explorer.at(*event.index)
         x = explorer.x[[number]]
-        found = explorer.label(x)
-        told = f"**{_titled(explorer, int(found['component'][0]))}**"
-        told = f"Example {number}: {told}, probability {found['probability'][0]:.3f}"
-        return explorer.map(number), told, around(x), number
+        label = explorer.label(x)
+        title = _title(explorer, int(label["component"][0]))
+        text = f"Example {number}: **{title}**, probability {label['probability'][0]:.3f}"
+        return explorer.map(number), text, _around(explorer, x), number
 
-    def guard(function: Callable[..., Any]) -> Callable[..., Any]:
-        """Bad input shows its message on the page instead of a stack trace in the terminal."""
+    gr.Markdown(
+        "The codes of the examples on their first two axes, coloured by component. Click a point "
+        "to see its example and those with the nearest codes."
+    )
+    with gr.Row():
+        chart = gr.Image(
+            explorer.map(), show_label=False, interactive=False, buttons=[], elem_id="map"
+        )
+        with gr.Column():
+            clicked = gr.Markdown("No example chosen yet.", elem_id="clicked")
+            nearest = _sheet(explorer, "The example, then its neighbours", "nearest")
+    chart.select(click, None, [chart, clicked, nearest, start])
 
-        def guarded(*arguments: Any) -> Any:
-            try:
-                return function(*arguments)
-            except (ValueError, OSError) as error:
-                raise gr.Error(str(error), print_exception=False) from error
 
-        return guarded
+def _walk_tab(explorer: Explorer, start: Any) -> Any:
+    """What lies between two examples, or within a component; returns the list of components."""
+    import gradio as gr
 
     def between(first: int | None, second: int | None) -> Any:
         if first is None or second is None:
             raise ValueError("Give the numbers of two examples.")
         return explorer.sheet(explorer.between(first, second))
 
+    def inside(component: int, seed: int) -> Any:
+        return explorer.sheet(explorer.inside(component, seed))
+
+    with gr.Row(equal_height=True):
+        start.render()
+        end = gr.Number(1, label="To example", precision=0, elem_id="second")
+        from_to = _button("Walk from one to the other", "between")
+    with gr.Row(equal_height=True):
+        component = _dropdown(explorer)
+        within = _button("Walk between two draws", "inside")
+    walk = _sheet(
+        explorer, "Generated along the straight line between the two codes, row by row", "walk"
+    )
+    seed = gr.State(0)
+    from_to.click(_guarded(between), [start, end], walk)
+    within.click(_next, seed, seed).then(inside, [component, seed], walk)
+    return component
+
+
+def _names_tab(explorer: Explorer, read: Read, dropdowns: Sequence[Any]) -> None:
+    """Names to give to the components, which ``dropdowns`` then show, and labels to export."""
+    import gradio as gr
+
     def rename(table: Any) -> tuple[Any, ...]:
         explorer.rename(list(table.sort_values("component")["name"]))
         count = len(set(explorer.names))
-        return f"Kept: {count} different names.", *(
-            gr.Dropdown(choices=choices()) for _ in choosers
-        )
+        renamed = [gr.Dropdown(choices=_choices(explorer)) for _ in dropdowns]
+        return f"Kept: {count} different names.", *renamed
 
     def export() -> str:
         import pandas
@@ -96,88 +147,126 @@ def page(explorer: Explorer, title: str, read: Read) -> Any:
         pandas.DataFrame({**table, **explorer.label(x)}).to_csv(file, index_label="row")
         return str(file)
 
+    gr.Markdown(
+        "Name the components by what you see in them. Components with the same name are merged: "
+        "the labels that you export count them as one."
+    )
+    shares = explorer.model.aggregated
+    table = gr.Dataframe(
+        [[k, f"{100 * shares[k]:.1f} %", explorer.names[k]] for _, k in _choices(explorer)],
+        headers=["component", "share", "name"],
+        datatype=["number", "str", "str"],
+        static_columns=[0, 1],
+        column_widths=["20%", "20%", "60%"],
+        interactive=True,
+        elem_id="names",
+    )
+    with gr.Row():
+        keep = _button("Keep the names", "keep")
+        out = _button("Export all labels", "export")
+    kept = gr.Markdown(elem_id="kept")
+    labels = gr.File(label="Labels", interactive=False, height=90, elem_id="labels")
+    keep.click(_guarded(rename), table, [kept, *dropdowns])
+    out.click(_guarded(export), None, labels)
+
+
+def _example_tab(explorer: Explorer, read: Read) -> None:
+    """The components of examples from a file, and what is nearest to the first of them."""
+    import gradio as gr
+
     def place(file: str) -> tuple[Any, ...]:
         import pandas
 
         x, _ = read(file)
-        return pandas.DataFrame(explorer.label(x)).reset_index(names="row"), around(x[:1])
+        labels = pandas.DataFrame(explorer.label(x)).reset_index(names="row")
+        labels["probability"] = labels["probability"].astype(float).round(3)
+        return labels, _around(explorer, x[:1])
 
-    with gr.Blocks(title=f"{title} - cpvae", analytics_enabled=False) as blocks:
-        gr.Markdown(f"# {title}\n" + _summary(explorer))
-        with gr.Tab("Categories"):
-            with gr.Row(equal_height=True):
-                category = chooser("Category")
-                again = button("Draw again", "again")
-            seed = gr.State(0)
-            with gr.Row():
-                new = shown("New, drawn from the category", "drawn")
-                old = shown("Examples that are most surely of it", "real")
-            again.click(lambda s: s + 1, seed, seed).then(draw, [category, seed], new)
-            category.change(draw, [category, seed], new).then(real, category, old)
-        with gr.Tab("Map"):
-            gr.Markdown(
-                "The codes of the examples on their first two axes, coloured by category; "
-                "click one to see it and those with the nearest codes."
-            )
-            with gr.Row():
-                chart = gr.Image(
-                    explorer.map(), label="Codes", interactive=False, elem_id="map", buttons=[]
-                )
-                with gr.Column():
-                    clicked = gr.Markdown("No example chosen yet.", elem_id="clicked")
-                    nearest = shown("The example, then its neighbours", "nearest")
-        with gr.Tab("Walk"):
-            with gr.Row(equal_height=True):
-                first = gr.Number(0, label="From example", precision=0, elem_id="first")
-                second = gr.Number(1, label="To example", precision=0, elem_id="second")
-                go = button("Walk from one to the other", "between")
-            with gr.Row(equal_height=True):
-                within = chooser("Category")
-                wander = button("Walk between two draws of it", "inside")
-            walk = shown("From the first to the last, row by row", "walk")
-            go.click(guard(between), [first, second], walk)
-            walked = gr.State(0)
-            wander.click(lambda s: s + 1, walked, walked).then(
-                lambda k, s: explorer.sheet(explorer.inside(k, s)), [within, walked], walk
-            )
-        chart.select(click, None, [chart, clicked, nearest, first])
-        with gr.Tab("Names"):
-            gr.Markdown(
-                "Name the categories by what you see in them. Categories with the same name are "
-                "merged: the labels that you export count them as one."
-            )
-            table = gr.Dataframe(
-                [
-                    [k, f"{100 * explorer.model.aggregated[k]:.1f} %", explorer.names[k]]
-                    for _, k in choices()
-                ],
-                headers=["component", "share", "name"],
-                datatype=["number", "str", "str"],
-                static_columns=[0, 1],
-                interactive=True,
-                elem_id="names",
-            )
-            with gr.Row():
-                keep = button("Keep the names", "keep")
-                out = button("Export all labels", "export")
-            kept = gr.Markdown(elem_id="kept")
-            labels = gr.File(label="Labels", interactive=False, height=90, elem_id="labels")
-            out.click(guard(export), None, labels)
-        with gr.Tab("Your example"):
-            kind = "An image" if explorer.is_image else "A table (.csv or .parquet)"
-            file = gr.File(label=f"{kind} like the data of this run", height=150, elem_id="yours")
-            where = gr.Dataframe(
-                label="Where it falls",
-                headers=["row", "component", "name", "probability"],
-                interactive=False,
-                elem_id="where",
-            )
-            beside = shown("The examples nearest to the first of them", "beside")
-            file.upload(guard(place), file, [where, beside])
-        choosers = [category, within]
-        keep.click(guard(rename), table, [kept, *choosers])
-        blocks.load(draw, [category, seed], new).then(real, category, old)
-    return blocks
+    what = "An image" if explorer.is_image else "A table (.csv or .parquet)"
+    file = gr.File(label=f"{what} like the data of this run", height=150, elem_id="yours")
+    where = gr.Dataframe(
+        label="Which component it belongs to",
+        headers=["row", "component", "name", "probability"],
+        interactive=False,
+        elem_id="where",
+    )
+    beside = _sheet(explorer, "The examples nearest to the first of them", "beside")
+    file.upload(_guarded(place), file, [where, beside])
+
+
+# --- what they are made of -----------------------------------------------------------------------
+
+
+def _sheet(explorer: Explorer, label: str, elem_id: str) -> Any:
+    """A place for examples: a picture, or a table."""
+    import gradio as gr
+
+    with gr.Column(min_width=320):
+        gr.Markdown(label)
+        kind = gr.Image if explorer.is_image else gr.Dataframe
+        return kind(show_label=False, interactive=False, buttons=[], elem_id=elem_id)
+
+
+def _dropdown(explorer: Explorer) -> Any:
+    """A list to choose a component from."""
+    import gradio as gr
+
+    choices = _choices(explorer)
+    return gr.Dropdown(choices, value=choices[0][1], label="Component")
+
+
+def _choices(explorer: Explorer) -> list[tuple[str, int]]:
+    """Components with their titles and shares, the most used first."""
+    shares = explorer.model.aggregated.tolist()
+    order = np.argsort(shares)[::-1].tolist()
+    return [(f"{_title(explorer, k)}, {100 * shares[k]:.1f} %", k) for k in order]
+
+
+def _button(label: str, elem_id: str) -> Any:
+    import gradio as gr
+
+    return gr.Button(label, variant="primary", scale=0, min_width=280, elem_id=elem_id)
+
+
+def _next(seed: int) -> int:
+    return seed + 1
+
+
+def _around(explorer: Explorer, x: Tensor) -> Any:
+    """The examples nearest to one (1, ...)."""
+    return explorer.sheet(explorer.x[explorer.neighbours(x)])
+
+
+def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Bad input shows its message on the page instead of a stack trace in the terminal."""
+    import gradio as gr
+
+    def guarded(*arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except (ValueError, OSError) as error:
+            raise gr.Error(str(error), print_exception=False) from error
+
+    return guarded
+
+
+def _title(explorer: Explorer, k: int) -> str:
+    name = explorer.names[k]
+    return f"component {k}" if name == str(k) else f"{name} (component {k})"
+
+
+def _summary(explorer: Explorer) -> str:
+    n = len(explorer.x)
+    shown = (
+        f"The data of this run was not found, so {n} examples that the model generated are shown "
+        f"in its place."
+        if explorer.generated
+        else f"{n} examples that the fit did not see."
+    )
+    return f"{explorer.model.n_components} components. {shown}"
+
+
+# --- serving -------------------------------------------------------------------------------------
 
 
 def serve(blocks: Any, port: int | None, browser: bool, wait: bool = True) -> str:
@@ -227,20 +316,3 @@ class _OnlyHere:
             await send(message)
 
         await self.app(scope, receive, with_policy)
-
-
-def _titled(explorer: Explorer, k: int) -> str:
-    name = explorer.names[k]
-    return f"component {k}" if name == str(k) else f"{name} (component {k})"
-
-
-def _summary(explorer: Explorer) -> str:
-    model = explorer.model
-    n = len(explorer.x)
-    seen = (
-        f"The data of this run is not at its place, so {n} examples that the model generated stand "
-        f"for it."
-        if explorer.generated
-        else f"{n} examples that the fit did not see."
-    )
-    return f"{model.n_components} components. {seen}"

@@ -20,48 +20,52 @@ STEPS = 12  # of a walk
 
 
 class Explorer:
-    """A fitted model beside the examples that it is looked at through.
+    """A fitted model, examples to look at it through, and the names of its components.
+
+    ``places`` has the points of the map, (n, 2): the pixel of each example, its column and its row.
 
     Arguments:
         model: a fitted model, on the CPU
         x: examples (n, ...) in the data's units, or None to look at 600 that the model generates
         schema: of the data
-        names: JSON file that keeps the names of the components; need not exist yet
+        names_path: JSON file that keeps the names of the components; need not exist yet
     """
 
-    def __init__(self, model: Model, x: Tensor | None, schema: Schema, names: Path):
-        self.model, self.schema, self._file = model, schema, names
+    def __init__(self, model: Model, x: Tensor | None, schema: Schema, names_path: Path):
+        self.model, self.schema, self.names_path = model, schema, names_path
         self.generated = x is None
         self.x = model.sample(600, from_="aggregated")[0] if x is None else x[:MOST]
         self.is_image = schema.is_image
         self.probs = cluster_probs(model, self.x)
         self.codes = torch.cat([model.embed(part) for part in self.x.split(model.rows_at_once())])
-        stored = json.loads(names.read_text(encoding="utf-8")) if names.is_file() else {}
+        stored = {}
+        if names_path.is_file():
+            stored = json.loads(names_path.read_text(encoding="utf-8"))
         self.names = [stored.get(str(k), str(k)) for k in range(model.n_components)]
         self._map = figures.codes(model, self.x)
-        self._canvas, self._places = _canvas(self._map)
+        self._canvas, self.places = _canvas(self._map)
 
     def draw(self, component: int, n: int, seed: int) -> Tensor:
-        """New examples (n, ...) of a category; grey images as their means."""
+        """New examples (n, ...) of a component; images as their means."""
         generator = torch.Generator().manual_seed(seed)
         return self.model.sample(n, component, generator=generator, mean=self.is_image)[0]
 
     def real(self, component: int, n: int) -> Tensor:
-        """Examples that are most surely of a category, (n or fewer, ...)."""
+        """The examples that most clearly belong to a component, (n or fewer, ...)."""
         mine = (self.probs.argmax(1) == component).nonzero().squeeze(1)
         return self.x[mine[self.probs[mine, component].argsort(descending=True, stable=True)][:n]]
 
     def neighbours(self, x: Tensor) -> Tensor:
-        """The examples whose codes lie nearest to that of ``x`` (1, ...), nearest first: numbers.
+        """Numbers of the examples whose codes are nearest to that of ``x`` (1, ...), nearest first.
 
-        An example among `x` is its own nearest.
+        One of the examples is its own nearest.
         """
         distance = torch.cdist(self.model.embed(x), self.codes).squeeze(0)
         return distance.argsort(stable=True)[: NEIGHBOURS + 1]
 
     @torch.no_grad()
     def between(self, first: int, second: int) -> Tensor:
-        """What lies between two examples: means decoded along the line between their codes.
+        """Means decoded along the line between the codes of two examples, (STEPS, ...).
 
         Raises:
             ValueError: no example of that number.
@@ -76,7 +80,7 @@ class Explorer:
 
     @torch.no_grad()
     def inside(self, component: int, seed: int) -> Tensor:
-        """What lies between two draws of a category."""
+        """Means decoded along the line between two draws from a component, (STEPS, ...)."""
         drawn = torch.full((2,), component)
         return self._line(self.model.draw(drawn, torch.Generator().manual_seed(seed)))
 
@@ -103,27 +107,27 @@ class Explorer:
 
     def at(self, column: int, row: int) -> int:
         """The example nearest to a pixel of the map."""
-        return int(((self._places - [column, row]) ** 2).sum(1).argmin())
+        return int(((self.places - [column, row]) ** 2).sum(1).argmin())
 
     def rename(self, names: Sequence[str]) -> None:
-        """Gives the categories names and keeps them; those of one name count as one.
+        """Names the components, and keeps the names; those of the same name count as one.
 
         Raises:
-            ValueError: not one name a category, or an empty name.
+            ValueError: not one name for each component, or an empty name.
         """
         names = [str(name).strip() for name in names]
         if len(names) != self.model.n_components or not all(names):
             raise ValueError(
-                f"There are {self.model.n_components} categories: give each of them a name."
+                f"There are {self.model.n_components} components: give each of them a name."
             )
         self.names = names
         text = json.dumps({str(k): name for k, name in enumerate(names)}, indent=2) + "\n"
-        self._file.write_text(text, encoding="utf-8")
+        self.names_path.write_text(text, encoding="utf-8")
 
     def label(self, x: Tensor) -> dict[str, np.ndarray]:
-        """The category of each example (n, ...), its name, and the probability of that name.
+        """The component of each example (n, ...), its name, and the probability of that name.
 
-        Categories of one name are added up.
+        Components of the same name are added up.
         """
         probs = cluster_probs(self.model, x)
         named = list(dict.fromkeys(self.names))
@@ -149,7 +153,7 @@ class Explorer:
 
 
 def _canvas(figure: Any) -> tuple[Any, np.ndarray]:
-    """A figure drawn, and where the points of its first scatter lie on it: (n, 2), column, row."""
+    """A figure drawn, and the pixels of the points of its first scatter, (n, 2): column, row."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)

@@ -29,7 +29,7 @@ def colours(n_components: int) -> np.ndarray:
 
 
 def by_share(aggregated: np.ndarray) -> np.ndarray:
-    """Components with the most used first, those that a sheet has room for."""
+    """The most used components, as many as a sheet has room for, the most used first."""
     return np.argsort(-aggregated, kind="stable")[:MOST_ROWS]
 
 
@@ -49,7 +49,7 @@ def displayable(images: np.ndarray, reference: np.ndarray) -> np.ndarray:
     low, high = min(0.0, float(reference.min())), max(float(reference.max()), 1e-12)
     if high <= 1 and low >= 0:
         high = 1.0
-    return np.nan_to_num(np.clip((images - low) / (high - low), 0, 1), nan=1.0)  # none: white
+    return np.nan_to_num(np.clip((images - low) / (high - low), 0, 1), nan=1.0)  # no image: white
 
 
 def enlarge(page: np.ndarray, at_least: int = 600) -> Any:
@@ -99,8 +99,8 @@ def _image_sheet(model: Model, x: np.ndarray, assigned: np.ndarray) -> Figure:
 
 
 def _table_sheet(model: Model, x: np.ndarray, assigned: np.ndarray, schema: Schema) -> Figure:
-    """Median and middle 80% of every feature, generated and real, in units of the whole table; of
-    features that are 0 or 1 the mean.
+    """Median and middle 80% of every feature, generated and real, in standard deviations of the
+    whole table; of features that are 0 or 1 the mean.
     """
     shown = by_share(model.aggregated.numpy())
     across = min(3, len(shown))
@@ -135,11 +135,11 @@ def _table_sheet(model: Model, x: np.ndarray, assigned: np.ndarray, schema: Sche
 
 def _profile(axes: Any, data: np.ndarray, shares: np.ndarray, colour: str, label: str) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a feature that is missing in all of them
+        warnings.simplefilter("ignore", RuntimeWarning)  # a feature that is missing in every row
         low, middle, high = np.nanquantile(data, [0.1, 0.5, 0.9], axis=0)
         mean = np.nanmean(data, axis=0)
     low, middle, high = (np.where(shares, mean, line) for line in (low, middle, high))
-    if data.shape[1] == 1:  # one feature: its distribution says more than three quantiles
+    if data.shape[1] == 1:  # one feature: there is room for its distribution
         axes.hist(data[:, 0], bins=40, density=True, color=colour, alpha=0.5, label=label)
         return
     at = np.arange(len(middle))
@@ -177,9 +177,9 @@ def reconstructions(model: Model, x: torch.Tensor, schema: Schema) -> Figure:
 def curves(
     history: Sequence[dict[str, Any]], best_epoch: int, pretraining_epochs: int = 0
 ) -> Figure:
-    """The bound on validation and training data, and the categories in use, by epoch.
+    """The bound on validation and training data, the KL terms and the components in use, by epoch.
 
-    ``pretraining_epochs`` are those in which c is not used.
+    The end of the first ``pretraining_epochs`` is marked.
     """
     epochs = [r["epoch"] for r in history]
     names = [next(key for key in r if key.startswith("train_elbo_")) for r in history]
@@ -233,14 +233,14 @@ def usage(aggregated: np.ndarray) -> Figure:
 
 
 def compacted(curve: Sequence[Sequence[int | float]], chosen: int) -> Figure:
-    """The bound for every number of categories that was tried, and the number chosen."""
+    """The bound for every number of components that was tried, and the number chosen."""
     figure = Figure(figsize=(7, 2.6), layout="constrained")
     axes = figure.subplots()
     numbers, bounds = zip(*curve, strict=True)
     axes.plot(numbers, bounds, color=BLUE, marker=".", linewidth=1)
     axes.axvline(chosen, color=ORANGE, linestyle=":", label=f"chosen: {chosen}")
     best = max(bounds)
-    near = [b for b in bounds if b > best - 5]  # far too few categories would squeeze the rest
+    near = [b for b in bounds if b > best - 5]  # far too few components would squeeze the rest
     axes.set_ylim(min(near) - 0.1, best + 0.1 * (best - min(near)) + 0.1)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("components")

@@ -26,7 +26,7 @@ def evaluate_run(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Figures on the run's own test data, kept in the run folder; arguments as for `evaluate`."""
+    """Evaluates a run on its own test data and keeps the result; arguments as for `evaluate`."""
     model = folder.read_model()
     result = evaluate(
         model, splits.test.tensor(), splits.test.labels, n_samples, seed, progress=progress
@@ -49,7 +49,7 @@ def write_figures(folder: RunFolder, splits: Splits) -> dict[str, Path]:
 def write_report(
     folder: RunFolder, splits: Splits, out: Path, progress: Progress | None = None
 ) -> Path:
-    """Writes the page; evaluates on the test data first where no figures are kept.
+    """Writes the page; evaluates on the test data first where that was not done before.
 
     Raises:
         ValueError: a run folder that is damaged or has no finished epoch.

@@ -14,7 +14,7 @@ from cpvae.models.build import MODELS, SETTINGS
 from cpvae.models.priors import StandardNormal
 from cpvae.training.device import choose_device, has_bfloat16
 from cpvae.training.initialise import needs_mixture
-from cpvae.training.recipe import MOST_ENUMERATED, Recipe
+from cpvae.training.recipe import MOST_ENUMERATED, Recipe, typed_settings
 
 # settings that only a model with c has
 OF_C = ("expectation", "kl_c_start", "pretraining_epochs", "invariance")
@@ -40,10 +40,8 @@ def sort_settings(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
                 hint = f"it is called {RENAMED[name]} now"
             raise ValueError(f"There is no setting {name!r}: {hint}.")
     given = _plain(given)
-    return (
-        {name: value for name, value in given.items() if name in SETTINGS},
-        {name: value for name, value in given.items() if name in of_recipe},
-    )
+    of_model = {name: value for name, value in given.items() if name in SETTINGS}
+    return of_model, typed_settings(given)
 
 
 def describe_data(

@@ -142,7 +142,9 @@ class Engine:
         self.adam.step(results[-count:])
         return results[:-count]
 
-    def _gradients(self, *inputs: Tensor, call: Callable[..., Any] | None = None) -> list[Tensor]:
+    def _gradients(
+        self, *inputs: Tensor, call: Callable[..., Any] | None = None
+    ) -> tuple[Tensor, ...]:
         """What a step gives, then the gradients of the parameters."""
         batch_fields = self._batch_fields()
         given = dict(zip([*self._takes(), *batch_fields], inputs, strict=True))
@@ -154,7 +156,7 @@ class Engine:
         )
         results = {"usage": usage, **kept}
         gradients = torch.autograd.grad(objective.sum(), parameters)
-        return [*(results[name] for name in self._gives()), *gradients]
+        return *(results[name] for name in self._gives()), *gradients
 
     def _batch_fields(self) -> list[str]:
         absent = {"changed"} if self.batches.augment is None else set()

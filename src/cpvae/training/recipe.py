@@ -5,6 +5,7 @@ Schedules are pure functions of the epoch; nothing of them lives on a model.
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -105,8 +106,6 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _typed(field, getattr(self, field.name)))
         for name in ("max_epochs", "batch_size", "averaging", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: use a whole number from 1 up.")
@@ -185,11 +184,18 @@ class Recipe:
         )
 
 
-def _typed(field: dataclasses.Field, value: Any) -> Any:
-    """A value as the type of its field; numbers of numpy become Python's."""
-    if field.type is str:
-        return value
-    number, word = (Integral, "whole number") if field.type is int else (Real, "number")
-    if isinstance(value, bool) or not isinstance(value, number):
-        raise ValueError(f"{field.name}={value!r}: use a {word}.")
-    return field.type(value)  # type: ignore[operator]
+def typed_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the settings given that a `Recipe` has, with numbers as the types of its fields.
+
+    Raises:
+        ValueError: something else where a number belongs.
+    """
+    typed = {}
+    for field in dataclasses.fields(Recipe):
+        if field.name in given:
+            value = given[field.name]
+            number, word = (Integral, "whole number") if field.type is int else (Real, "number")
+            if field.type is not str and (isinstance(value, bool) or not isinstance(value, number)):
+                raise ValueError(f"{field.name}={value!r}: use a {word}.")
+            typed[field.name] = float(value) if field.type is float else value
+    return typed

@@ -3,7 +3,7 @@ import pytest
 from sklearn.cluster import KMeans
 from sklearn.datasets import make_blobs
 
-from cpvae.clustering.overlap import Table, pieces
+from cpvae.clustering.overlap import Table, overlap_mixture
 from cpvae.evaluation.metrics import cluster_scores
 
 
@@ -11,8 +11,8 @@ def table(numbers, one_hot=None, n_levels=()):
     return Table(numbers, np.zeros((len(numbers), 0)) if one_hot is None else one_hot, n_levels)
 
 
-def accuracy_of_pieces(y, rows, n_components, seed=0):
-    found = pieces(rows, n_components, seed).of(rows)[:, 0, 0].numpy()
+def accuracy_of_components(y, rows, n_components, seed=0):
+    found = overlap_mixture(rows, n_components, seed).assign(rows)[:, 0, 0].numpy()
     return cluster_scores(y, found)["accuracy"]
 
 
@@ -21,7 +21,7 @@ def test_a_small_kind_is_found_before_a_large_one_is_cut():
     cut = KMeans(3, n_init=10, random_state=0).fit_predict(x)
     assert cluster_scores(y, cut)["accuracy"] < 0.6
     for seed in range(3):
-        assert accuracy_of_pieces(y, table(x), 3, seed) > 0.98
+        assert accuracy_of_components(y, table(x), 3, seed) > 0.98
 
 
 def test_long_kinds_that_lie_side_by_side_are_not_cut():
@@ -32,20 +32,20 @@ def test_long_kinds_that_lie_side_by_side_are_not_cut():
     cut = KMeans(3, n_init=10, random_state=0).fit_predict(x)
     assert cluster_scores(y, cut)["accuracy"] < 0.6
     for seed in range(3):
-        assert accuracy_of_pieces(y, table(x), 3, seed) > 0.98
+        assert accuracy_of_components(y, table(x), 3, seed) > 0.98
 
 
 def test_a_few_rows_far_from_all_are_no_piece():
     x, y = make_blobs([200, 200, 3], 4, cluster_std=0.5, random_state=0)
-    assert accuracy_of_pieces(y, table(x), 2) > 0.99
+    assert accuracy_of_components(y, table(x), 2) > 0.99
 
 
 def test_missing_numbers_are_not_a_kind():
     x, y = make_blobs([300, 100], 6, center_box=(-5, 5), random_state=0)
     x[np.random.default_rng(0).random(x.shape) < 0.2] = np.nan
-    assert accuracy_of_pieces(y, table(x), 2) > 0.95
+    assert accuracy_of_components(y, table(x), 2) > 0.95
     x[:, 2] = np.nan
-    assert accuracy_of_pieces(y, table(x), 2) > 0.9
+    assert accuracy_of_components(y, table(x), 2) > 0.9
 
 
 def test_two_values_are_categories_and_categories_tell_kinds():
@@ -56,11 +56,11 @@ def test_two_values_are_categories_and_categories_tell_kinds():
     number = rng.standard_normal(600) + 2 * y
     level = np.where(rng.random(600) < 0.9, y, 2)
     rows = table(np.column_stack([noise, number]).astype(float), np.eye(3)[level], [3])
-    assert accuracy_of_pieces(y, rows, 2) > 0.9
-    found = pieces(rows, 2, 0)
+    assert accuracy_of_components(y, rows, 2) > 0.9
+    found = overlap_mixture(rows, 2, 0)
     assert found.middle[:3].tolist() == [0.5, 0.5, 0.5]
     some = Table(rows.numbers[:1], rows.one_hot[:1], [3])
-    assert (found.of(some) == found.of(rows)[:1]).all()
+    assert (found.assign(some) == found.assign(rows)[:1]).all()
 
 
 def test_a_value_that_many_rows_share_is_not_a_kind():
@@ -70,7 +70,7 @@ def test_a_value_that_many_rows_share_is_not_a_kind():
         count = np.log1p(rng.poisson(0.3 * (1 + y)))
         numbers = rng.standard_normal((800, 2)) + 2.5 * y[:, None]
         rows = table(np.column_stack([count / count.std(), numbers]))
-        assert accuracy_of_pieces(y, rows, 2, seed) > 0.95
+        assert accuracy_of_components(y, rows, 2, seed) > 0.95
 
 
 @pytest.mark.parametrize("n_features", [1, 2, 6, 30])
@@ -78,21 +78,21 @@ def test_a_value_that_many_rows_share_is_not_a_kind():
 @pytest.mark.parametrize("n_components", [2, 6])
 def test_pieces_of_one_gaussian_hang_together(n_features, n, n_components):
     rows = table(np.random.default_rng(0).standard_normal((n, n_features)))
-    group = pieces(rows, n_components, 0).of(rows)[:, 1]
+    group = overlap_mixture(rows, n_components, 0).assign(rows)[:, 1]
     together = (group == group.mode(0).values).all(1).float().mean()
     assert together == 1
 
 
 def test_more_categories_than_rows_that_differ():
     rows = table(np.repeat(np.eye(3), 20, axis=0))
-    group = pieces(rows, 7, 0).of(rows)[:, 1].unique(dim=0)
+    group = overlap_mixture(rows, 7, 0).assign(rows)[:, 1].unique(dim=0)
     assert group[-1, 1] == 6
     assert len(group) == 3
     some = table(rows.numbers[::10])  # six rows, two of a kind
-    found = pieces(some, 5, 0).of(some)
+    found = overlap_mixture(some, 5, 0).assign(some)
     assert len(found[:, 0].unique(dim=0)) == 3
 
 
 def test_a_table_wider_than_long_has_pieces_too():
     x, y = make_blobs([30, 20], 200, center_box=(-1, 1), random_state=0)
-    assert accuracy_of_pieces(y, table(x), 2) == 1
+    assert accuracy_of_components(y, table(x), 2) == 1

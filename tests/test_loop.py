@@ -1,22 +1,24 @@
 import dataclasses
 import json
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from cpvae.checkpoint import MODEL, RunFolder, best_of, describe
+from cpvae.data import Schema
 from cpvae.data.augment import Augment
-from cpvae.evaluation.metrics import cluster_scores, exact_terms
-from cpvae.models.base import build
-from cpvae.training import defaults
-from cpvae.training import loop as train
-from cpvae.training.loop import Diverged, fit
+from cpvae.evaluation.metrics import cluster_scores
+from cpvae.models.build import build
+from cpvae.models.inference import exact_terms
+from cpvae.training import defaults, loop, state
+from cpvae.training.diagnosis import Diverged, overfitted, still_rising
+from cpvae.training.loop import fit, validate, validation_data
 from cpvae.training.recipe import Recipe
 
 CONFIG = {"shape": [12], "n_components": 3, "latent_dim": 2, "hidden": [8, 8]}
+SCHEMA = Schema((12,))
 RECIPE = Recipe(max_epochs=6, batch_size=20, anneal_epochs=3, seed=3, averaging=3)
 
 
@@ -37,9 +39,9 @@ def without_time(history):
     return [{k: v for k, v in record.items() if k != "seconds"} for record in history]
 
 
-@pytest.mark.parametrize("estimator", ["relaxed", "straight_through", "exact"])
-def test_two_equal_runs_are_equal_bit_for_bit(data, estimator):
-    recipe = dataclasses.replace(RECIPE, estimator=estimator, invariance=2.0)
+@pytest.mark.parametrize("expectation", ["relaxed", "straight_through", "exact"])
+def test_two_equal_runs_are_equal_bit_for_bit(data, expectation):
+    recipe = dataclasses.replace(RECIPE, expectation=expectation, invariance=2.0)
 
     jitter = Augment(12, lambda x, u: (x + 0.2 * u - 0.1).clamp(0, 1))
     (one, first), (two, second) = (fitted(data, recipe, augment=jitter) for _ in range(2))
@@ -54,14 +56,14 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("start_epochs", [0, 2])
+@pytest.mark.parametrize("pretraining_epochs", [0, 2])
 @pytest.mark.parametrize("saves", ["each epoch", "only the first epoch"])
 @pytest.mark.parametrize("at", [1, 2, 4])
 def test_killed_and_resumed_is_equal_bit_for_bit(
-    data, tmp_path, monkeypatch, at, saves, start_epochs
+    data, tmp_path, monkeypatch, at, saves, pretraining_epochs
 ):
-    monkeypatch.setattr(train, "SAVE_EVERY", 0 if saves == "each epoch" else 1e9)
-    recipe = dataclasses.replace(RECIPE, start_epochs=start_epochs, exact_after=4)
+    monkeypatch.setattr(state, "SAVE_EVERY", 0 if saves == "each epoch" else 1e9)
+    recipe = dataclasses.replace(RECIPE, pretraining_epochs=pretraining_epochs, exact_after=4)
     (whole, history) = fitted(data, recipe)
 
     def kill(record):
@@ -69,7 +71,7 @@ def test_killed_and_resumed_is_equal_bit_for_bit(
             raise Killed
 
     folder = RunFolder(tmp_path / "run")
-    folder.write_info(describe(CONFIG, RECIPE))
+    folder.write_info(describe(SCHEMA, CONFIG, RECIPE))
     with pytest.raises(Killed):
         fitted(data, recipe, folder=folder, on_epoch=kill)
     with open(folder.path / "history.jsonl", "a") as file:
@@ -84,7 +86,7 @@ def test_killed_and_resumed_is_equal_bit_for_bit(
 
 def test_resuming_a_finished_run_changes_nothing_and_more_epochs_go_on(data, tmp_path):
     folder = RunFolder(tmp_path / "run")
-    folder.write_info(describe(CONFIG, RECIPE))
+    folder.write_info(describe(SCHEMA, CONFIG, RECIPE))
     fitted(data, folder=folder)
     before = (folder.path / MODEL).read_bytes()
     _, history = fitted(data, folder=folder)
@@ -114,42 +116,44 @@ def test_best_weights_are_kept_by_the_validation_bound(data):
         data, dataclasses.replace(RECIPE, learning_rate=0.5), on_epoch=records.append
     )
     best = max(r["valid_elbo_nats"] for r in history)
-    valid = train._validation(model, data[1], RECIPE.seed)
-    assert train._validate(model, valid, RECIPE.seed)["valid_elbo_nats"] == best
+    valid = validation_data(model, data[1], RECIPE.seed)
+    assert validate(model, valid, RECIPE.seed)["valid_elbo_nats"] == best
     assert records == history
 
 
-def test_categories_start_as_asked_and_the_best_weights_are_from_then_on(generator):
+def test_categories_are_initialised_after_pretraining_and_the_best_weights_are_from_then_on(
+    generator,
+):
     kind = torch.arange(300) % 3
     centres = torch.rand(3, 12, generator=generator).round()
     x = centres[kind] * 0.8 + 0.2 * torch.rand(300, 12, generator=generator)
     data = x[:200], x[200:]
-    recipe = dataclasses.replace(RECIPE, max_epochs=80, anneal_epochs=60, start_epochs=30)
+    recipe = dataclasses.replace(RECIPE, max_epochs=80, anneal_epochs=60, pretraining_epochs=30)
     recipe = dataclasses.replace(recipe, kl_z_start=1.0, learning_rate=0.02)
     model, history = fitted(data, recipe)
-    told = [record["valid_mutual_information_c_nats"] for record in history]
-    assert max(told[:30]) < 0.01  # c says nothing
-    assert told[49] > 0.9  # of log 3 = 1.1
+    information = [record["valid_mutual_information_c_nats"] for record in history]
+    assert max(information[:30]) < 0.01  # c is not used
+    assert information[49] > 0.9  # of log 3 = 1.1
     best = best_of(history, 30)
     assert best["epoch"] > 30
-    valid = train._validation(model, data[1], recipe.seed)
-    assert train._validate(model, valid, recipe.seed)["valid_elbo_nats"] == best["valid_elbo_nats"]
+    valid = validation_data(model, data[1], recipe.seed)
+    assert validate(model, valid, recipe.seed)["valid_elbo_nats"] == best["valid_elbo_nats"]
     groups = model.cluster_probs(x).argmax(1).numpy()
     assert cluster_scores(kind.numpy(), groups)["accuracy"] == 1
 
 
-def test_categories_start_as_communities_where_there_is_enough_to_tell_them():
+def test_initial_clusters_are_communities_where_there_are_enough_rows():
     config = {"model": "cpvae", "n_components": 10, "shape": (784,), "hidden": [300]}
     config["likelihood"] = "bernoulli"
-    assert defaults.recipe(50_000, config, "cpu").start_epochs == 15
-    assert defaults.recipe(50_000, config, "cpu", anneal_epochs=6).start_epochs == 3
-    assert defaults.recipe(50_000, config, "cpu", invariance=2.0).start_epochs == 15
+    assert defaults.recipe(50_000, config, "cpu").pretraining_epochs == 15
+    assert defaults.recipe(50_000, config, "cpu", anneal_epochs=6).pretraining_epochs == 3
+    assert defaults.recipe(50_000, config, "cpu", invariance=2.0).pretraining_epochs == 15
     assert defaults.recipe(50_000, config, "cpu").kl_z_start == 1
     assert defaults.recipe(500, {**config, "shape": (1, 28, 28)}, "cpu").kl_z_start == 1
-    assert defaults.recipe(50_000, {**config, "n_components": 1}, "cpu").start_epochs == 0
+    assert defaults.recipe(50_000, {**config, "n_components": 1}, "cpu").pretraining_epochs == 0
 
 
-def test_in_small_and_mixed_tables_z_is_dear_and_categories_start_at_once():
+def test_in_small_and_mixed_tables_kl_z_weighs_more_and_pretraining_is_one_epoch():
     config = {"model": "cpvae", "n_components": 3, "shape": (8,), "hidden": [100]}
     config["likelihood"] = "gaussian"
     mixed = ["gaussian"] * 7 + ["binary"]
@@ -157,7 +161,7 @@ def test_in_small_and_mixed_tables_z_is_dear_and_categories_start_at_once():
         for settings in ({}, {"invariance": 2.0}):
             changes = {"shape": shape, "kinds": kinds}
             recipe = defaults.recipe(n_examples, {**config, **changes}, "cpu", **settings)
-            assert (recipe.start_epochs, recipe.kl_z_start) == (1, 6)
+            assert (recipe.pretraining_epochs, recipe.kl_z_start) == (1, 6)
             assert recipe.temperature_end == recipe.temperature_start
 
 
@@ -165,13 +169,13 @@ def test_in_small_tables_the_expectation_over_c_ends_exact():
     config = {"model": "cpvae", "n_components": 3, "shape": (8,), "hidden": [100]}
     config["likelihood"] = "gaussian"
     recipe = defaults.recipe(500, config, "cpu", max_epochs=100)
-    assert (recipe.estimator, recipe.exact_after) == ("straight_through", 60)
+    assert (recipe.expectation, recipe.exact_after) == ("straight_through", 60)
     for n_examples, changes, settings in [
         (5000, {}, {}),
         (500, {"model": "vae"}, {}),
         (500, {"n_components": 1}, {}),
         (500, {"n_components": 101}, {}),
-        (500, {}, {"estimator": "straight_through"}),
+        (500, {}, {"expectation": "straight_through"}),
         (5000, {"kinds": ["binary", "categorical"] * 4}, {}),
         (5000, {"kinds": ["count"] * 8}, {}),
     ]:
@@ -180,28 +184,52 @@ def test_in_small_tables_the_expectation_over_c_ends_exact():
         )
 
 
-def test_the_estimator_changes_when_it_should_and_patience_counts_from_there(data):
+def test_the_expectation_changes_when_it_should_and_patience_counts_from_there(data):
     recipe = dataclasses.replace(RECIPE, patience=2, exact_after=4)
     _, history = fitted(data, recipe)
     for record in history:
         name = "exact" if record["epoch"] > 4 else "straight_through"
         assert f"train_elbo_{name}_nats" in record
-    stale = [train._stale(SimpleNamespace(epoch=e, best_epoch=1), recipe) for e in (5, 6)]
-    assert stale == [False, True]
+    assert [recipe.has_lost_patience(epoch, 1) for epoch in (5, 6)] == [False, True]
 
 
-def test_a_recipe_that_starts_too_late_is_refused():
-    with pytest.raises(ValueError, match="start_epochs=6 leaves nothing of anneal_epochs=6"):
-        Recipe(start_epochs=6, anneal_epochs=6)
+def test_schedules_are_pure_functions_of_the_epoch():
+    recipe = Recipe(
+        anneal_epochs=10,
+        pretraining_epochs=2,
+        kl_z_start=6.0,
+        kl_c_start=0.5,
+        temperature_start=1.0,
+        temperature_end=0.5,
+        invariance=2.0,
+        exact_after=8,
+    )
+    weights = [recipe.at(epoch).weights for epoch in (0, 2, 5, 7, 10, 50)]
+    assert [w.kl_z for w in weights] == [6, 5, 3.5, 2.5, 1, 1]
+    assert [w.kl_c for w in weights] == pytest.approx([100, 0.6, 0.75, 0.85, 1, 1])
+    assert [w.merged_cluster for w in weights] == pytest.approx([0, 8, 5, 3, 0, 0])
+    assert [w.component for w in weights] == pytest.approx([0, 6, 0, 0, 0, 0])
+    assert [w.conditional_entropy for w in weights] == pytest.approx([1, 1.4, 2, 2.4, 3, 3])
+    assert {w.invariance for w in weights} == {2.0}
+    assert [recipe.at(e).temperature for e in (0, 5, 10)] == [1, 0.75, 0.5]
+    assert [recipe.at(e).expectation for e in (7, 8)] == ["straight_through", "exact"]
+    still = Recipe(anneal_epochs=0, kl_z_start=6.0)
+    assert still.at(0).weights.kl_z == 1
+    assert still.at(0).weights.merged_cluster == 0
+
+
+def test_a_recipe_whose_pretraining_is_too_long_is_refused():
+    with pytest.raises(ValueError, match="pretraining_epochs=6 leaves nothing of anneal_epochs=6"):
+        Recipe(pretraining_epochs=6, anneal_epochs=6)
 
 
 def test_validation_of_many_categories_samples_one_of_them(data, monkeypatch):
     """And the record of an epoch is one of the same bound, so that it may choose the weights."""
     model, _ = fitted(data)
-    valid = train._validation(model, data[1], RECIPE.seed).repeat(50, 1)
-    enumerated = train._validate(model, valid, RECIPE.seed)
-    monkeypatch.setattr(train, "ENUMERATED", 2)
-    sampled = train._validate(model, valid, RECIPE.seed)
+    valid = validation_data(model, data[1], RECIPE.seed).repeat(50, 1)
+    enumerated = validate(model, valid, RECIPE.seed)
+    monkeypatch.setattr(loop, "MOST_ENUMERATED", 2)
+    sampled = validate(model, valid, RECIPE.seed)
     assert sampled.keys() == enumerated.keys()
     assert sampled["valid_elbo_nats"] != enumerated["valid_elbo_nats"]
     assert sampled["valid_elbo_nats"] == pytest.approx(enumerated["valid_elbo_nats"], abs=0.05)
@@ -259,7 +287,7 @@ def test_weights_are_averaged_for_validation_and_training_does_not_see_it(data):
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_weights(data, tmp_path):
     folder, recipe = RunFolder(tmp_path / "run"), dataclasses.replace(RECIPE, averaging=1)
-    folder.write_info(describe(CONFIG, recipe))
+    folder.write_info(describe(SCHEMA, CONFIG, recipe))
     model = build(**CONFIG)
     good = []
 
@@ -323,7 +351,7 @@ def test_real_mnist_is_learned(real):
         {"learning_rate": 0.0},
         {"learning_rate": math.nan},
         {"kl_z_start": -1.0},
-        {"estimator": "reinforce"},
+        {"expectation": "reinforce"},
         {"precision": "float16"},
         {"temperature_end": 0.0},
     ],
@@ -336,28 +364,28 @@ def test_recipe_refuses(wrong):
 
 def test_a_shortened_recipe_is_what_the_defaults_are_for_so_many_epochs():
     config = {"model": "cpvae", "n_components": 3, "hidden": [100]}
-    for shape in ((64,), (4,)):  # as communities, as pieces
+    for shape in ((64,), (4,)):  # communities, a mixture
         config |= {"shape": shape, "likelihood": "gaussian"}
         usual = defaults.recipe(3000, config, "cpu")
         assert usual.shortened(100) == defaults.recipe(3000, config, "cpu", max_epochs=100)
-    least = Recipe(max_epochs=50, start_epochs=3, anneal_epochs=20, patience=30).shortened(1)
-    assert (least.start_epochs, least.anneal_epochs, least.patience) == (1, 2, 10)
+    least = Recipe(max_epochs=50, pretraining_epochs=3, anneal_epochs=20, patience=30).shortened(1)
+    assert (least.pretraining_epochs, least.anneal_epochs, least.patience) == (1, 2, 10)
     assert least.exact_after == 0
-    close = Recipe(max_epochs=8, start_epochs=3, anneal_epochs=4).shortened(4)
-    assert (close.start_epochs, close.anneal_epochs) == (1, 2)
+    close = Recipe(max_epochs=8, pretraining_epochs=3, anneal_epochs=4).shortened(4)
+    assert (close.pretraining_epochs, close.anneal_epochs) == (1, 2)
 
 
-def test_evenness_is_asked_for_only_where_p_c_says_so():
+def test_even_components_are_rewarded_only_where_p_c_is_uniform():
     config = {"model": "cpvae", "n_components": 10, "shape": (784,), "hidden": [300]}
     config["likelihood"] = "bernoulli"
-    learned, even = ({**config, "weights": weights} for weights in ("learned", "uniform"))
-    assert defaults.recipe(50_000, learned, "cpu", invariance=2.0).balance == 0
-    assert defaults.recipe(50_000, even, "cpu", invariance=2.0).balance > 0
-    assert defaults.recipe(500, even, "cpu", invariance=2.0).balance == 0
-    assert defaults.recipe(50_000, even, "cpu").balance == 0
+    learned, even = ({**config, "mixing_weights": weights} for weights in ("learned", "uniform"))
+    assert defaults.recipe(50_000, learned, "cpu", invariance=2.0).marginal_entropy == 0
+    assert defaults.recipe(50_000, even, "cpu", invariance=2.0).marginal_entropy > 0
+    assert defaults.recipe(500, even, "cpu", invariance=2.0).marginal_entropy == 0
+    assert defaults.recipe(50_000, even, "cpu").marginal_entropy == 0
     rows = np.random.default_rng(0).normal(size=(1_000, 8))
-    assert defaults.model_config(rows)["weights"] == "learned"
-    assert defaults.model_config(rows[:500])["weights"] == "learned"
+    assert defaults.model_config(rows)["mixing_weights"] == "learned"
+    assert defaults.model_config(rows[:500])["mixing_weights"] == "learned"
 
 
 def test_invariance_needs_an_augmentation(data):
@@ -366,7 +394,7 @@ def test_invariance_needs_an_augmentation(data):
 
 
 def test_bfloat16_is_for_training_alone(data, monkeypatch):
-    monkeypatch.setattr(train, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(loop, "has_bfloat16", lambda: True)
     low = dataclasses.replace(RECIPE, precision="bfloat16")
     model, history = fitted(data, low)
     _, plain = fitted(data)
@@ -384,7 +412,7 @@ def test_bfloat16_says_where_it_does_not_fit(data, monkeypatch):
     gaussian = build(**CONFIG, likelihood="gaussian")
     with pytest.raises(ValueError, match="use float32"):
         fit(gaussian, *data, low, accelerator="cpu")
-    monkeypatch.setattr(train, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(loop, "has_bfloat16", lambda: False)
     with pytest.warns(UserWarning, match="no instructions for bfloat16"):
         fitted(data, low)
 
@@ -392,7 +420,7 @@ def test_bfloat16_says_where_it_does_not_fit(data, monkeypatch):
 def test_a_bound_that_still_rises_is_one_of_the_last_tenth_of_a_whole_run():
     def rise(bounds: list[float], max_epochs: int) -> float:
         history = [{"valid_elbo_nats": bound} for bound in bounds]
-        return train.still_rising(history, Recipe(max_epochs=max_epochs))
+        return still_rising(history, Recipe(max_epochs=max_epochs))
 
     line = [-100.0 + i for i in range(100)]
     assert rise(line, 100) == 10
@@ -402,15 +430,15 @@ def test_a_bound_that_still_rises_is_one_of_the_last_tenth_of_a_whole_run():
     assert rise([-3.0], 1) == 0
 
 
-def test_a_best_bound_before_the_annealing_has_ended_is_told_from_one_after():
+def test_overfitting_is_a_best_bound_before_the_annealing_has_ended():
     def early(bounds: list[float], **given: int) -> int:
         history = [{"epoch": i, "valid_elbo_nats": b} for i, b in enumerate(bounds, 1)]
-        settings = {"max_epochs": 10, "anneal_epochs": 4, "start_epochs": 1} | given
-        return train.overfitted(history, Recipe(**settings))
+        settings = {"max_epochs": 10, "anneal_epochs": 4, "pretraining_epochs": 1} | given
+        return overfitted(history, Recipe(**settings))
 
     falls = [-1.0, -5.0, -3.0, -4.0, -6.0, -7.0]
-    assert early(falls) == 3  # the first epoch is before categories start
+    assert early(falls) == 3  # the first epoch is pretraining
     assert early(falls[:4]) == 0  # it may rise yet
     assert early([*falls, -2.0]) == 0
-    assert early(falls, start_epochs=0) == 0  # no categories that start
+    assert early(falls, pretraining_epochs=0) == 0  # no initial clusters
     assert early([]) == 0

@@ -15,7 +15,7 @@ import torch
 from cpvae import data
 from cpvae.cli import main as cli
 from cpvae.experiments import accuracy, pictures, real, table1, tables, toy
-from cpvae.models.base import MODELS, build
+from cpvae.models.build import MODELS, build
 
 SMALL = {"max_epochs": 2, "anneal_epochs": 1, "patience": 5}
 RECIPE = dataclasses.replace(table1.RECIPE, **SMALL)
@@ -65,7 +65,7 @@ def test_accuracy_is_measured_for_every_seed(tmp_path):
     result = json.loads(files[0].read_text())
     assert result["objective"] == "affine"
     assert result["recipe"]["invariance"] == 2.0
-    assert result["config"]["weights"] == "learned"
+    assert result["config"]["mixing_weights"] == "learned"
     assert {"accuracy", "purity", "nmi", "ari", "elbo_nats"} <= set(result)
     assert 0 < result["generation"]["component_agreement"] <= 1
 

@@ -5,8 +5,8 @@ from sklearn.datasets import make_blobs
 
 from cpvae.clustering.communities import communities
 from cpvae.evaluation.metrics import cluster_scores
-from cpvae.models.base import build
-from cpvae.training.initialise import start
+from cpvae.models.build import build
+from cpvae.training.initialise import initial_clusters
 
 
 def test_categories_start_in_codes_or_in_data_whichever_tell_kinds_apart():
@@ -15,19 +15,19 @@ def test_categories_start_in_codes_or_in_data_whichever_tell_kinds_apart():
     model = build(shape=(8,), n_components=3, latent_dim=2, likelihood="gaussian")
     with torch.no_grad():
         model.posterior.weight.zero_()  # all codes are the same
-    (found,) = start([model], x, [0])
+    (found,) = initial_clusters([model], x, [0])
     assert (found == found[:, :1, :1]).all()
     assert cluster_scores(y, found[:, 0, 0].numpy())["accuracy"] == 1
     model.embed = lambda part: part[:, :4]
     model.likelihood.inputs = torch.zeros_like
-    assert cluster_scores(y, start([model], x, [0])[0][:, 0, 0].numpy())["accuracy"] == 1
+    assert cluster_scores(y, initial_clusters([model], x, [0])[0][:, 0, 0].numpy())["accuracy"] == 1
 
 
 def test_examples_beyond_the_largest_communities_are_free():
     x, y = make_blobs([450, 350, 250], 8, cluster_std=0.5, random_state=1)
     x = torch.from_numpy(x).float()
     model = build(shape=(1, 2, 4), n_components=2, latent_dim=2, likelihood="gaussian")
-    (found,) = start([model], x.view(-1, 1, 2, 4), [0])
+    (found,) = initial_clusters([model], x.view(-1, 1, 2, 4), [0])
     for kind, between in enumerate([[0, 0], [1, 1], [0, 1]]):
         assert (found[y == kind] == torch.tensor(between)).all()
 
@@ -35,7 +35,7 @@ def test_examples_beyond_the_largest_communities_are_free():
 def test_a_table_of_more_islands_than_categories_starts_at_pieces():
     x, y = make_blobs([450, 350, 250], 8, cluster_std=0.5, random_state=1)
     model = build(shape=(8,), n_components=2, latent_dim=2, likelihood="gaussian")
-    (found,) = start([model], torch.from_numpy(x).float(), [0])
+    (found,) = initial_clusters([model], torch.from_numpy(x).float(), [0])
     assert torch.equal(found[:, 0, 0], found[:, 0, 1])
     assert {len(found[y == kind, 0].unique()) for kind in range(3)} == {1}
     assert set(found[:, 0].unique().tolist()) == {0, 1}
@@ -46,7 +46,7 @@ def test_a_small_table_starts_at_pieces_and_those_of_a_kind_hang_together(n_comp
     """Ten rows of a kind are too few for fifteen neighbours."""
     x, y = make_blobs([90, 10, 10], 4, cluster_std=0.5, random_state=3)
     model = build(shape=(4,), n_components=n_components, latent_dim=2, likelihood="gaussian")
-    (found,) = start([model], torch.from_numpy(x).float(), [0])
+    (found,) = initial_clusters([model], torch.from_numpy(x).float(), [0])
     piece, group = found.unbind(1)
     assert torch.equal(piece[:, 0], piece[:, 1])
     assert 3 <= len(piece.unique()) <= n_components
@@ -68,7 +68,7 @@ def test_a_mixed_table_starts_at_pieces_however_many_rows_it_has():
     config = {"shape": (9,), "n_components": 3, "latent_dim": 2, "likelihood": "mixed"}
     kinds = {"kinds": ["gaussian"] * 5 + ["binary"] * 4, "n_levels": [0] * 9}
     model = build(**config, **kinds, loc=[0.0] * 9, scale=[1.0] * 9)
-    (found,) = start([model], torch.from_numpy(x).float(), [0])
+    (found,) = initial_clusters([model], torch.from_numpy(x).float(), [0])
     assert cluster_scores(y, found[:, 0, 0].numpy())["accuracy"] > 0.97
     cut = communities(x, 3, 0).category
     assert cluster_scores(y, np.where(cut < 0, 3, cut))["accuracy"] < 0.8
@@ -79,6 +79,6 @@ def test_several_models_start_as_each_would_alone():
     x = torch.from_numpy(x).float()
     config = {"shape": (8,), "n_components": 3, "latent_dim": 2, "likelihood": "gaussian"}
     models, seeds = [build(**config, seed=seed) for seed in (0, 1, 2)], [5, 6, 7]
-    together = start(models, x, seeds)
+    together = initial_clusters(models, x, seeds)
     for model, seed, found in zip(models, seeds, together, strict=True):
-        assert torch.equal(found, start([model], x, [seed])[0])
+        assert torch.equal(found, initial_clusters([model], x, [seed])[0])
