@@ -31,7 +31,7 @@ install: .venv/.installed
 
 demo: install
 	@echo "== fitting 10 components to scikit-learn's handwritten digits, without their labels"
-	$(BIN)/cpvae fit digits --components 10 --invariance affine --weights uniform --out runs/demo --overwrite
+	$(BIN)/cpvae fit digits --components 10 --invariance affine --mixing-weights uniform --out runs/demo --overwrite
 	@echo "== figures on the test part; the labels are used here for the first time"
 	$(BIN)/cpvae evaluate runs/demo
 	$(BIN)/cpvae generate runs/demo --component 3 --out runs/demo/component-3.png

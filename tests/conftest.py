@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from cpvae import data
 from cpvae.models.build import build
@@ -41,6 +42,13 @@ def blobs() -> tuple[np.ndarray, np.ndarray]:
     centres = np.array([[0, 0, 0, 0], [6, 6, 0, 0], [0, 6, 6, 6]])
     x = (centres[labels] + 0.5 * rng.standard_normal((600, 4))) * [1, 10, 100, 0.1] + 5
     return x.astype(np.float32), labels
+
+
+@pytest.fixture(scope="session")
+def few_and_wide() -> np.ndarray:
+    """Random features of sixty digits: many columns and few rows, so that a fit overfits."""
+    weights = np.random.default_rng(0).normal(size=(64, 60)) / 8
+    return np.cos(load_digits().data[:60] @ weights)
 
 
 MIXED = {

@@ -39,7 +39,7 @@ def test_equal_examples_are_in_one_community():
     few = np.abs(kinds[rng.integers(4, size=500)] - (rng.random((500, 8)) < 0.05))
     found = communities(few + 1e-6 * rng.random(few.shape), 4, 0)
     assert found.off == 0
-    assert found.islands == 1  # as sixteen patterns have fifteen neighbours each
+    assert found.parts == 1  # as sixteen patterns have fifteen neighbours each
     for pattern in np.unique(few, axis=0):
         assert len(np.unique(found.category[(few == pattern).all(1)])) == 1
     alone = communities(np.ones((30, 2)), 3, 0)

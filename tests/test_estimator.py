@@ -1,4 +1,7 @@
+import dataclasses
+import doctest
 import os
+import re
 import subprocess
 import sys
 
@@ -13,9 +16,10 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cpvae import CPVAE
+from cpvae import CPVAE, data
 from cpvae.checkpoint import RunFolder
-from cpvae.evaluation.metrics import cluster_scores, elbo_of_each
+from cpvae.evaluation.metrics import cluster_scores
+from cpvae.models.inference import elbo_of_each
 from cpvae.training import defaults
 
 QUICK = {"n_components": 3, "max_epochs": 3, "accelerator": "cpu"}
@@ -69,7 +73,7 @@ def test_the_systems_it_is_compared_with(blobs, tmp_path, name):
     assert loaded.model == name
     assert loaded.set_params(max_epochs=1).fit(x).model_.n_components == (k or 1)
     with pytest.raises(ValueError, match="has none"):
-        CPVAE(model=name, estimator="exact").fit(x)
+        CPVAE(model=name, recipe={"expectation": "exact"}).fit(x)
 
 
 def test_save_and_load(fitted, tmp_path):
@@ -93,7 +97,7 @@ def test_save_and_load(fitted, tmp_path):
 
 def test_images_keep_their_shape():
     images = np.random.default_rng(0).random((60, 6, 5))
-    model = CPVAE(**QUICK, network="conv", invariance="affine", hidden=(8, 8)).fit(images)
+    model = CPVAE(**QUICK, network="conv", invariance="affine", hidden=[8, 8]).fit(images)
     made, _ = model.sample(7)
     assert made.shape == (7, 6, 5)
     assert 0 <= made.min() <= made.max() <= 1
@@ -138,11 +142,15 @@ def test_refusals(fitted, tmp_path):
         ({"likelihood": "poisson"}, "'poisson' is unknown"),
         ({"network": "conv"}, "needs images"),
         ({"network": "transformer"}, "choose from mlp, conv"),
-        ({"covariance": "tied"}, "choose from diag, full"),
-        ({"gate": "open"}, "choose from probabilities, category"),
-        ({"weights": "equal"}, "choose from uniform, learned"),
-        ({"estimator": "reinforce"}, "choose from relaxed"),
-        ({"noise_scale": -1.0}, "above 0"),
+        ({"mixing_weights": "equal"}, "choose from learned, uniform"),
+        ({"recipe": {"covariance": "tied"}}, "choose from diag, full"),
+        ({"recipe": {"gate": "open"}}, "choose from probabilities, category"),
+        ({"recipe": {"expectation": "reinforce"}}, "choose from relaxed"),
+        ({"recipe": {"noise_scale": -1.0}}, "above 0"),
+        ({"recipe": {"learning_rate": "fast"}}, "learning_rate='fast': use a number"),
+        ({"recipe": {"batch_size": 2.5}}, "batch_size=2.5: use a whole number"),
+        ({"recipe": {"estimator": "exact"}}, "it is called expectation now"),
+        ({"recipe": {"speed": 3}}, "no setting 'speed': choose from anneal_epochs, "),
         ({"latent_dim": 0}, "above 0"),
         ({"invariance": "affine"}, "leave the invariance term off"),
         ({"validation_fraction": 1.0}, "between 0 and 1"),
@@ -250,7 +258,7 @@ def test_compact_keeps_the_components_that_the_data_has(blobs):
 def test_learned_weights_are_the_shares_of_the_categories(blobs):
     x, labels = blobs
     uneven = x[(labels == 0) | ((labels == 1) & (np.arange(len(x)) % 6 == 0))]
-    model = CPVAE(2, weights="learned", random_state=0).fit(uneven)
+    model = CPVAE(2, mixing_weights="learned", random_state=0).fit(uneven)
     p_c = model.model_.prior.logits.softmax(0).detach().numpy()
     np.testing.assert_allclose(p_c, model.aggregated_, atol=0.03)
     assert max(p_c) > 0.75
@@ -310,7 +318,7 @@ def test_frames_of_several_kinds_of_columns(people, tmp_path):
     model = CPVAE(2, max_epochs=60, kinds={"floor": "categorical"}, random_state=0).fit(frame)
     assert model.config_["likelihood"] == "mixed"
     assert model.config_["kinds"] == ["gaussian", "count", "categorical", "binary", "categorical"]
-    assert model.levels_ == {
+    assert model.schema_.levels == {
         "pet": ["cat", "dog"],
         "member": ["false", "true"],
         "floor": ["3", "4"],
@@ -389,7 +397,7 @@ def test_columns_of_numbers_stay_numbers(people):
         (pandas.date_range("2020", periods=400), "column c holds timestamp.*neither numbers nor"),
         (["a", 1] * 200, "Column c holds values of the types int, str: make it all text or all n"),
         (["1,5", "2,5"] * 200, "column c is text such as '1,5': write numbers with a decimal"),
-        (["a"] * 400, "Column c is constant and tells nothing: drop it.$"),
+        (["a"] * 400, "Column c is constant and carries no information: drop it.$"),
     ],
 )
 def test_columns_that_are_no_data_are_named(people, column, said):
@@ -424,7 +432,7 @@ def test_kinds_of_arrays_are_chosen_and_checked(people):
     whole = CPVAE(2, max_epochs=2, kinds="gaussian").fit(x)
     assert whole.config_["kinds"] == ["gaussian"] * 3
     text = CPVAE(2, max_epochs=2, kinds={2: "categorical"}).fit(x)
-    assert text.levels_ == {"2": ["0", "1"]}
+    assert text.schema_.levels == {"2": ["0", "1"]}
     np.testing.assert_array_equal(text.predict(x[:5]), text.predict(x)[:5])
     for kinds, said in (
         ({"size": "count"}, "no column 'size': there are 0, 1, 2"),
@@ -463,10 +471,10 @@ def test_a_warm_start_goes_on_and_a_cold_one_does_not(blobs):
     model = CPVAE(3, max_epochs=5, random_state=0, warm_start=True).fit(x)
     first = model.score(x)
     start = [p.detach().clone() for p in model.model_.parameters()]
-    model.set_params(learning_rate=1e-9, max_epochs=1).fit(x)
+    model.set_params(recipe={"learning_rate": 1e-9}, max_epochs=1).fit(x)
     for before, now in zip(start, model.model_.parameters(), strict=True):
         torch.testing.assert_close(before, now, atol=1e-6, rtol=1e-5)
-    model.set_params(learning_rate=1e-3, max_epochs=30).fit(x)
+    model.set_params(recipe=None, max_epochs=30).fit(x)
     assert model.score(x) > first + 0.1
     with pytest.raises(ValueError, match="has n_components=3, and this asks for 4"):
         model.set_params(n_components=4).fit(x)
@@ -479,25 +487,30 @@ def test_a_fit_that_ends_too_early_says_so(blobs):
         CPVAE(3, max_epochs=3).fit(blobs[0])
 
 
-def test_a_fit_that_learns_by_heart_too_early_says_so(blobs, monkeypatch):
-    monkeypatch.setattr("cpvae.estimator.overfitted", lambda history, recipe: len(history) - 1)
-    with pytest.warns(ConvergenceWarning, match="best in epoch 2, .* Give max_epochs=2, or more"):
-        model = CPVAE(3, max_epochs=3).fit(blobs[0])
-    assert model.recipe_.max_epochs == 3  # as asked
+EAGER = {"learning_rate": 0.003, "batch_size": 10}
+
+
+def test_a_fit_that_overfits_before_its_components_are_formed_says_so(few_and_wide):
+    with pytest.warns(ConvergenceWarning, match="before the annealing .* Give max_epochs="):
+        model = CPVAE(3, max_epochs=100, recipe=EAGER).fit(few_and_wide)
+    assert model.recipe_.max_epochs == 100  # as asked
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-def test_what_is_learned_by_heart_is_fitted_again_in_fewer_epochs(blobs, monkeypatch, capsys):
+def test_a_fit_that_overfits_begins_again_in_fewer_epochs(few_and_wide, monkeypatch, capsys):
     monkeypatch.setattr("cpvae.training.defaults.STEPS", 0)  # a hundred epochs
-    early = {100: 20, 20: 4}
-    monkeypatch.setattr("cpvae.estimator.overfitted", lambda _, recipe: early[recipe.max_epochs])
-    with pytest.warns(ConvergenceWarning, match="best in epoch 4, .* Give max_epochs=4, or more"):
-        model = CPVAE(3, verbose=True).fit(blobs[0])  # once, not until there is nothing left
-    assert "by heart after epoch 20: begins again" in capsys.readouterr().out
-    assert len(model.history_) == 20
-    same = CPVAE(3, max_epochs=20).fit(blobs[0])
+    model = CPVAE(3, verbose=True, recipe=EAGER).fit(few_and_wide)
+    told = capsys.readouterr().out
+    assert told.count("it is fitted again in that many epochs") == 1  # once
+    epochs = int(re.search(r"overfitted after epoch (\d+)", told)[1])
+    assert len(model.history_) <= epochs < 37  # of the annealing
+    assert model.recipe_.max_epochs == epochs
+    recipe = dataclasses.asdict(model.recipe_)
+    same = CPVAE(3, recipe={k: v for k, v in recipe.items() if k != "seed"}).fit(few_and_wide)
     assert same.recipe_ == model.recipe_
-    assert np.array_equal(same.predict_proba(blobs[0]), model.predict_proba(blobs[0]))
+    np.testing.assert_array_equal(
+        same.predict_proba(few_and_wide), model.predict_proba(few_and_wide)
+    )
 
 
 def test_whole_numbers_of_numpy_are_settings_as_good(tmp_path):
@@ -506,3 +519,44 @@ def test_whole_numbers_of_numpy_are_settings_as_good(tmp_path):
     model = CPVAE(random_state=0).set_params(**settings).fit(x)
     model.save(tmp_path / "run")
     assert np.array_equal(CPVAE.load(tmp_path / "run").predict(x), model.predict(x))
+
+
+def test_a_refit_of_a_loaded_estimator_is_a_fit_with_the_same_arguments(fitted, tmp_path):
+    _, x = fitted
+    first = CPVAE(**QUICK, recipe={"learning_rate": 3e-3, "covariance": "full"}).fit(x)
+    first.save(tmp_path / "run")
+    loaded = CPVAE.load(tmp_path / "run")
+    assert loaded.recipe == {"learning_rate": 3e-3, "covariance": "full"}
+    again = clone(loaded).fit(x)
+    assert again.recipe_ == first.recipe_
+    np.testing.assert_array_equal(again.predict_proba(x), first.predict_proba(x))
+
+
+def test_arguments_that_went_are_named_with_their_place():
+    for name, message in [
+        ("weights", "it is mixing_weights now"),
+        ("estimator", "give recipe={'expectation': ...}"),
+        ("learning_rate", "give recipe={'learning_rate': ...}"),
+    ]:
+        with pytest.raises(TypeError, match=message):
+            CPVAE(**{name: 1})
+
+
+def test_what_the_command_line_would_fit_to_gives_the_same_model(blobs, tmp_path):
+    """`load` gives the parts that `cpvae fit` uses; the test part stays out."""
+    np.save(tmp_path / "x.npy", blobs[0])
+    splits = data.load(tmp_path / "x.npy", seed=3)
+    model = CPVAE(**QUICK, random_state=3).fit(splits)
+    assert model.predict(splits.test.x).shape == (60,)
+    rest = np.concatenate([splits.train.x, splits.valid.x])
+    assert not np.array_equal(
+        CPVAE(**QUICK, random_state=3).fit(rest).transform(rest), model.transform(rest)
+    )
+
+
+def test_the_doctest_of_the_estimator_runs():
+    finder, runner = doctest.DocTestFinder(recurse=False), doctest.DocTestRunner()
+    (example,) = finder.find(CPVAE, "CPVAE")
+    assert len(example.examples) >= 4
+    result = runner.run(example)
+    assert (result.failed, result.attempted) == (0, len(example.examples))

@@ -24,7 +24,7 @@ RECIPE = dataclasses.replace(table1.RECIPE, **SMALL)
 def test_the_table_has_the_cells_of_the_paper():
     assert len(table1.CELLS) == len({cell[:3] for cell in table1.CELLS}) == 24
     assert sum(cell.dataset == "mnist" for cell in table1.CELLS) == 14
-    assert {cell.model for cell in table1.CELLS} == set(MODELS)
+    assert {cell.model for cell in table1.CELLS} <= set(MODELS)
     assert all(cell.components == 1 for cell in table1.CELLS if cell.model in ("vae", "hvae"))
 
 
@@ -64,7 +64,7 @@ def test_accuracy_is_measured_for_every_seed(tmp_path):
     files = accuracy.run("affine", 10, [3], data.load("digits"), tmp_path, "cpu", max_epochs=2)
     result = json.loads(files[0].read_text())
     assert result["objective"] == "affine"
-    assert result["recipe"]["invariance"] == 2.0
+    assert result["recipe"]["invariance_weight"] == 2.0
     assert result["config"]["mixing_weights"] == "learned"
     assert {"accuracy", "purity", "nmi", "ari", "elbo_nats"} <= set(result)
     assert 0 < result["generation"]["component_agreement"] <= 1
@@ -338,7 +338,7 @@ def test_real_tables_are_held_out_once_a_seed_and_lie_beside_the_mixtures(tmp_pa
     }
     assert [len(result["scores"]) for result in results] == [3, 3, 3]
     (row,) = real.rows(results)
-    assert (row["rows"], row["kinds"], row["worst seed"]) == (60, 2, 1.0)
+    assert (row["rows"], row["classes"], row["worst seed"]) == (60, 2, 1.0)
     assert [row[method] for method in real.METHODS] == ["1.000, 1.000"] * 3
     monkeypatch.setattr(tables, "METHODS", {})  # nothing is fitted twice
     assert real.run_all(tmp_path) == results

@@ -32,7 +32,7 @@ def test_examples_beyond_the_largest_communities_are_free():
         assert (found[y == kind] == torch.tensor(between)).all()
 
 
-def test_a_table_of_more_islands_than_categories_starts_at_pieces():
+def test_a_table_of_more_separate_parts_than_categories_starts_at_pieces():
     x, y = make_blobs([450, 350, 250], 8, cluster_std=0.5, random_state=1)
     model = build(shape=(8,), n_components=2, latent_dim=2, likelihood="gaussian")
     (found,) = initial_clusters([model], torch.from_numpy(x).float(), [0])

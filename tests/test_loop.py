@@ -41,7 +41,7 @@ def without_time(history):
 
 @pytest.mark.parametrize("expectation", ["relaxed", "straight_through", "exact"])
 def test_two_equal_runs_are_equal_bit_for_bit(data, expectation):
-    recipe = dataclasses.replace(RECIPE, expectation=expectation, invariance=2.0)
+    recipe = dataclasses.replace(RECIPE, expectation=expectation, invariance_weight=2.0)
 
     jitter = Augment(12, lambda x, u: (x + 0.2 * u - 0.1).clamp(0, 1))
     (one, first), (two, second) = (fitted(data, recipe, augment=jitter) for _ in range(2))
@@ -147,7 +147,7 @@ def test_initial_clusters_are_communities_where_there_are_enough_rows():
     config["likelihood"] = "bernoulli"
     assert defaults.recipe(50_000, config, "cpu").pretraining_epochs == 15
     assert defaults.recipe(50_000, config, "cpu", anneal_epochs=6).pretraining_epochs == 3
-    assert defaults.recipe(50_000, config, "cpu", invariance=2.0).pretraining_epochs == 15
+    assert defaults.recipe(50_000, config, "cpu", invariance_weight=2.0).pretraining_epochs == 15
     assert defaults.recipe(50_000, config, "cpu").kl_z_start == 1
     assert defaults.recipe(500, {**config, "shape": (1, 28, 28)}, "cpu").kl_z_start == 1
     assert defaults.recipe(50_000, {**config, "n_components": 1}, "cpu").pretraining_epochs == 0
@@ -158,7 +158,7 @@ def test_in_small_and_mixed_tables_kl_z_weighs_more_and_pretraining_is_one_epoch
     config["likelihood"] = "gaussian"
     mixed = ["gaussian"] * 7 + ["binary"]
     for n_examples, shape, kinds in [(500, (8,), ()), (50_000, (7,), ()), (50_000, (8,), mixed)]:
-        for settings in ({}, {"invariance": 2.0}):
+        for settings in ({}, {"invariance_weight": 2.0}):
             changes = {"shape": shape, "kinds": kinds}
             recipe = defaults.recipe(n_examples, {**config, **changes}, "cpu", **settings)
             assert (recipe.pretraining_epochs, recipe.kl_z_start) == (1, 6)
@@ -201,7 +201,7 @@ def test_schedules_are_pure_functions_of_the_epoch():
         kl_c_start=0.5,
         temperature_start=1.0,
         temperature_end=0.5,
-        invariance=2.0,
+        invariance_weight=2.0,
         exact_after=8,
     )
     weights = [recipe.at(epoch).weights for epoch in (0, 2, 5, 7, 10, 50)]
@@ -379,9 +379,9 @@ def test_even_components_are_rewarded_only_where_p_c_is_uniform():
     config = {"model": "cpvae", "n_components": 10, "shape": (784,), "hidden": [300]}
     config["likelihood"] = "bernoulli"
     learned, even = ({**config, "mixing_weights": weights} for weights in ("learned", "uniform"))
-    assert defaults.recipe(50_000, learned, "cpu", invariance=2.0).marginal_entropy == 0
-    assert defaults.recipe(50_000, even, "cpu", invariance=2.0).marginal_entropy > 0
-    assert defaults.recipe(500, even, "cpu", invariance=2.0).marginal_entropy == 0
+    assert defaults.recipe(50_000, learned, "cpu", invariance_weight=2.0).marginal_entropy == 0
+    assert defaults.recipe(50_000, even, "cpu", invariance_weight=2.0).marginal_entropy > 0
+    assert defaults.recipe(500, even, "cpu", invariance_weight=2.0).marginal_entropy == 0
     assert defaults.recipe(50_000, even, "cpu").marginal_entropy == 0
     rows = np.random.default_rng(0).normal(size=(1_000, 8))
     assert defaults.model_config(rows)["mixing_weights"] == "learned"
@@ -389,8 +389,8 @@ def test_even_components_are_rewarded_only_where_p_c_is_uniform():
 
 
 def test_invariance_needs_an_augmentation(data):
-    with pytest.raises(ValueError, match="augment"):
-        fitted(data, Recipe(invariance=1.0))
+    with pytest.raises(ValueError, match="needs an augmentation"):
+        fitted(data, Recipe(invariance_weight=1.0))
 
 
 def test_bfloat16_is_for_training_alone(data, monkeypatch):

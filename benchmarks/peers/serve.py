@@ -15,7 +15,7 @@ import warnings
 import numpy as np
 import torch
 
-from cpvae.models.base import build
+from cpvae.models.build import build
 
 BATCH, LEARNING_RATE = 100, 1e-3
 warnings.filterwarnings("ignore")

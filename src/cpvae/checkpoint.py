@@ -211,19 +211,23 @@ def best_of(
     return max(counted, key=lambda record: record["valid_elbo_nats"], default=None)
 
 
-def describe(schema: Schema, config: dict[str, Any], recipe: Any) -> dict[str, Any]:
+def describe(
+    schema: Schema, config: dict[str, Any], recipe: Any, given: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """What ``run.json`` says of the data's columns, the model, its recipe and the software.
 
     Arguments:
         schema: of the data
         config: keywords of `build`; those that the schema brings are not said twice
         recipe: a `Recipe`
+        given: settings of both that the user named
     """
     features = ("shape", "kinds", "n_levels", "loc", "scale")
     return {
         "schema": schema.as_json(),
         "model": {key: value for key, value in config.items() if key not in features},
         "recipe": dataclasses.asdict(recipe),
+        "given": given or {},
         "versions": versions(),
     }
 

@@ -3,7 +3,10 @@
 Nothing heavy is imported here, so that a help text appears at once.
 """
 
-from typing import Literal, get_args
+import functools
+import inspect
+from collections.abc import Callable, Collection
+from typing import Any, Literal, TypeVar, cast, get_args
 
 Dataset = Literal["digits", "mnist", "omniglot"]
 System = Literal["cpvae", "vae", "mog", "vamp", "hvae", "hvamp"]
@@ -37,6 +40,9 @@ DRAW_FROM: tuple[str, ...] = get_args(DrawFrom)
 ACCELERATORS: tuple[str, ...] = get_args(Accelerator)
 LOGGERS: tuple[str, ...] = get_args(Logger)
 
+# endings of the files that can be read, see `data.files`
+ENDINGS = (".npz", ".npy", ".csv", ".parquet")
+
 # What a setting was called before, and what it is called now
 RENAMED = {
     "weights": "mixing_weights",
@@ -44,9 +50,35 @@ RENAMED = {
     "start_epochs": "pretraining_epochs",
     "balance": "marginal_entropy",
     "certainty": "conditional_entropy",
-    "invariance_weight": "invariance",
     "whole": "merge_connected",
 }
+
+
+Init = TypeVar("Init", bound=Callable[..., None])
+
+
+def refusing_old_names(moved: Collection[str]) -> Callable[[Init], Init]:
+    """Makes an ``__init__`` say what an argument of an earlier version is called now.
+
+    Arguments:
+        moved: arguments that are keys of ``recipe`` now
+    """
+
+    def decorate(init: Init) -> Init:
+        @functools.wraps(init)
+        def checked(self: Any, *args: Any, **given: Any) -> None:
+            known = inspect.signature(init).parameters
+            for name in given:
+                now = RENAMED.get(name, name)
+                if name not in known and now in known:
+                    raise TypeError(f"There is no argument {name!r}: it is {now} now.")
+                if name not in known and now in moved:
+                    raise TypeError(f"There is no argument {name!r}: give recipe={{{now!r}: ...}}.")
+            init(self, *args, **given)
+
+        return cast(Init, checked)
+
+    return decorate
 
 
 def choose(name: str, value: object, allowed: tuple[str, ...]) -> None:

@@ -3,49 +3,51 @@
 import copy
 import dataclasses
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.base import (
-    BaseEstimator,
-    ClassNamePrefixFeaturesOutMixin,
-    DensityMixin,
-    TransformerMixin,
-)
+from sklearn import base
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
-from sklearn.utils import check_array, check_random_state
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
 from cpvae.checkpoint import RunFolder, describe
-from cpvae.choices import RENAMED
+from cpvae.choices import refusing_old_names
 from cpvae.data.augment import Augment
 from cpvae.data.checks import check
 from cpvae.data.files import as_examples
-from cpvae.data.objects import as_arrow
-from cpvae.data.schema import Kinds, Schema, encode
+from cpvae.data.objects import as_arrow, checked_array, encode_frame, fill_missing
+from cpvae.data.schema import Kinds, Schema
 from cpvae.data.splits import Source, Splits, split
 from cpvae.evaluation.metrics import evaluate
 from cpvae.models.base import Model
-from cpvae.models.build import build
+from cpvae.models.build import SETTINGS, build
 from cpvae.models.compact import TOLERANCE, compact
 from cpvae.models.inference import cluster_probs, elbo_of_each
-from cpvae.training.diagnosis import Diagnosis, Record
-from cpvae.training.fit import Fitted, OnEpoch, Plan, continue_fit, fit_plan, plan
-from cpvae.training.initialise import needs_mixture
+from cpvae.report.progress import printed
+from cpvae.training.diagnosis import Record
+from cpvae.training.fit import Plan, continue_fit, fit_plan, plan
 from cpvae.training.loop import fit_one_pass
 from cpvae.training.recipe import Recipe
 
-# settings of a stored run that a refit of the loaded estimator takes over, beside the arguments
-KEPT = ("batch_size", "learning_rate", "precision", "noise_scale", "covariance", "gate")
-KEPT_OF_C = ("expectation", "pretraining_epochs")
+# arguments that are settings of the model or of the recipe; all others of those go into ``recipe``
+FRONT = (
+    *("n_components", "model", "latent_dim", "hidden", "network"),
+    *("likelihood", "mixing_weights", "max_epochs"),
+)
+EXPERT = (*SETTINGS, *(field.name for field in dataclasses.fields(Recipe)))
 
 
-class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):
+class CPVAE(
+    base.ClassNamePrefixFeaturesOutMixin,
+    base.TransformerMixin,
+    base.DensityMixin,
+    base.BaseEstimator,
+):
     """Learns a mixture from data and generates from any one of its components (CP-VAE).
 
     Arguments left at None are chosen from the data, see `training.defaults`.
@@ -102,6 +104,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
     history_: list[Record]
     _optimiser: dict[str, torch.Tensor] | None
 
+    @refusing_old_names(EXPERT)
     def __init__(
         self,
         n_components: int | None = None,
@@ -122,9 +125,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         random_state: int | np.random.RandomState | None = 0,
         accelerator: str = "auto",
         verbose: bool = False,
-        **unknown: Any,
     ):
-        _refuse(unknown)
         self.n_components = n_components
         self.model = model
         self.latent_dim = latent_dim
@@ -142,8 +143,6 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         self.random_state = random_state
         self.accelerator = accelerator
         self.verbose = verbose
-
-    # --- fitting ---------------------------------------------------------------------------------
 
     def fit(self, X: ArrayLike | Splits, y: Any = None) -> "CPVAE":
         """Fits to examples (n, f), (n, height, width) or (n, channels, height, width).
@@ -172,15 +171,17 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         splits, shape = self._split(X, seed, reset=not warm)
         planned = self._plan(splits.train.x, splits.schema, seed)
         parts = splits.train.tensor(), splits.valid.tensor()
+        watch = printed if self.verbose else None
         if warm:
-            planned = self._as_before(planned)
-            fitted = continue_fit(self.model_, planned, *parts, self._watch, self.accelerator)
+            planned = planned.continuing(self._plan_)
+            fitted = continue_fit(self.model_, planned, *parts, watch, self.accelerator)
         else:
-            fitted = fit_plan(planned, *parts, self.n_init, None, self._watch, self.accelerator)
+            fitted = fit_plan(planned, *parts, self.n_init, None, watch, self.accelerator)
             self.restarts_ = fitted.restarts
         self.history_, self._optimiser = fitted.history, None
         self._take(fitted.model, fitted.plan, shape)
-        _warn(fitted)
+        for text in fitted.diagnosis.advice(fitted.plan.recipe):
+            warnings.warn(text, ConvergenceWarning, stacklevel=2)
         return self
 
     def partial_fit(self, X: ArrayLike, y: Any = None) -> "CPVAE":
@@ -197,21 +198,15 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         x, shape, schema = self._read(X, reset=first)
         if first:
             check(x, schema.names)
-            planned = self._plan(x, schema, self._seed(), in_parts=True)
+            planned = self._plan(x, schema, self._seed()).in_parts(len(x))
             self.history_, self._optimiser = [], None
             self._take(build(**planned.config), planned, shape)
         else:
             self._check_like(x)
         examples = torch.from_numpy(np.ascontiguousarray(x))
-        record, self._optimiser = fit_one_pass(
-            self.model_,
-            examples,
-            self.recipe_,
-            len(self.history_),
-            getattr(self, "_optimiser", None),
-            self._plan_.augment,
-            self.accelerator,
-        )
+        before = len(self.history_), getattr(self, "_optimiser", None)
+        how = self._plan_.augment, self.accelerator
+        record, self._optimiser = fit_one_pass(self.model_, examples, self.recipe_, *before, *how)
         self.history_.append(record)
         device = self.model_.aggregated.device
         shares = cluster_probs(self.model_, examples.to(device)).mean(0)
@@ -236,48 +231,11 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         source = Source(type(X).__name__, x, schema=schema)
         return split(source, seed, self.validation_fraction, test_fraction=0.0), shape
 
-    def _plan(self, x: np.ndarray, schema: Schema, seed: int, in_parts: bool = False) -> Plan:
+    def _plan(self, x: np.ndarray, schema: Schema, seed: int) -> Plan:
         """What is built and how it is trained, from training data and settings."""
-        arguments = (
-            "n_components",
-            "model",
-            "latent_dim",
-            "hidden",
-            "network",
-            "likelihood",
-            "mixing_weights",
-            "max_epochs",
-        )
-        given = {name: getattr(self, name) for name in arguments}
+        given = {name: getattr(self, name) for name in FRONT}
         given |= {**(self.recipe or {}), "seed": seed}
-        planned = plan(x, schema, given, self.kinds, self.invariance, self.accelerator)
-        if in_parts and not needs_mixture(len(x), schema.shape, planned.schema.kinds):
-            # communities have no place for parts that are still to come
-            recipe = dataclasses.replace(planned.recipe, pretraining_epochs=0)
-            planned = dataclasses.replace(planned, recipe=recipe)
-        return planned
-
-    def _as_before(self, planned: Plan) -> Plan:
-        """The plan of a warm start: the model as it is, and settings that do not contradict it."""
-        of_data = ("loc", "scale", "seed", "kinds", "n_levels")
-        for key, value in planned.config.items():
-            if key not in of_data and self.config_.get(key) != value:
-                raise ValueError(
-                    f"warm_start goes on with a model that has {key}={self.config_.get(key)}, and "
-                    f"this asks for {value}: leave the setting, or set warm_start=False."
-                )
-        return dataclasses.replace(planned, schema=self.schema_, config=self.config_)
-
-    @contextmanager
-    def _watch(self, planned: Plan) -> Iterator[OnEpoch | None]:
-        if self.verbose and planned.shortened_from:
-            print(
-                f"The model overfitted after epoch {planned.recipe.max_epochs}: it is fitted again "
-                f"in that many epochs."
-            )
-        yield _print_epoch if self.verbose else None
-
-    # --- using ------------------------------------------------------------------------------------
+        return plan(x, schema, given, self.kinds, self.invariance, self.accelerator)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -313,14 +271,7 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
             return np.where(np.isnan(array), self.reconstruct(X), array)
         x, made = self._examples(X).cpu().numpy(), self.reconstruct(X)
         frame: Any = X if hasattr(X, "columns") else self.schema_.to_frame(x)
-        gone = np.isnan(x)
-        if hasattr(frame, "mask"):  # of pandas; cells that are there stay, to the last bit
-            return frame.mask(gone, type(frame)(made.to_dict("list"), index=frame.index))
-        kept = (
-            frame[name].zip_with(type(frame[name])(~gone[:, i]), made[name].cast(frame[name].dtype))
-            for i, name in enumerate(frame.columns)
-        )
-        return frame.with_columns(kept)
+        return fill_missing(frame, np.isnan(x), made)
 
     def score_samples(self, X: ArrayLike) -> np.ndarray:
         """The one-hot bound on log p(x) of each example, (n) nats; a lower bound (eq. 7).
@@ -374,9 +325,9 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
             mean = self.config_["likelihood"] == "bernoulli"
         x, drawn = self.model_.sample(n_samples, component, from_, generator, mean)
         examples = x.cpu().numpy()
-        if self.schema_.levels:
-            return self.schema_.to_frame(examples), drawn.cpu().numpy()
-        return examples.reshape(n_samples, *self.example_shape_), drawn.cpu().numpy()
+        shape = n_samples, *self.example_shape_
+        made = self.schema_.to_frame(examples) if self.schema_.levels else examples.reshape(shape)
+        return made, drawn.cpu().numpy()
 
     def compact(
         self, X: ArrayLike, tolerance: float = TOLERANCE, merge_connected: bool = False
@@ -397,15 +348,12 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
             ValueError: another model than CP-VAE.
         """
         x = self._examples(X)
-        connected_in = x if merge_connected else None
-        seed = self.recipe_.seed
-        found = compact(self.model_, self.config_, x, tolerance, seed, connected_in)
+        how = tolerance, self.recipe_.seed, x if merge_connected else None
+        found = compact(self.model_, self.config_, x, *how)
         self.groups_ = found.groups
         planned = dataclasses.replace(self._plan_, config=found.config)
         self._take(found.model, planned, self.example_shape_)
         return self
-
-    # --- to a run folder and back ----------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
         """Writes a run folder that `load` and the command line read.
@@ -414,10 +362,9 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
             ValueError: the folder holds another run.
         """
         self._check_fitted()
-        folder = RunFolder(path)
-        if folder.exists():
+        if (folder := RunFolder(path)).exists():
             raise ValueError(f"{path} already holds a run: choose another folder.")
-        info = describe(self.schema_, self.config_, self.recipe_)
+        info = describe(self.schema_, self.config_, self.recipe_, self._plan_.given)
         folder.write_info({**info, "status": "finished", "example_shape": self.example_shape_})
         folder.write_history(self.history_)
         folder.write_model(self.model_.state_dict())
@@ -432,19 +379,18 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         folder = RunFolder(path)
         info, schema, model = folder.read_info(), folder.read_schema(), folder.read_model()
         stored = {**info["model"], **info["recipe"]}
-        kept = KEPT + (KEPT_OF_C if model.has_categories else ())
-        # the function behind the invariance is not stored, and kinds are set below
-        arguments = set(cls._get_param_names()) - {"invariance", "kinds"}
+        given = info.get("given", {})  # what was left to the defaults is chosen anew in a refit
+        expert = {k: v for k, v in given.items() if k not in (*FRONT, "seed", "invariance_weight")}
         estimator = cls(
-            **{name: value for name, value in stored.items() if name in arguments},
-            recipe={name: stored[name] for name in kept if name in stored},
+            **{name: stored[name] for name in FRONT if name in stored},
+            recipe=expert or None,
             random_state=stored["seed"],
         )
         if schema.kinds:
             estimator.kinds = dict(zip(schema.names, schema.kinds, strict=True))
         estimator.history_ = folder.read_history()
         config = {**info["model"], **schema.features()}
-        planned = Plan(schema, config, Recipe(**info["recipe"]))
+        planned = Plan(schema, config, Recipe(**info["recipe"]), given)
         estimator._take(model, planned, info.get("example_shape") or schema.shape)
         estimator._set_names(schema)
         return estimator
@@ -465,8 +411,6 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         elif hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
 
-    # --- reading ---------------------------------------------------------------------------------
-
     def _check_fitted(self) -> None:
         if not hasattr(self, "model_"):
             raise NotFittedError("This CPVAE is not fitted yet: call fit first, or CPVAE.load.")
@@ -476,47 +420,14 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         known = None if reset else self.schema_
         kinds = self.kinds if isinstance(self.kinds, Mapping) else {}
         categorical = [str(name) for name, kind in kinds.items() if kind == "categorical"]
-        table = as_arrow(X)
-        if table is None and not (known.levels if known else categorical):
-            array = self._validated(X, reset)
+        if as_arrow(X) is None and not (known.levels if known else categorical):
+            array = checked_array(self, X, reset)
             x = as_examples(array, "X")
             return x, array.shape[1:], known or Schema(x.shape[1:])
         validate_data(self, X, reset=reset, skip_check_array=True)
         named = getattr(self, "feature_names_in_", None)
-        if table is None:
-            import pyarrow
-
-            columns = np.asarray(X).T
-            table = pyarrow.table({str(i): column for i, column in enumerate(columns)})
-        called = type(X).__name__
-        if known:
-            return known.encode(table, called), known.shape, known
-        x, schema = encode(table, called, categorical=categorical)
-        package = type(X).__module__.split(".")[0]
-        schema = dataclasses.replace(
-            schema,
-            columns=None if named is None else tuple(map(str, named)),
-            frame=package if package in ("pandas", "polars") else None,
-        )
+        x, schema = encode_frame(X, known, categorical, named)
         return x, schema.shape, schema
-
-    def _validated(self, X: ArrayLike, reset: bool) -> np.ndarray:
-        """scikit-learn's checks of ``X``; those of this project follow."""
-        kinds: dict[str, Any] = {"dtype": "numeric", "ensure_all_finite": False}
-        if reset:
-            kinds["ensure_min_samples"] = 2
-        n_axes = X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim
-        if n_axes > 2:  # the axes of images are no samples and features
-            return check_array(X, allow_nd=True, **kinds)
-        try:
-            return validate_data(self, X, reset=reset, **kinds)
-        except ValueError as error:
-            if n_axes != 2 or np.asarray(X).dtype.kind not in "OUS":
-                raise
-            raise ValueError(
-                f"X does not hold numbers alone ({error}): give a frame of pandas or polars, whose "
-                f"columns of text become categories."
-            ) from error
 
     def _examples(self, X: ArrayLike) -> torch.Tensor:
         self._check_fitted()
@@ -542,43 +453,3 @@ class CPVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, Bas
         model, x = self._as_precise_as(X)
         parts = [getattr(model, method)(part) for part in x.split(model.rows_at_once())]
         return torch.cat(parts).cpu().numpy()
-
-
-def _refuse(unknown: Mapping[str, Any]) -> None:
-    """Says where an argument that there is no more, or never was, is to be found."""
-    for name in unknown:
-        now = RENAMED.get(name, name)
-        hint = f"CPVAE(recipe={{{now!r}: ...}}) takes expert settings"
-        if name == "weights":
-            hint = "it is mixing_weights now"
-        raise TypeError(f"CPVAE has no argument {name!r}: {hint}.")
-
-
-def _warn(fitted: Fitted) -> None:
-    """What `fit` warns of."""
-    found, recipe = fitted.diagnosis, fitted.plan.recipe
-    for text in _advice(found, recipe):
-        warnings.warn(text, ConvergenceWarning, stacklevel=3)
-
-
-def _advice(found: Diagnosis, recipe: Recipe) -> Iterator[str]:
-    if found.rise:
-        yield (
-            f"The bound still rose by {found.rise:.2f} nats in the last tenth of "
-            f"{recipe.max_epochs} epochs: give max_epochs={2 * recipe.max_epochs}, or fit again "
-            f"with warm_start=True."
-        )
-    if found.overfitted_epoch:
-        yield (
-            f"The bound was best in epoch {found.overfitted_epoch}, before the annealing had ended "
-            f"(after epoch {recipe.anneal_epochs}): the model overfitted before its components "
-            f"were formed. Give max_epochs={found.overfitted_epoch}, or more data."
-        )
-
-
-def _print_epoch(place: int, record: Record) -> None:
-    print(
-        f"restart {place}  epoch {record['epoch']:4d}  {record['seconds']:7.1f} s  "
-        f"bound {record['valid_elbo_nats']:.2f} nats  "
-        f"components used {record['components_used']}"
-    )

@@ -13,6 +13,7 @@ from cpvae.checkpoint import EVALUATION, HISTORY, NAMES, RunFolder
 from cpvae.evaluation.metrics import meaning
 from cpvae.extras import need
 from cpvae.models.base import Model
+from cpvae.models.build import MODELS
 
 CONFIG, CARD, PICTURE = "config.json", "README.md", "components.png"
 
@@ -105,6 +106,7 @@ def _card(run: RunFolder, name: str, info: dict[str, Any], pictured: bool) -> st
     from jinja2 import Environment, PackageLoader
 
     result = run.read_evaluation() or {}
+    has_categories = MODELS[info["model"]["model"]].model.has_categories
     meant = meaning(result)
     environment = Environment(
         loader=PackageLoader("cpvae", ""),
@@ -116,6 +118,7 @@ def _card(run: RunFolder, name: str, info: dict[str, Any], pictured: bool) -> st
         run=run.path.resolve().name,
         name=name,
         info=info,
+        has_categories=has_categories,
         shape=run.read_schema().shape,
         picture=PICTURE if pictured else None,
         rows=[(*meant[key], result[key]) for key in meant if key in result],

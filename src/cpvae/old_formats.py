@@ -4,6 +4,7 @@ Format 1 kept what is known of the columns in three places, called some settings
 `choices.RENAMED`), and had one set of buffers for all kinds of columns instead of one a head.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -32,6 +33,7 @@ def upgraded_info(info: dict[str, Any]) -> dict[str, Any]:
         tuple(model.pop("kinds", ())),
     )
     info |= {"schema": schema.as_json(), "model": model, "recipe": _renamed(info["recipe"])}
+    info["recipe"]["invariance_weight"] = info["recipe"].pop("invariance", 0.0)
     if "compacted" in info:
         info["compacted"] = _renamed(info["compacted"])
     if data:
@@ -61,13 +63,14 @@ def _renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _of_heads(values: Mapping[str, Tensor], schema: Schema) -> list[tuple[str, Tensor]]:
     """Buffers and parameters of the one likelihood there was, by head."""
-    kinds = schema.kinds or ("gaussian",) * len(values["loc"])
+    kinds = schema.kinds or ("gaussian",) * math.prod(schema.shape)
     found = []
     for place, kind in enumerate(kind for kind in KINDS if kind in kinds):
         mine = [i for i, of in enumerate(kinds) if of == kind]
         learned = {"gaussian": "log_noise", "count": "log_dispersion"}.get(kind)
         if learned:
-            found += [(f"{place}.{name}", values[name][mine]) for name in ("loc", "scale")]
+            of_all = [name for name in ("loc", "scale") if name in values]
+            found += [(f"{place}.{name}", values[name][mine]) for name in of_all]
             found.append((f"{place}.{learned}", values[learned]))
     return found
 

@@ -12,6 +12,7 @@ from cpvae.cli.read import (
     Overwrite,
     kinds_of,
     load_source,
+    merged_settings,
     note,
     settings_of,
     size_of,
@@ -24,11 +25,14 @@ if TYPE_CHECKING:
     from cpvae.training.fit import Plan
 
 commands = typer.Typer()
+NAMES = ", ".join(choices.DATASETS)
 
 
 @commands.command()
 def fit(
-    data: Annotated[str, typer.Argument(metavar="DATA", help=f"digits, mnist, omniglot, {FILES}.")],
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help=f"{', '.join(choices.DATASETS)}, {FILES}.")
+    ],
     components: Annotated[
         int | None,
         typer.Option(
@@ -142,8 +146,7 @@ def fit(
         "max_epochs": max_epochs,
         "seed": seed,
     }
-    given = {name: value for name, value in given.items() if value is not None}
-    given |= settings_of(set_ or [])
+    given = merged_settings(given, settings_of(set_ or []))
     source: dict[str, Any] = {
         "source": source_of(data),
         "label": label,
@@ -171,16 +174,19 @@ def _plan(
     accelerator: str,
 ) -> "Plan":
     """The plan of a new run, or that of a run that is resumed."""
+    from cpvae.models.build import MODELS
     from cpvae.training import defaults
     from cpvae.training.fit import plan
 
     x, schema = splits.train.x, splits.schema
     if not stored:
         return plan(x, schema, given, source["kinds"], source["invariance"], accelerator)
-    longer = {name: given[name] for name in ("max_epochs", "patience") if name in given}
+    longer: dict[str, Any] = {
+        name: given[name] for name in ("max_epochs", "patience") if name in given
+    }
     of_recipe = {**stored["recipe"], **longer}
     settings = {**stored["model"], **of_recipe}
-    if stored["model"]["model"] != "cpvae":  # which has no c that these could be about
+    if not MODELS[stored["model"]["model"]].model.has_categories:  # these are about c
         settings = {k: v for k, v in settings.items() if k not in defaults.OF_C}
     planned = plan(x, schema, settings, source["kinds"], source["invariance"], accelerator)
     usual = defaults.recipe(
@@ -188,6 +194,7 @@ def _plan(
     ).max_epochs
     return dataclasses.replace(
         planned,
+        given={**stored.get("given", {}), **longer},
         may_shorten="max_epochs" not in given and of_recipe["max_epochs"] == usual,
         shortened_from=stored.get("shortened_from"),
     )

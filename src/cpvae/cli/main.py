@@ -64,10 +64,8 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except TyperException as error:  # an unknown option, a missing argument
-        hint = _moved(getattr(error, "option_name", "")) or (
-            "see `cpvae --help` and `cpvae COMMAND --help`"
-        )
-        _fail(f"{error.format_message()} ({hint})", 2)
+        message = f"{error.format_message()} (see `cpvae --help` and `cpvae COMMAND --help`)"
+        _fail(_moved(getattr(error, "option_name", "")) or message, 2)
     except ValueError as error:
         _fail(str(error), 2)
     except ModuleNotFoundError as error:
@@ -97,5 +95,7 @@ def _moved(option: str) -> str | None:
     """Where an option of an earlier version is to be found now."""
     name = option.lstrip("-").replace("-", "_")
     if option in RENAMED:
-        return f"it is {RENAMED[option]} now"
-    return f"it is --set {MOVED[name]}=VALUE now" if name in MOVED else None
+        return f"There is no option {option}: it is {RENAMED[option]} now."
+    if name in MOVED:
+        return f"There is no option {option}: it is --set {MOVED[name]}=VALUE now."
+    return None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from cpvae.choices import DATASETS, KINDS
+from cpvae.choices import DATASETS, ENDINGS, KINDS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cpvae.data.schema import Kinds
     from cpvae.models.base import Model
 
-FILES = "a .npz, .npy, .csv or .parquet file, or a folder of images"
+FILES = f"a {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]} file, or a folder of images"
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder that `fit` wrote.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn at random.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
@@ -60,6 +60,19 @@ def settings_of(options: list[str]) -> dict[str, Any]:
         name.replace("-", "_"): _value(text)
         for name, text in (_pair(option, "--set", example) for option in options)
     }
+
+
+def merged_settings(options: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings that have options of their own and were given, and those of ``--set``.
+
+    Raises:
+        ValueError: one of ``--set`` that has an option.
+    """
+    for name in settings:
+        if name in options:
+            option = {"n_components": "components"}.get(name, name).replace("_", "-")
+            raise ValueError(f"--set {name} has an option of its own: use --{option}.")
+    return {k: v for k, v in options.items() if v is not None} | settings
 
 
 def _pair(option: str, flag: str, example: str) -> tuple[str, str]:

@@ -103,7 +103,7 @@ class Recording:
         self, status: str, planned: Plan, more: dict[str, Any] | None = None
     ) -> dict[str, Any]:
         """Writes ``run.json`` as things stand, and returns it."""
-        info = describe(planned.schema, planned.config, planned.recipe)
+        info = describe(planned.schema, planned.config, planned.recipe, planned.given)
         info |= {"n_restarts": self.restarts, "data": self.data}
         if planned.shortened_from:
             info["shortened_from"] = planned.shortened_from

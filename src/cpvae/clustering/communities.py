@@ -29,13 +29,14 @@ class Communities(NamedTuple):
     ``off`` is 0 where their number is K and falls below with the distance to it, ``quality`` is
     their modularity, or, where they may be uneven, the share of its edges that stay inside a
     community, the mean over them, and ``category`` (n) has for each point the place of its
-    community by size, or -1 beyond the K largest. Between ``islands`` there is no edge.
+    community by size, or -1 beyond the K largest. The graph falls into ``parts`` without an edge
+    between them.
     """
 
     off: int
     quality: float
     category: Int[np.ndarray, " n"]
-    islands: int
+    parts: int
 
 
 def communities(

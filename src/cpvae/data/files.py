@@ -19,7 +19,7 @@ X_KEYS, Y_KEYS = ("x", "X", "data", "images", "features"), ("y", "Y", "labels", 
 
 def readable() -> str:
     """The kinds of file, for error texts."""
-    return ".npz, .npy, .csv, .parquet, an image, or a folder of images"
+    return f"{', '.join((*ARRAYS, *TABLES))}, an image, or a folder of images"
 
 
 def read_file(path: Path, what: Selection) -> Source:
@@ -30,8 +30,7 @@ def read_file(path: Path, what: Selection) -> Source:
             text that is no category, images of different sizes, a column that is not there.
     """
     ending = path.suffix.lower()
-    readers = {".npz": _read_npz, ".npy": _read_npy}
-    nameless = path.is_dir() or ending in (*IMAGES, *readers)
+    nameless = path.is_dir() or ending in (*IMAGES, *ARRAYS)
     if nameless and (what.label or what.drop or what.categorical):
         raise ValueError(
             f"{path} is not a table with named columns: leave out --label, --drop and --kind."
@@ -44,11 +43,10 @@ def read_file(path: Path, what: Selection) -> Source:
         raise ValueError(f"{path} is not a folder of images: leave out --size.")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} is an empty file.")
-    tables = {".csv": _read_csv, ".parquet": _read_parquet}
-    if ending in readers:
-        return readers[ending](path)
-    if ending in tables:
-        return from_table(path, tables[ending](path), what)
+    if ending in ARRAYS:
+        return ARRAYS[ending](path)
+    if ending in TABLES:
+        return from_table(path, TABLES[ending](path), what)
     raise ValueError(f"{path} ends in {ending or 'nothing'!r}: use {readable()}.")
 
 
@@ -249,3 +247,8 @@ def pixels(image, size: tuple[int, int] | None = None) -> np.ndarray:
     if size and (image.height, image.width) != size:
         image = ImageOps.fit(image, size[::-1], Image.Resampling.LANCZOS)
     return np.asarray(image)
+
+
+# endings of files, and what reads them: arrays as a `Source`, tables as a table of pyarrow
+ARRAYS = {".npz": _read_npz, ".npy": _read_npy}
+TABLES = {".csv": _read_csv, ".parquet": _read_parquet}

@@ -3,6 +3,8 @@
 None of these packages is imported here; an object brings its own.
 """
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import numpy as np
 
 from cpvae.data.checks import single
 from cpvae.data.files import as_examples, from_table, pixels
-from cpvae.data.schema import Schema
+from cpvae.data.schema import Schema, encode
 from cpvae.data.splits import Selection, Source
 
 
@@ -72,6 +74,82 @@ def as_arrow(data: Any) -> Any | None:
     if package == "polars" and kind == "DataFrame":
         return data.to_arrow()
     return data if package == "pyarrow" and kind == "Table" else None
+
+
+def encode_frame(
+    X: Any, known: Schema | None, categorical: Sequence[str], names: Sequence[str] | None
+) -> tuple[np.ndarray, Schema]:
+    """A frame, or an array with categorical columns, as numbers (n, f), and its schema.
+
+    Arguments:
+        X: a frame of pandas or polars, a table of pyarrow, or an array (n, f)
+        known: the schema of a fitted model; by default the frame's own is made
+        categorical: columns of numbers to read as text
+        names: of the columns, as scikit-learn has them; None where they have none
+    """
+    table, called = as_arrow(X), type(X).__name__
+    if table is None:
+        import pyarrow
+
+        columns = np.asarray(X).T
+        table = pyarrow.table({str(i): column for i, column in enumerate(columns)})
+    if known:
+        return known.encode(table, called), known
+    x, schema = encode(table, called, categorical=categorical)
+    package = type(X).__module__.split(".")[0]
+    schema = dataclasses.replace(
+        schema,
+        columns=None if names is None else tuple(map(str, names)),
+        frame=package if package in ("pandas", "polars") else None,
+    )
+    return x, schema
+
+
+def fill_missing(frame: Any, missing: np.ndarray, filling: Any) -> Any:
+    """A frame of pandas or polars with its ``missing`` cells (n, f) taken from another one.
+
+    Cells that are there stay as they are, to the last bit.
+    """
+    if hasattr(frame, "mask"):  # of pandas
+        return frame.mask(missing, type(frame)(filling.to_dict("list"), index=frame.index))
+    kept = (
+        frame[name].zip_with(
+            type(frame[name])(~missing[:, i]), filling[name].cast(frame[name].dtype)
+        )
+        for i, name in enumerate(frame.columns)
+    )
+    return frame.with_columns(kept)
+
+
+def checked_array(estimator: Any, X: Any, reset: bool) -> np.ndarray:
+    """What scikit-learn's checks make of an array ``X``; those of this project follow.
+
+    Arguments:
+        estimator: whose features it must have, or which remembers them where ``reset``
+        X: examples (n, f), (n, height, width) or (n, channels, height, width)
+        reset: whether it is fitted to them
+
+    Raises:
+        ValueError: text, another number of features, or a single example to fit to.
+    """
+    from sklearn.utils import check_array
+    from sklearn.utils.validation import validate_data
+
+    how: dict[str, Any] = {"dtype": "numeric", "ensure_all_finite": False}
+    if reset:
+        how["ensure_min_samples"] = 2
+    n_axes = X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim
+    if n_axes > 2:  # the axes of images are no samples and features
+        return check_array(X, allow_nd=True, **how)
+    try:
+        return validate_data(estimator, X, reset=reset, **how)
+    except ValueError as error:
+        if n_axes != 2 or np.asarray(X).dtype.kind not in "OUS":
+            raise
+        raise ValueError(
+            f"X does not hold numbers alone ({error}): give a frame of pandas or polars, whose "
+            f"columns of text become categories."
+        ) from error
 
 
 def annotate(cells: Any, estimator: Any, key: str = "cpvae") -> None:

@@ -9,12 +9,12 @@ reads new rows or writes generated ones does so through it.
 import dataclasses
 import importlib
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from cpvae.choices import KINDS, choose
+from cpvae.choices import KINDS
 from cpvae.data.checks import check_finite, listed, single
 from cpvae.extras import need
 
@@ -99,7 +99,7 @@ class Schema:
                 column = np.array([*labels, None], dtype=object)[index]
                 if boolean and (index >= 0).all():
                     column = column.astype(bool)
-            elif kind in ("binary", "count") and np.array_equal(column, np.rint(column)):
+            elif kind and RULES[kind].whole and np.array_equal(column, np.rint(column)):
                 column = column.astype(np.int64)
             table[name] = column
         return table
@@ -149,10 +149,10 @@ class Schema:
         of_each = self.column_kinds(x, kinds)
         scaled = np.array(x, dtype=np.float64)
         for i, kind in enumerate(of_each):
-            if kind == "count":
-                scaled[:, i] = np.log1p(scaled[:, i])
+            if transform := RULES[kind].scaled:
+                scaled[:, i] = transform(scaled[:, i])
         loc, scale = _standardisation(scaled, self.names)
-        free = np.isin(of_each, ("gaussian", "count"))
+        free = [RULES[kind].scaled is not None for kind in of_each]
         return dataclasses.replace(
             self,
             kinds=tuple(of_each),
@@ -361,24 +361,47 @@ def _is_text(kind: Any) -> bool:
     return any(test(kind) for test in (*is_a, types.is_dictionary, types.is_boolean))
 
 
+class Rule(NamedTuple):
+    """What a kind of column means for its numbers.
+
+    Arguments:
+        fits: whether each value (n) may be one of it
+        needs: the same in words, for errors
+        scaled: values before they are standardised; None where they are not standardised
+        whole: whether what is drawn is a whole number
+    """
+
+    fits: Callable[[np.ndarray], np.ndarray]
+    needs: str
+    scaled: Callable[[np.ndarray], np.ndarray] | None = None
+    whole: bool = False
+
+
+RULES = {
+    "gaussian": Rule(np.isfinite, "finite numbers", np.asarray),
+    "binary": Rule(lambda x: np.isin(x, (0, 1)), "zeros and ones", whole=True),
+    "count": Rule(
+        lambda x: (x == np.rint(x)) & (x >= 0), "whole numbers from 0 up", np.log1p, whole=True
+    ),
+    "categorical": Rule(np.isfinite, "text"),
+}
+
+
 def _fitting(column: np.ndarray) -> str:
-    """The kind that fits the numbers of a column (n)."""
+    """The kind that is chosen for the numbers of a column (n)."""
     values = column[~np.isnan(column)]
-    whole = len(values) > 0 and bool((values == np.rint(values)).all() and values.min() == 0)
-    return "binary" if whole and values.max() <= 1 else "count" if whole else "gaussian"
+    if not len(values) or values.min() != 0:
+        return "gaussian"
+    return next(
+        (kind for kind in ("binary", "count") if RULES[kind].fits(values).all()), "gaussian"
+    )
 
 
 def _check_kinds(x: np.ndarray, kinds: Sequence[str], names: Sequence[str]) -> None:
     """Refuses a table (n, f) with values that the kind of their column cannot have."""
     for name, kind, column in zip(names, kinds, x.T, strict=True):
-        choose(f"kind of column {name!r}", kind, KINDS)
-        values = column[~np.isnan(column)]
-        fits, needs = {
-            "binary": (np.isin(values, (0, 1)), "zeros and ones"),
-            "count": ((values == np.rint(values)) & (values >= 0), "whole numbers from 0 up"),
-        }.get(kind, (np.array(True), ""))
-        if not fits.all():
-            raise ValueError(f"Column {name!r} cannot be {kind}, which needs {needs}.")
+        if not RULES[kind].fits(column[~np.isnan(column)]).all():
+            raise ValueError(f"Column {name!r} cannot be {kind}, which needs {RULES[kind].needs}.")
 
 
 def _standardisation(x: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -407,7 +430,7 @@ def _check_varies(x: np.ndarray, names: Sequence[str]) -> None:
         pixels = len(constant) > 1 and bool((x >= 0).all() and (x == np.rint(x)).all())
         hint = " (If these are pixels, divide by their maximum: in [0, 1] they may be constant.)"
         raise ValueError(
-            f"Column {listed(constant, names)} is constant and tells nothing: drop it."
+            f"Column {listed(constant, names)} is constant and carries no information: drop it."
             + pixels * hint
         )
 

@@ -91,7 +91,7 @@ def evaluate(
         ``elbo_relaxed_nats``, ``kl_c_nats`` (eq. 8) and the three terms of eq. 13 whose sum equals
         the two KLs (``mutual_information_nats``, ``aggregated_kl_z_nats``,
         ``aggregated_kl_c_nats``). For models with several components
-        ``mutual_information_c_nats`` (what the component alone tells about x, at most log K),
+        ``mutual_information_c_nats`` (of the component alone and x, at most log K),
         ``components_used``, and with labels ``accuracy``, ``purity``, ``nmi``, ``ari``.
     """
     generator = torch.Generator(x.device).manual_seed(seed)

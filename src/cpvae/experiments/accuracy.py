@@ -1,7 +1,7 @@
-"""How well categories agree with classes, as a distribution over seeds; nothing is chosen by label.
+"""How well components agree with classes, as a distribution over seeds.
 
-Each objective is a name, what the model has and what the recipe; `run` trains seeds that have no
-file yet.
+Labels are used to measure, and nothing is chosen by them. `run` trains the seeds that have no file
+yet.
 """
 
 import dataclasses
@@ -21,19 +21,20 @@ from cpvae.training import defaults
 from cpvae.training.diagnosis import Record
 from cpvae.training.recipe import Recipe
 
+# by name, what differs from the defaults: keywords of `models.build`, and of the `Recipe`
 OBJECTIVES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "affine": ({}, {"invariance": 2.0}),
+    "affine": ({}, {"invariance_weight": 2.0}),
     "affine-even": (
         {"mixing_weights": "uniform"},
-        {"invariance": 2.0},
+        {"invariance_weight": 2.0},
     ),
-    "learned": ({}, {}),  # the defaults
-    "plain": ({"mixing_weights": "uniform"}, {}),  # the paper's
+    "learned": ({}, {}),  # the defaults: learned p(c), no invariance term
+    "plain": ({"mixing_weights": "uniform"}, {}),  # the paper's objective
 }
 
 
 def thinned(splits: Splits, by: int) -> Splits:
-    """Classes of unequal size: of the upper half of them a ``by``-th is kept, drawn at random."""
+    """Makes classes unequal: of each in the upper half one example in ``by`` is kept, at random."""
     classes = np.unique(np.asarray(splits.train.labels))
     rare = classes[len(classes) // 2 :]
 
@@ -75,7 +76,7 @@ def run(
 ) -> list[Path]:
     """Trains and measures the seeds of an objective; ``given`` overrides its recipe.
 
-    Images are generated too, and judged by a classifier; ``runs`` as for `cells.run_cell`.
+    Generated images are measured by a classifier too; ``runs`` as for `cells.run_cell`.
     """
     config, recipe = settings(objective, n_components, splits, accelerator, **given)
     stem = named(splits.name, objective, n_components)
@@ -92,7 +93,7 @@ def run(
         seeds,
         splits,
         500,
-        augment=augment.named("affine", config["shape"]) if recipe.invariance else None,
+        augment=augment.named("affine", config["shape"]) if recipe.invariance_weight else None,
         accelerator=accelerator,
         on_epoch=on_epoch,
         runs=runs,
@@ -116,29 +117,30 @@ def of(name: str, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def rows(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every seed of a set as a row, the median of each figure, and the seed with the best
+    """Every seed of a set as a row, the median of each column, and the seed with the best
     validation bound, which is the one that restarts would keep.
     """
     each = [
-        {"seed": str(r["seed"]), **{t: read(r) for t, read in FIGURES.items()}} for r in results
+        {"seed": str(r["seed"]), **{name: read(r) for name, read in COLUMNS.items()}}
+        for r in results
     ]
-    median = {told: _median([row[told] for row in each]) for told in FIGURES}
+    median = {name: _median([row[name] for row in each]) for name in COLUMNS}
     best = max(range(len(each)), key=lambda i: each[i]["validation bound"])
-    picked = {**each[best], "seed": f"by bound: {each[best]['seed']}"}
-    return [*each, {"seed": "median", **median}, picked]
+    by_bound = {**each[best], "seed": f"by bound: {each[best]['seed']}"}
+    return [*each, {"seed": "median", **median}, by_bound]
 
 
 def summary(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row a set of seeds: medians over its seeds, its worst one, and the one picked by bound."""
+    """A row a set of seeds: medians, the worst accuracy, that of the seed with the best bound."""
     table = []
     for name in sorted(set(map(_set_of, results))):
-        *each, median, picked = rows(of(name, results))
+        *each, median, by_bound = rows(of(name, results))
         accuracy = {
             "accuracy": median["accuracy"],
             "worst": min(row["accuracy"] for row in each),
-            "by bound": picked["accuracy"],
+            "by bound": by_bound["accuracy"],
         }
-        others = {told: median[told] for told in SUMMED}
+        others = {column: median[column] for column in SUMMED}
         table.append({"set": name, "seeds": str(len(each)), **accuracy, **others})
     return table
 
@@ -151,7 +153,7 @@ def _median(values: Sequence[Any]) -> Any:
     return statistics.median(numbers) if numbers else ""
 
 
-FIGURES: dict[str, Callable[[dict[str, Any]], Any]] = {
+COLUMNS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "accuracy": lambda r: r["accuracy"],
     "purity": lambda r: r["purity"],
     "NMI": lambda r: r["nmi"],
@@ -174,7 +176,8 @@ def figure(results: Sequence[dict[str, Any]]) -> Figure:
         mine = of(name, results)
         accuracy = [result["accuracy"] for result in mine]
         bounds = [result["best"]["valid_elbo_nats"] for result in mine]
-        spread = [y + 0.25 * ((i % 5) / 2 - 1) for i in range(len(mine))]  # so that none is hidden
+        # beside one another, so that no point is hidden
+        spread = [y + 0.25 * ((i % 5) / 2 - 1) for i in range(len(mine))]
         left.scatter(accuracy, spread, s=28, color=BLUE, alpha=0.8, linewidths=0)
         left.plot([_median(accuracy)] * 2, [y - 0.4, y + 0.4], color=ORANGE, linewidth=2)
         axes.scatter(bounds, accuracy, s=18, color=BLUE, alpha=0.8, linewidths=0)

@@ -1,7 +1,7 @@
 """One cell of an experiment: models of one configuration trained from several seeds and measured.
 
-Each seed lands as one JSON file, written whole, as soon as it is measured; seeds whose file is
-there are not run again.
+Each seed is written to a JSON file of its own as soon as it is measured; seeds whose file is there
+are not run again.
 """
 
 import dataclasses
@@ -44,21 +44,21 @@ def run_cell(
     runs: Path | None = None,
     also: Callable[[Model, Path], dict[str, Any]] | None = None,
 ) -> list[Path]:
-    """Trains the seeds that have no file yet as one, measures them on the test part, writes them.
+    """Trains the seeds that have no file yet together, measures them on the test data, writes them.
 
     Arguments:
         name: file of a seed
-        facts: what the file says first: data set, model, components, ...
+        facts: first entries of the file: data set, model, components, ...
         config: keywords of `models.build` but the seed
-        recipe: but the seed
+        recipe: how, but the seed
         seeds: of the cell
         splits: the data
         importance_samples: of the log-likelihood
-        augment: of the invariance term
-        accelerator: as for `train.fit`
+        augment: change of the data for the invariance term
+        accelerator: as for `loop.fit`
         on_epoch: called with the place of a seed and its epoch's record
-        runs: where each seed gets a run folder; training that was stopped goes on from there
-        also: further figures of a model, given with the file that they go into
+        runs: where each seed gets a run folder, from which stopped training continues
+        also: gives further results of a model; takes it and the file that they go into
 
     Returns:
         The files that were written.
@@ -77,12 +77,13 @@ def run_cell(
         first = name(missing[0]).stem
         home = RunFolder(runs / "+".join([first, *(f"s{seed}" for seed in missing[1:])]))
     histories = fit_together(models, training, recipes, folders, home, on_epoch, accelerator)
-    minutes = max(history[-1]["seconds"] for history in histories) / 60  # over all its sittings
+    # of all sessions, where training was stopped and continued
+    minutes = max(history[-1]["seconds"] for history in histories) / 60
     device = choose_device(accelerator)
     x_test = splits.test.tensor().to(device)
     written = []
     for place, (model, seeded, history) in enumerate(zip(models, recipes, histories, strict=True)):
-        figures = evaluate(
+        measured = evaluate(
             model,
             x_test,
             splits.test.labels,
@@ -93,15 +94,15 @@ def run_cell(
         best = best_of(history, recipe.pretraining_epochs)
         assert best  # a run that ended has a history
         described = describe(splits.schema, config, seeded)
-        bound = figures.pop("elbo_exact_nats")
+        bound = measured.pop("elbo_exact_nats")
         file = name(seeded.seed)
         file.parent.mkdir(parents=True, exist_ok=True)
         result = {
             **facts,
             "seed": seeded.seed,
-            "elbo_relaxed_nats": figures.pop("elbo_relaxed_nats", bound),  # without c: the bound
+            "elbo_relaxed_nats": measured.pop("elbo_relaxed_nats", bound),  # without c: the bound
             "elbo_nats": bound,
-            **figures,
+            **measured,
             "minutes": minutes,
             "trained_together": len(missing),
             "epochs": len(history),
@@ -121,27 +122,27 @@ def run_cell(
     return written
 
 
-_EYES: dict[str, Classifier] = {}
+_CLASSIFIERS: dict[str, Classifier] = {}
 
 
 def generated(model: Model, splits: Splits, accelerator: str = "auto") -> dict[str, Any]:
-    """How good the images are that a model generates, see `generation.quality`."""
+    """How good the images of a model are, see `generation.quality`."""
     x = splits.test.tensor().to(model.aggregated.device)
     labels = _classes(splits, splits.test.labels)
     return quality(model, _classifier(splits, accelerator), x, labels)
 
 
 def _classifier(splits: Splits, accelerator: str) -> Classifier:
-    """A classifier of the data set, trained once a process, on labels."""
-    if splits.name not in _EYES:
+    """A classifier of the data set, trained on its labels, once in a process."""
+    if splits.name not in _CLASSIFIERS:
         device = choose_device(accelerator)
         labels = torch.from_numpy(_classes(splits, splits.train.labels)).to(device)
-        _EYES[splits.name] = fit_classifier(splits.train.tensor().to(device), labels)
-    return _EYES[splits.name]
+        _CLASSIFIERS[splits.name] = fit_classifier(splits.train.tensor().to(device), labels)
+    return _CLASSIFIERS[splits.name]
 
 
 def _classes(splits: Splits, labels: np.ndarray | None) -> np.ndarray:
-    """Labels as whole numbers from 0 up."""
+    """Labels as numbers from 0 up."""
     names = splits.train.labels
     assert names is not None  # all data sets of the experiments have labels
     assert labels is not None
@@ -149,7 +150,7 @@ def _classes(splits: Splits, labels: np.ndarray | None) -> np.ndarray:
 
 
 def write(file: Path, result: dict[str, Any]) -> None:
-    """Writes a result whole: aside, then renamed. A list of numbers takes one line."""
+    """Writes a result under another name, then renames it. A list of numbers takes one line."""
     text = re.sub(
         r"\[[^\[\]{}\"]*\]", lambda m: " ".join(m[0].split()), json.dumps(result, indent=1)
     )
@@ -159,14 +160,10 @@ def write(file: Path, result: dict[str, Any]) -> None:
 
 
 def read(results: Path) -> list[dict[str, Any]]:
-    """The results that lie in a folder, by file name."""
+    """The results in a folder, by file name."""
     return [json.loads(f.read_text(encoding="utf-8")) for f in sorted(results.glob("*.json"))]
 
 
 def _info(config: dict[str, Any], recipe: Recipe, splits: Splits, status: str) -> dict[str, Any]:
-    data: dict[str, Any] = {
-        "source": splits.name,
-        "label": None,
-        "drop": [],
-    }  # named, no table
+    data: dict[str, Any] = {"source": splits.name, "label": None, "drop": []}  # named: no table
     return {**describe(splits.schema, config, recipe), "data": data, "status": status}

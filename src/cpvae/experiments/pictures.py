@@ -1,7 +1,7 @@
 """Figures 5 to 9: what the models of Table 1 reconstruct and generate.
 
-Each trained model leaves a small .npz file of images beside its result, and the figures are drawn
-from those files alone.
+The images of each trained model are kept in a small .npz file beside its result, and the figures
+are drawn from those files alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ GENERATED, RECONSTRUCTED, COMPONENTS, EACH = 64, 30, 10, 20
 
 
 def draw(model: Model, x: Tensor, file: Path) -> None:
-    """Writes images of a model, in 256 levels of grey, means of p(x | z, c).
+    """Writes images of a model, means of p(x | z, c), in 256 levels of grey.
 
     ``generated`` (64, h, w); ``real`` and ``reconstructed`` (30, h, w), the first test images;
     where there are at most 10 components, ``by_component`` (k, 20, h, w).
@@ -57,17 +57,17 @@ def read(results: Path, stem: str) -> dict[str, np.ndarray] | None:
 
 
 def all_figures(results: Path) -> Iterator[tuple[str, Figure | None, list[str]]]:
-    """Every figure with its name and the cells whose images are missing; None if it needs them.
+    """Each figure by name, and the cells whose images are missing; None if it cannot do without.
 
-    Figures 8 and 9 are drawn of the cells that are there.
+    Figures 8 and 9 are drawn from the cells that are there.
     """
     for dataset in ("mnist", "omniglot"):
         needed = [f"{dataset}-cpvae-k1", f"{dataset}-vae-k1"]
         missing = _missing(results, needed)
-        figure = None if missing else one_category(results, dataset)
+        figure = None if missing else one_component(results, dataset)
         yield f"figures5-6-{dataset}", figure, missing
     missing = _missing(results, ["mnist-cpvae-k10"])
-    yield "figure7", None if missing else by_category(results), missing
+    yield "figure7", None if missing else each_component(results), missing
     for number, dataset, ks in ((8, "mnist", (10, 150, 500)), (9, "omniglot", (50, 500))):
         needed = [f"{dataset}-{model}-k{k}" for model in MIXTURES for k in ks]
         missing = _missing(results, [*needed, f"{dataset}-vae-k1", f"{dataset}-hvae-k1"])
@@ -80,10 +80,10 @@ def _missing(results: Path, stems: list[str]) -> list[str]:
     return [stem for stem in stems if read(results, stem) is None]
 
 
-def one_category(results: Path, dataset: str) -> Figure:
-    """Figures 5 and 6: CP-VAE with one category, which learns its prior, beside the plain VAE."""
+def one_component(results: Path, dataset: str) -> Figure:
+    """Figures 5 and 6: CP-VAE with one component, whose prior is learned, beside the plain VAE."""
     learned, fixed = (read(results, f"{dataset}-{model}-k1") for model in ("cpvae", "vae"))
-    assert learned is not None  # the caller looks first
+    assert learned is not None  # the caller has looked
     assert fixed is not None
     panels = {
         "real": learned["real"],
@@ -100,21 +100,21 @@ def one_category(results: Path, dataset: str) -> Figure:
     return figure
 
 
-def by_category(results: Path, stem: str = "mnist-cpvae-k10") -> Figure:
-    """Figure 7: new images of each category, one panel a category."""
+def each_component(results: Path, stem: str = "mnist-cpvae-k10") -> Figure:
+    """Figure 7: new images of each component, a panel each."""
     images = read(results, stem)
-    assert images is not None  # the caller looks first
+    assert images is not None  # the caller has looked
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     panels = figure.subplots(2, 5).ravel()
     for k, (axes, drawn) in enumerate(zip(panels, images["by_component"], strict=True)):
-        _grid(axes, drawn, 5, f"category {k}")
+        _grid(axes, drawn, 5, f"component {k}")
     return figure
 
 
 def by_components(results: Path, dataset: str, ks: Sequence[int]) -> Figure:
     """Figures 8 and 9: what each model generates with a growing number of components.
 
-    A row a model with some images, and the two that have no components in the last one.
+    A row for each model that has images, and the last one for the two models without a mixture.
     """
     rows = [[(model, k) for k in ks] for model in MIXTURES] + [[("vae", 1), ("hvae", 1)]]
     drawn = [

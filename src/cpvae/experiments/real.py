@@ -1,6 +1,6 @@
-"""Real tables with known kinds, from packages of data, on none of which a default was settled.
+"""Real tables with known classes, from two packages of data; no default was chosen on them.
 
-Two rules were changed after a first look at two of them, see docs/table.md.
+Two rules were changed after a first look at two of the tables, see docs/table.md.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def _r(package: str, name: str, label: str, *drop: str) -> tuple[pd.DataFrame, n
 
 
 def _split(table: pd.DataFrame, label: str) -> tuple[pd.DataFrame, np.ndarray]:
-    """Columns that vary and rows that have a value, and the class of each as a whole number."""
+    """Columns that vary, of rows that have a value, and the class of each row as a number."""
     table = table[table.drop(columns=label).notna().any(axis=1)]
     x = table.drop(columns=label)
     x = x.loc[:, x.nunique() > 1]
@@ -73,7 +73,7 @@ DATASETS: dict[str, Callable[[], tuple[pd.DataFrame, np.ndarray]]] = {
 
 
 def run_all(results: Path) -> list[dict[str, Any]]:
-    """`tables.run` for every data set and method, on a fifth of the rows for each of three seeds.
+    """`tables.run` for every data set and method, one fold held out for each of three seeds.
 
     Raises:
         ModuleNotFoundError: the packages of data are not installed.
@@ -96,7 +96,7 @@ def rows(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     table = []
     for name in DATASETS:
         first = of[name, METHODS[0]]
-        row = {"data": name, "rows": first["rows"], "kinds": first["components"]}
+        row = {"data": name, "rows": first["rows"], "classes": first["components"]}
         for method in METHODS:
             scores = of[name, method]["scores"]
             row[method] = ", ".join(

@@ -2,10 +2,10 @@
 
 One recipe for all, the paper's (section 5.2): Adam with 5e-4, batches of 100, two gated layers of
 300, a 40-dimensional z, the weight of KL(z) from 0 to 1 over 100 epochs, early stopping. The paper
-is silent on how long, on the patience and on the temperature; those are ours and stand in `RECIPE`.
-KL(c) has its full weight from the start, or all examples end in one category. A second recipe, for
-CP-VAE alone and in a table of its own, has pretraining, and communities of codes as initial
-clusters.
+does not give the number of epochs, the patience and the temperature; those in `RECIPE` are ours.
+KL(c) has its full weight from the beginning: with a warm-up all examples end in one category. A
+second recipe, for CP-VAE alone and in a table of its own, has pretraining, and communities of codes
+as initial clusters.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ RECIPE = Recipe(
     averaging=20,
     patience=50,
 )
-STARTED = dataclasses.replace(RECIPE, pretraining_epochs=50)
+STARTED = dataclasses.replace(RECIPE, pretraining_epochs=50)  # of `--started`
 IMPORTANCE_SAMPLES = 5000
 
 
@@ -142,10 +142,10 @@ def table(results: Sequence[dict[str, Any]], cells: Sequence[Cell] = CELLS + ONE
             for key in ("elbo_relaxed_nats", "elbo_nats", "log_likelihood_nats"):
                 row.append(_spread([-result[key] for result in mine]))
             row.append(f"{np.mean([result['epochs'] for result in mine]):.0f}")
-            kinds = sorted({_products(result) for result in mine})
-            minutes = [[r["minutes"] for r in mine if _products(r) == kind] for kind in kinds]
+            precisions = sorted({_precision(result) for result in mine})
+            minutes = [[r["minutes"] for r in mine if _precision(r) == p] for p in precisions]
             row.append(", ".join(f"{np.mean(taken):.0f}" for taken in minutes))
-            row += [str(len(mine)), ", ".join(kinds)]
+            row += [str(len(mine)), ", ".join(precisions)]
         else:
             row += ["not run", "", "", "", "", "0", ""]
         lines.append(f"| {' | '.join(row)} |")
@@ -153,9 +153,9 @@ def table(results: Sequence[dict[str, Any]], cells: Sequence[Cell] = CELLS + ONE
 
 
 def generation(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """How good the generated images of each cell are, a row a cell, means over seeds.
+    """How good the generated images of each cell are: a row a cell, means over seeds.
 
-    What is in a row: `generation.quality`.
+    For the columns see `generation.quality`.
     """
     columns = {
         "density": "density",
@@ -169,8 +169,8 @@ def generation(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         mine = [result["generation"] for result in of(cell, results)]
         if mine:
             row: dict[str, Any] = dict(zip(("data", "model", "K"), cell, strict=False))
-            for told, key in columns.items():
-                row[told] = float(np.mean([g[key] for g in mine])) if key in mine[0] else ""
+            for column, key in columns.items():
+                row[column] = float(np.mean([g[key] for g in mine])) if key in mine[0] else ""
             rows.append(row)
     return rows
 
@@ -181,21 +181,21 @@ def of(cell: Cell, results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [r for r in results if (r["dataset"], r["model"], r["components"]) == key]
 
 
-def _products(result: dict[str, Any]) -> str:
-    """In what products were taken: on a CUDA device training has them in TensorFloat-32."""
+def _precision(result: dict[str, Any]) -> str:
+    """Of matrix products in training; on a CUDA device float32 ones are taken in TensorFloat-32."""
     on_gpu = result["versions"]["processor"].startswith("NVIDIA")
     precision = result["recipe"].get("precision", "float32")
     return "TF32" if on_gpu and precision == "float32" else precision
 
 
 def _spread(values: Sequence[float]) -> str:
-    """The mean, and with several seeds half the range they lie in."""
+    """The mean, and with several seeds half of their range."""
     mean = f"{np.mean(values):.2f}"
     return mean if len(values) == 1 else f"{mean} ± {(max(values) - min(values)) / 2:.2f}"
 
 
 def relaxed_figure(results: Sequence[dict[str, Any]]) -> Figure:
-    """The relaxed value, the bound and the likelihood of each cell, beside the paper's figure."""
+    """The relaxed value, the bound and the likelihood of each cell, beside the paper's value."""
     found = [cell for cell in CELLS if of(cell, results)]
     datasets = [d for d in ("mnist", "omniglot") if any(cell.dataset == d for cell in found)]
     heights = [sum(cell.dataset == d for cell in found) for d in datasets]
@@ -213,8 +213,8 @@ def relaxed_figure(results: Sequence[dict[str, Any]]) -> Figure:
                 values = [-result[key] for result in of(cell, results)]
                 first = {"label": label} if y == 0 else {}
                 axes.scatter(values, [y] * len(values), marker=mark, color=colour, s=40, **first)
-            told = {"label": "the paper"} if y == 0 else {}
-            axes.scatter([cell.paper], [y], marker="d", s=36, fc="none", ec="black", **told)
+            first = {"label": "the paper"} if y == 0 else {}
+            axes.scatter([cell.paper], [y], marker="d", s=36, fc="none", ec="black", **first)
         axes.set_yticks(range(len(cells)), [f"{c.model}, K={c.components}" for c in cells])
         axes.set_ylim(-0.6, len(cells) - 0.4)
         axes.set_xlabel(f"{dataset}: negative value on the test data, nats")

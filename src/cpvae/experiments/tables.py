@@ -1,4 +1,4 @@
-"""Beside scikit-learn's mixtures on its own tables: categories of rows that the fit did not see."""
+"""CP-VAE beside scikit-learn's mixtures on small tables: components of held-out rows."""
 
 import json
 import statistics
@@ -41,7 +41,7 @@ DATASETS = ("wine", "breast_cancer", "unequal_blobs", "unequal_long", "unequal_m
 
 
 def _rows(dataset: str) -> tuple[pd.DataFrame, np.ndarray]:
-    """Rows and classes. Of the blobs one is ten times as large as the other two."""
+    """Rows and their classes. One of the blobs is ten times as large as each of the others."""
     from sklearn import datasets
 
     if dataset == "unequal_mixed":
@@ -56,35 +56,35 @@ def _rows(dataset: str) -> tuple[pd.DataFrame, np.ndarray]:
 
 
 def _long() -> tuple[pd.DataFrame, np.ndarray]:
-    """Four kinds (55, 25, 13 and 7 %) that are long and thin, each along directions of its own."""
+    """Four clusters (55, 25, 13 and 7 %), each elongated along directions of its own."""
     rng = np.random.default_rng(0)
-    kind = rng.choice(4, 800, p=[0.55, 0.25, 0.13, 0.07])
+    cluster = rng.choice(4, 800, p=[0.55, 0.25, 0.13, 0.07])
     factor = rng.standard_normal((4, 6, 6)) * [2, 1, 1, 0.5, 0.5, 0.2]
     mean = 2 * rng.standard_normal((4, 6))
-    noise = rng.standard_normal((len(kind), 6, 1))
-    return pd.DataFrame(mean[kind] + (factor[kind] @ noise)[:, :, 0]), kind
+    noise = rng.standard_normal((len(cluster), 6, 1))
+    return pd.DataFrame(mean[cluster] + (factor[cluster] @ noise)[:, :, 0]), cluster
 
 
 def _mixed() -> tuple[pd.DataFrame, np.ndarray]:
-    """Trees of four kinds (70, 15, 10 and 5 %): measurements, text, a count and a boolean."""
+    """Trees in four clusters (70, 15, 10 and 5 %): measurements, text, a count and a boolean."""
     rng = np.random.default_rng(0)
-    kind = rng.choice(4, 900, p=[0.7, 0.15, 0.1, 0.05])
-    other = rng.integers(4, size=len(kind))
+    cluster = rng.choice(4, 900, p=[0.7, 0.15, 0.1, 0.05])
+    other = rng.integers(4, size=len(cluster))
     species = np.array(["oak", "ash", "elm", "fir"])
     table = pd.DataFrame(
         {
-            "height": rng.normal(np.array([20, 45, 70, 30])[kind], 5),
-            "lean": rng.normal(np.array([0, 2, -2, 4])[kind], 1),
-            "species": species[np.where(rng.random(len(kind)) < 0.6, kind, other)],
-            "rings": rng.gamma(2, np.array([1, 3, 6, 10])[kind]).astype(int),
-            "alive": rng.random(len(kind)) < np.array([0.1, 0.9, 0.5, 0.2])[kind],
+            "height": rng.normal(np.array([20, 45, 70, 30])[cluster], 5),
+            "lean": rng.normal(np.array([0, 2, -2, 4])[cluster], 1),
+            "species": species[np.where(rng.random(len(cluster)) < 0.6, cluster, other)],
+            "rings": rng.gamma(2, np.array([1, 3, 6, 10])[cluster]).astype(int),
+            "alive": rng.random(len(cluster)) < np.array([0.1, 0.9, 0.5, 0.2])[cluster],
         }
     )
-    return table, kind
+    return table, cluster
 
 
 def _standardised() -> Any:
-    """What the mixtures need before them, and CPVAE does itself."""
+    """The preparation of columns that the mixtures need, and CPVAE has built in."""
     from sklearn.compose import make_column_selector, make_column_transformer
     from sklearn.impute import SimpleImputer
     from sklearn.pipeline import make_pipeline
@@ -99,7 +99,7 @@ def _standardised() -> Any:
 
 
 def _known(rows: pd.DataFrame, fitted: pd.DataFrame) -> pd.DataFrame:
-    """Rows in which text that the fit did not see is missing."""
+    """The rows, with text that does not occur in the fitted ones as missing."""
     text = rows.select_dtypes(exclude=["number", "bool"])
     seen = text.apply(lambda column: column.isin(fitted[column.name]))
     return rows.assign(**text.astype(object).where(seen, None))
@@ -114,8 +114,8 @@ def run(
 ) -> dict[str, Any]:
     """Scores of a method on a data set, fold by fold, kept as one JSON; read back if it is there.
 
-    Each of the first ``folds`` of `FOLDS` is held out once from the fit, which sees no label; its
-    rows are then given a component, and components are matched to classes one to one.
+    Each of the first ``folds`` of `FOLDS` is held out once from the fit, which sees no label. Its
+    rows are then assigned to components, and components are matched to classes one to one.
     """
     file = results / f"{dataset}-{method}.json"
     if file.is_file():

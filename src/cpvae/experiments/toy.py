@@ -1,11 +1,11 @@
 """The one-dimensional mixture of section 5.1: figures 3 and 4, and numbers beside them.
 
 The paper writes N(0.1, 0.1) and N(1, 0.1) and does not say whether 0.1 is a standard deviation or a
-variance; both are here. It is silent on the length of training and on the decoder's noise: here
-`RECIPE` says the first, and the noise is learned. Networks, latent dimensions and batches are the
-paper's, and so is the warm-up of both KL terms from 0: it is what lets c find the modes. With
-KL(c) at its full weight from the start c stays unused, because a split of the data that is not yet
-sharp costs more than it brings.
+variance; both are here. It does not give the length of training and the decoder's noise: here the
+first is in `RECIPE`, and the noise is learned. Networks, latent dimensions and batches are the
+paper's, and so is the warm-up of both KL terms from 0, by which c finds the modes. With the full
+weight of KL(c) from the beginning c stays unused, because a split of the data that is not yet sharp
+costs more than it gains.
 """
 
 import dataclasses
@@ -78,17 +78,17 @@ def valley(x: Float[np.ndarray, " n"]) -> float:
 
 
 def run(
-    spread: str, results: Path, seed: int = 0, tell: Callable[[str], object] = print
+    spread: str, results: Path, seed: int = 0, show: Callable[[str], object] = print
 ) -> list[dict[str, Any]]:
     """Trains the systems that have no file in ``results`` yet, a process a core; returns them all.
 
-    Each lands as ``toy-SPREAD-MODEL-kK-sSEED.json``, with histograms of what it generates.
+    Each is written to ``toy-SPREAD-MODEL-kK-sSEED.json``, with histograms of what it generates.
 
     Arguments:
         spread: ``sd`` or ``variance``: what the second 0.1 of N(0.1, 0.1) is
         results: folder of the files
         seed: of data and models
-        tell: called with a line for each system that is done
+        show: called with a line for each system that is done
 
     Raises:
         ValueError: an unknown ``spread``.
@@ -103,17 +103,17 @@ def run(
     if missing:
         results.mkdir(parents=True, exist_ok=True)
         jobs = min(joblib.cpu_count(), len(missing))
-        # the slowest first, so that no core waits long at the end
+        # the slowest first, so that no core is idle for long at the end
         missing.sort(key=lambda system: -system[1])
         for stem in joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(
             joblib.delayed(_measure)(*system, spread, seed, files[system]) for system in missing
         ):
-            tell(f"{stem} done")
+            show(f"{stem} done")
     return [json.loads(file.read_text(encoding="utf-8")) for file in files.values()]
 
 
 def _measure(name: str, k: int, spread: str, seed: int, file: Path) -> str:
-    """Trains one system in a process of its own and writes its figures."""
+    """Trains and measures one system in a process of its own."""
     torch.set_num_threads(1)
     rng = np.random.default_rng(seed)
     train, valid, test, truth, again = (
@@ -132,7 +132,7 @@ def _measure(name: str, k: int, spread: str, seed: int, file: Path) -> str:
     started = time.monotonic()
     history = fit(model, torch.from_numpy(train), torch.from_numpy(valid), recipe)
     minutes = (time.monotonic() - started) / 60
-    figures = evaluate(model, torch.from_numpy(test), None, IMPORTANCE_SAMPLES, seed)
+    measured = evaluate(model, torch.from_numpy(test), None, IMPORTANCE_SAMPLES, seed)
     generated = {}
     for origin in ("aggregated", "uniform"):
         generator = torch.Generator().manual_seed(seed)
@@ -152,7 +152,7 @@ def _measure(name: str, k: int, spread: str, seed: int, file: Path) -> str:
         "wasserstein_of_true_samples": float(wasserstein_distance(truth[:, 0], again[:, 0])),
         "valley_share_true": valley(truth[:, 0]),
         "histogram_true": np.histogram(truth, EDGES)[0].tolist(),
-        **figures,
+        **measured,
         "drawn_from": model.drawn_from,
         "generated": generated,
         "aggregated": model.aggregated.numpy().round(5).tolist(),
@@ -201,7 +201,7 @@ def rows(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _origins(result: dict[str, Any]) -> tuple[str, str]:
-    """Where the paper draws components from, and the uniform prior."""
+    """Where the paper draws components from, and the uniform prior, as keys of `generated`."""
     return result["drawn_from"], "uniform"
 
 
@@ -230,7 +230,7 @@ def excess(results: Sequence[dict[str, Any]]) -> Figure:
     used.plot(sorted(result["aggregated"], reverse=True), color=BLUE)
     used.axhline(1 / result["components"], color=GREY, linewidth=1, linestyle="--")
     used.set_title("q(c), the most used first", fontsize=9)
-    used.set_xlabel("category")
+    used.set_xlabel("component")
     plain(used)
     for axes, origin in zip(panels, ("aggregated", "uniform"), strict=True):
         _line(axes, result["histogram_true"])

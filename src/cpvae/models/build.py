@@ -17,26 +17,38 @@ from cpvae.models.vae import VAE
 
 
 class System(NamedTuple):
-    """A model of the paper's comparison: a class, its prior, and settings that only it has."""
+    """A model of the paper's comparison: a class, its prior, and settings that only it has.
+
+    ``of_model`` and ``of_prior`` name settings of the class and of the prior; ``prior_scale`` is
+    the spread of the starting means of a `GaussianMixture`, where nothing else is said.
+    """
 
     model: type[Model]
     prior: type[Prior]
-    settings: tuple[str, ...] = ()
+    of_model: tuple[str, ...] = ()
+    of_prior: tuple[str, ...] = ()
+    prior_scale: float = 1.0
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """All settings that only this model has."""
+        return self.of_model + self.of_prior
 
 
 MODELS = {
     "cpvae": System(
         ConditionalPriorVAE,
         GaussianMixture,
-        ("gate", "covariance", "prior_scale", "mixing_weights"),
+        of_model=("gate",),
+        of_prior=("covariance", "prior_scale", "mixing_weights"),
+        prior_scale=0.05,
     ),
     "vae": System(VAE, StandardNormal),
-    "mog": System(VAE, GaussianMixture, ("covariance", "prior_scale")),
-    "vamp": System(VAE, VampPrior, ("pseudo_inputs",)),
+    "mog": System(VAE, GaussianMixture, of_prior=("covariance", "prior_scale")),
+    "vamp": System(VAE, VampPrior, of_prior=("pseudo_inputs",)),
     "hvae": System(HierarchicalVAE, StandardNormal),
-    "hvamp": System(HierarchicalVAE, VampPrior, ("pseudo_inputs",)),
+    "hvamp": System(HierarchicalVAE, VampPrior, of_prior=("pseudo_inputs",)),
 }
-PRIOR_SCALE = {"mog": 1.0, "cpvae": 0.05}  # spread of the starting means of the components
 # what `build` takes beside what it is told of the data (`Schema.features`)
 SETTINGS = (
     "model",
@@ -94,12 +106,12 @@ def build(
     noise_scale = settings.pop("noise_scale", None)
     _check_settings(model, settings)
     p_x = _likelihood(likelihood, shape, kinds, n_levels, loc, scale, noise_scale)
-    of_class = {"gate": settings.pop("gate")} if "gate" in settings else {}
+    of_model = {name: settings.pop(name) for name in MODELS[model].of_model if name in settings}
     with torch.random.fork_rng(devices=[]):  # layers start from torch's global generator
         torch.manual_seed(seed)
         prior = _prior(model, n_components, latent_dim, p_x, shape, settings)
         made: Any = MODELS[model].model
-        return made(shape, p_x, prior, latent_dim, hidden, network, **of_class)
+        return made(shape, p_x, prior, latent_dim, hidden, network, **of_model)
 
 
 def _check_settings(model: str, settings: dict[str, Any]) -> None:
@@ -149,7 +161,7 @@ def _prior(
             )
         return StandardNormal(latent_dim)
     if prior is GaussianMixture:
-        spread = settings.pop("prior_scale", PRIOR_SCALE[model])
+        spread = settings.pop("prior_scale", MODELS[model].prior_scale)
         return GaussianMixture(n_components or 10, latent_dim, scale=spread, **settings)
     n_inputs = math.prod(likelihood.inputs_shape(shape))
     return VampPrior(n_components or 10, n_inputs, bounded=likelihood.binarised, **settings)

@@ -47,6 +47,7 @@ class Likelihood(nn.Module):
         self.takes_missing = not binarised
         self.kinds = {head.kind for head in heads}
         self.n_levels = [n for head in heads for n in head.n_levels]
+        self.one_hot = [bool(head.n_levels) for head in heads for _ in range(head.n_inputs)]
         self.apart = columns is not None and len(heads) > 1
         if self.apart:
             assert columns is not None
@@ -73,7 +74,7 @@ class Likelihood(nn.Module):
         return self._joined([head.encode(part) for head, part in pairs])
 
     def standardised(self, observed: Float[Tensor, "*n f"]) -> Float[Tensor, "*n i"]:
-        """Observed data as numbers, NaN where missing, then as one-hot categories."""
+        """Observed data as numbers, NaN where missing, and one-hot categories (`one_hot`)."""
         pairs = zip(self._heads(), self._split(observed), strict=True)
         parts = [head.inputs(part) for head, part in pairs]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)

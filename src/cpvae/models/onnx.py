@@ -65,7 +65,7 @@ def export_onnx(model: Model, schema: Schema, folder: Path) -> list[Path]:
 
     Raises:
         ModuleNotFoundError: onnx or onnxscript is not installed.
-        ValueError: a mixture with full covariance whose components are told by responsibilities
+        ValueError: a mixture with full covariance whose components are read off responsibilities
             (``mog``): ONNX has no triangular solver.
     """
     for name in ("onnx", "onnxscript"):

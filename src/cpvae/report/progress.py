@@ -1,11 +1,13 @@
-"""Progress bars of the command line."""
+"""Progress of a fit and of long work: bars, and plain lines."""
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-Record = dict[str, Any]
+from cpvae.training.diagnosis import Record
+from cpvae.training.fit import OnEpoch, Plan
 
 
 class EpochsBar:
@@ -41,6 +43,25 @@ class EpochsBar:
         used = f"{best['components_used']} components" if self.counts else ""
         done = sum(r["epoch"] for r in self.last.values())
         self.progress.update(self.task, completed=done, bound=f"{bound}  {used}")
+
+
+@contextmanager
+def printed(plan: Plan) -> Iterator[OnEpoch]:
+    """Prints a line an epoch while a plan is fitted."""
+    if plan.shortened_from:
+        print(
+            f"The model overfitted after epoch {plan.recipe.max_epochs}: it is fitted again in "
+            f"that many epochs."
+        )
+    yield _print_epoch
+
+
+def _print_epoch(place: int, record: Record) -> None:
+    print(
+        f"restart {place}  epoch {record['epoch']:4d}  {record['seconds']:7.1f} s  "
+        f"bound {record['valid_elbo_nats']:.2f} nats  "
+        f"components used {record['components_used']}"
+    )
 
 
 class RowsBar:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cpvae.choices import RENAMED
+from cpvae.choices import RENAMED, SYSTEMS, choose
 from cpvae.data.schema import Kinds, Schema
 from cpvae.models.build import MODELS, SETTINGS
 from cpvae.models.priors import StandardNormal
@@ -17,7 +17,7 @@ from cpvae.training.initialise import needs_mixture
 from cpvae.training.recipe import MOST_ENUMERATED, Recipe, typed_settings
 
 # settings that only a model with c has
-OF_C = ("expectation", "kl_c_start", "pretraining_epochs", "invariance")
+OF_C = ("expectation", "kl_c_start", "pretraining_epochs", "invariance_weight")
 INVARIANCE = 2.0  # weight of the term, where an augmentation is given
 MARGINAL_ENTROPY = 8.0  # where components are of one size; less lets two merge and a third split
 ENOUGH_FOR_BFLOAT16 = 100_000  # weights of the first layer from which products in bfloat16 pay
@@ -112,7 +112,8 @@ def model_config(
 def configured(n: int, schema: Schema, given: dict[str, Any]) -> dict[str, Any]:
     """Keywords of `models.build` for ``n`` examples of a planned schema, see `model_config`."""
     model = given.get("model", "cpvae")
-    one = model in MODELS and MODELS[model].prior is StandardNormal
+    choose("model", model, SYSTEMS)
+    one = MODELS[model].prior is StandardNormal
     n_features = math.prod(schema.shape)
     width = 300 if n * n_features >= 1_000_000 else 100
     config: dict[str, Any] = {
@@ -121,7 +122,7 @@ def configured(n: int, schema: Schema, given: dict[str, Any]) -> dict[str, Any]:
         "latent_dim": min(40, max(2, n_features // 2)),
         "hidden": [width, width],
     }
-    if model == "cpvae":
+    if "mixing_weights" in MODELS[model].settings:
         config["mixing_weights"] = "learned"
     config |= schema.features() | given
     _check_sizes(config, n)
@@ -151,7 +152,8 @@ def recipe(
     given = _plain(given)
     _check_whole(given, ("max_epochs", "batch_size", "anneal_epochs", "pretraining_epochs"))
     model = config["model"]
-    for name in OF_C if model != "cpvae" else ():
+    has_categories = MODELS[model].model.has_categories
+    for name in () if has_categories else OF_C:
         if given.get(name):
             raise ValueError(f"{name} is about q(c|x), and the model {model!r} has none.")
     batch_size = given.get("batch_size", min(100, max(10, n_examples // 10)))
@@ -162,11 +164,12 @@ def recipe(
     anneal_epochs = given.get("anneal_epochs", max(1, 3 * epochs // 8))
     pretraining = min(1 if mixture else 3 * epochs // 20, anneal_epochs // 2)
     pretraining = given.get("pretraining_epochs", 0 if one else pretraining)
-    exact = mixture and not one and model == "cpvae" and "expectation" not in given
+    exact = mixture and not one and has_categories and "expectation" not in given
     exact = exact and config["n_components"] <= MOST_ENUMERATED
-    even = given.get("invariance") and config.get("mixing_weights") != "learned" and not mixture
+    even = config.get("mixing_weights") != "learned" and not mixture
+    rewarded = even and given.get("invariance_weight")
     kl_z_start = 1.0 if pretraining and not mixture else Recipe.kl_z_start
-    if model != "cpvae":
+    if not has_categories:
         pretraining, kl_z_start = 0, 0.0
     defaults = {
         "batch_size": batch_size,
@@ -178,7 +181,7 @@ def recipe(
         "exact_after": 3 * epochs // 5 if exact else 0,
         "kl_z_start": kl_z_start,
         "temperature_end": 1.0 if mixture else Recipe.temperature_end,
-        "marginal_entropy": MARGINAL_ENTROPY if even else 0.0,
+        "marginal_entropy": MARGINAL_ENTROPY if rewarded else 0.0,
         "precision": _precision(config, accelerator),
     }
     return Recipe(**(defaults | given))

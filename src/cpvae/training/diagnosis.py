@@ -42,6 +42,23 @@ class Diagnosis(NamedTuple):
         """Whether components carry little information about examples: less than half they might."""
         return self.information < max(0.05, 0.5 * self.entropy)
 
+    def advice(self, recipe: Recipe) -> list[str]:
+        """What to do about it in Python, a sentence or two each."""
+        texts = []
+        if self.rise:
+            texts.append(
+                f"The bound still rose by {self.rise:.2f} nats in the last tenth of "
+                f"{recipe.max_epochs} epochs: give max_epochs={2 * recipe.max_epochs}, or fit "
+                f"again with warm_start=True."
+            )
+        if early := self.overfitted_epoch:
+            texts.append(
+                f"The bound was best in epoch {early}, before the annealing had ended (after epoch "
+                f"{recipe.anneal_epochs}): the model overfitted before its components were formed. "
+                f"Give max_epochs={early}, or more data."
+            )
+        return texts
+
 
 def diagnose(model: Model, history: Sequence[Record], recipe: Recipe) -> Diagnosis:
     """The `Diagnosis` of a finished fit."""

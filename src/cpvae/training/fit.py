@@ -28,6 +28,7 @@ from cpvae.models.build import build
 from cpvae.training import defaults
 from cpvae.training.device import choose_device
 from cpvae.training.diagnosis import Diagnosis, Diverged, Record, diagnose, overfitted
+from cpvae.training.initialise import needs_mixture
 from cpvae.training.loop import TrainingData, check_trainable, fit, fit_together
 from cpvae.training.recipe import Recipe
 
@@ -44,6 +45,7 @@ class Plan:
         schema: of the data, with kinds of columns and units of standardisation
         config: keywords of `models.build`
         recipe: how it is optimised
+        given: settings that were not left to `defaults`
         augment: change of x that leaves its category as it is, for the invariance term
         may_shorten: whether the number of epochs is ours to change
         shortened_from: number of epochs at first, where they were too many
@@ -52,9 +54,35 @@ class Plan:
     schema: Schema
     config: dict[str, Any]
     recipe: Recipe
+    given: dict[str, Any]
     augment: Augment | None = None
     may_shorten: bool = False
     shortened_from: int | None = None
+
+    def continuing(self, before: "Plan") -> "Plan":
+        """This plan for a model that was fitted by another one, whose model and units stay.
+
+        Raises:
+            ValueError: settings of the model that differ.
+        """
+        of_data = ("loc", "scale", "seed", "kinds", "n_levels")
+        for key, value in self.config.items():
+            if key not in of_data and before.config.get(key) != value:
+                raise ValueError(
+                    f"warm_start goes on with a model that has {key}={before.config.get(key)}, and "
+                    f"this asks for {value}: leave the setting, or set warm_start=False."
+                )
+        return dataclasses.replace(self, schema=before.schema, config=before.config)
+
+    def in_parts(self, n: int) -> "Plan":
+        """This plan for data that comes in parts, of which the first has ``n`` examples.
+
+        Communities have no place for parts that are still to come, and a mixture has.
+        """
+        if needs_mixture(n, self.schema.shape, self.schema.kinds):
+            return self
+        recipe = dataclasses.replace(self.recipe, pretraining_epochs=0)
+        return dataclasses.replace(self, recipe=recipe)
 
     def shortened(self, epochs: int) -> "Plan":
         """The same plan in fewer epochs, once."""
@@ -112,9 +140,10 @@ def plan(
     config = defaults.configured(len(x), schema, {**of_model, "likelihood": likelihood})
     augment = named(invariance, schema.shape)
     if augment:
-        of_recipe.setdefault("invariance", defaults.INVARIANCE)
+        of_recipe.setdefault("invariance_weight", defaults.INVARIANCE)
     recipe = defaults.recipe(len(x), config, accelerator, **of_recipe)
-    return Plan(schema, config, recipe, augment, "max_epochs" not in of_recipe)
+    settings = {**of_model, **of_recipe}
+    return Plan(schema, config, recipe, settings, augment, "max_epochs" not in of_recipe)
 
 
 def check_plan(plan: Plan, accelerator: str = "auto") -> None:

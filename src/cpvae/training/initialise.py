@@ -43,7 +43,8 @@ def initial_clusters(
         all of them are the place of its community by size. Examples without a community may be of
         any category: those in the smallest communities of images, where there are more of them
         than the model has categories, and those beyond `MOST_EXAMPLES`. Tables whose graph falls
-        into more islands than there are categories get a mixture, as those do that `needs_mixture`.
+        into more separate parts than there are categories get a mixture, as those do that
+        `needs_mixture`.
     """
     from joblib import Parallel, cpu_count, delayed
 
@@ -75,7 +76,7 @@ def initial_clusters(
         found = search([codes if better else standardised for better in in_codes], MOST_EXAMPLES)
     ranges = []
     for model, mine, seed, of in zip(models, rows, seeds, found, strict=True):
-        if uneven and of.islands > model.n_components:
+        if uneven and of.parts > model.n_components:
             ranges.append(_by_mixture(as_table(model, x), model.n_components, seed))
             continue
         every = torch.tensor([0, model.n_components - 1]).repeat(len(x), 2, 1)
@@ -101,8 +102,8 @@ def as_table(model: Model, x: Float[Tensor, "n f"]) -> Table:
     likelihood = model.likelihood
     observed = likelihood.observe(x.to(model.aggregated.device))
     read = likelihood.standardised(observed).cpu().double()
-    n_numbers = read.shape[1] - sum(likelihood.n_levels)
-    return Table(read[:, :n_numbers].numpy(), read[:, n_numbers:].numpy(), likelihood.n_levels)
+    one_hot = torch.tensor(likelihood.one_hot)
+    return Table(read[:, ~one_hot].numpy(), read[:, one_hot].numpy(), likelihood.n_levels)
 
 
 def _by_mixture(table: Table, n_components: int, seed: int) -> Int[Tensor, "n 2 2"]:

@@ -214,8 +214,11 @@ def check_trainable(
             is not here.
     """
     choose_device(accelerator)
-    if recipe.invariance and augment is None:
-        raise ValueError("The invariance term needs an augment function: see cpvae.data.augment.")
+    if recipe.invariance_weight and augment is None:
+        raise ValueError(
+            "invariance_weight weighs a term that needs an augmentation: give --invariance on the "
+            "command line, CPVAE(invariance=...) in Python."
+        )
     if augment and not model.likelihood.takes_missing:
         row = torch.zeros(1, math.prod(model.shape))
         if augment.change(row, torch.zeros(1, augment.n_random)).isnan().any():
@@ -223,7 +226,7 @@ def check_trainable(
                 "This augmentation makes values go missing, which a Bernoulli likelihood does not "
                 "take: use the Gaussian likelihood."
             )
-    for name in ("invariance", "pretraining_epochs"):
+    for name in ("invariance_weight", "pretraining_epochs"):
         if getattr(recipe, name) and not model.has_categories:
             raise ValueError(f"{name} is about q(c|x): only the model 'cpvae' has one.")
     if recipe.precision == "bfloat16" and not model.likelihood.binarised:
@@ -353,7 +356,7 @@ def _engine(
         if model.prior.starts_from_data:
             inputs = model.likelihood.inputs(train)
             model.prior.start_from(inputs, generator)  # type: ignore[operator]  # it has one
-    changes = augment if recipe.invariance else None
+    changes = augment if recipe.invariance_weight else None
     return Engine(models, generators, train, recipe, changes, kernels)
 
 

@@ -64,7 +64,7 @@ class Recipe:
         kl_c_start: first weight of KL(c)
         temperature_start: first temperature of the Gumbel-Softmax
         temperature_end: last temperature
-        invariance: weight of KL(q(c|x) || q(c|T(x))) under a change T of x; 0 leaves this term and
+        invariance_weight: of KL(q(c|x) || q(c|T(x))) under a change T of x; 0 leaves this term and
             the two below out
         marginal_entropy: weight of a reward for the entropy of the mean q(c|x), which is largest
             where components are of one size
@@ -97,7 +97,7 @@ class Recipe:
     kl_c_start: float = 1.0
     temperature_start: float = 1.0
     temperature_end: float = 0.5
-    invariance: float = 0.0
+    invariance_weight: float = 0.0
     marginal_entropy: float = 0.0
     conditional_entropy: float = 3.0
     averaging: int = 1
@@ -113,7 +113,7 @@ class Recipe:
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)}: use a number above 0.")
         non_negative = ("anneal_epochs", "pretraining_epochs", "exact_after", "seed")
-        loss_weights = ("kl_z_start", "kl_c_start", "invariance")
+        loss_weights = ("kl_z_start", "kl_c_start", "invariance_weight")
         entropies = ("marginal_entropy", "conditional_entropy")
         for name in (*non_negative, *loss_weights, *entropies):
             if not 0 <= getattr(self, name) < math.inf:
@@ -141,7 +141,7 @@ class Recipe:
         weights = LossWeights(
             kl_z=self._annealed(epoch, self.kl_z_start, 1.0),
             kl_c=kl_c,
-            invariance=self.invariance,
+            invariance=self.invariance_weight,
             marginal_entropy=self.marginal_entropy,
             conditional_entropy=self._annealed(epoch, 1.0, self.conditional_entropy),
             merged_cluster=initial,
