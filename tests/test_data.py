@@ -8,12 +8,17 @@ import pytest
 from PIL import Image
 from pyarrow import csv, parquet
 
-from cpvae import data
+from cpvae import choices, data
+from cpvae.data import files
+from cpvae.data.augment import AUGMENTS
 from cpvae.data.checks import check
 from cpvae.data.files import as_examples
 from cpvae.data.mnist import ArraysOnly, from_idx, to_idx
 from cpvae.data.omniglot import average_down, split_by_drawer, unpack
-from cpvae.data.schema import Schema
+from cpvae.data.schema import RULES, Schema
+from cpvae.models.build import MODELS
+from cpvae.models.heads import HEADS
+from cpvae.models.networks import NETWORKS
 
 
 @pytest.fixture
@@ -450,3 +455,12 @@ def test_downloads_are_checked_and_the_next_mirror_is_tried(tmp_path):
     digest = "9a0364b9e99bb480dd25e1f0284c8555"
     assert download(urls, "md5", digest) == b"content"
     assert download(urls[:2], "md5", digest) is None
+
+
+def test_choices_are_those_of_the_code():
+    assert tuple(data.NAMED) == choices.DATASETS
+    assert (*files.ARRAYS, *files.TABLES) == choices.ENDINGS
+    assert tuple(AUGMENTS) == choices.INVARIANCES
+    assert tuple(RULES) == tuple(HEADS) == choices.KINDS
+    assert tuple(NETWORKS) == choices.NETWORKS
+    assert tuple(MODELS) == choices.SYSTEMS

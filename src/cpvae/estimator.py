@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn import base
+from sklearn.base import BaseEstimator, DensityMixin, TransformerMixin
+from sklearn.base import ClassNamePrefixFeaturesOutMixin as NamedFeaturesMixin
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
@@ -42,12 +43,7 @@ FRONT = (
 EXPERT = (*SETTINGS, *(field.name for field in dataclasses.fields(Recipe)))
 
 
-class CPVAE(
-    base.ClassNamePrefixFeaturesOutMixin,
-    base.TransformerMixin,
-    base.DensityMixin,
-    base.BaseEstimator,
-):
+class CPVAE(NamedFeaturesMixin, TransformerMixin, DensityMixin, BaseEstimator):
     """Learns a mixture from data and generates from any one of its components (CP-VAE).
 
     Arguments left at None are chosen from the data, see `training.defaults`.
@@ -324,8 +320,7 @@ class CPVAE(
         if mean is None:
             mean = self.config_["likelihood"] == "bernoulli"
         x, drawn = self.model_.sample(n_samples, component, from_, generator, mean)
-        examples = x.cpu().numpy()
-        shape = n_samples, *self.example_shape_
+        examples, shape = x.cpu().numpy(), (n_samples, *self.example_shape_)
         made = self.schema_.to_frame(examples) if self.schema_.levels else examples.reshape(shape)
         return made, drawn.cpu().numpy()
 

@@ -49,7 +49,7 @@ MODELS = {
     "hvae": System(HierarchicalVAE, StandardNormal),
     "hvamp": System(HierarchicalVAE, VampPrior, of_prior=("pseudo_inputs",)),
 }
-# what `build` takes beside what it is told of the data (`Schema.features`)
+# what `build` takes beside the features of the data (`Schema.features`)
 SETTINGS = (
     "model",
     "likelihood",

@@ -168,7 +168,7 @@ def fit_plan(
         valid: validation data (m, ...)
         n_restarts: number of seeds to fit from
         folder: where the run goes; what is found there is gone on from
-        watch: is told of each plan that is fitted, and takes its epochs
+        watch: entered with each plan for as long as it is fitted; gives what takes its epochs
         accelerator: as for `loop.fit`
 
     Raises:
