@@ -31,7 +31,7 @@ from cpvae.checkpoint import versions
 from cpvae.data import load
 from cpvae.models.build import build
 from cpvae.training import defaults
-from cpvae.training.fit import fit_best
+from cpvae.training.fit import fit_restarts
 from cpvae.training.loop import TrainingData, fit
 
 HERE = Path(__file__).parent
@@ -117,7 +117,7 @@ def measure_stacks(records: Records, repeats: int, device: str) -> None:
 
 
 def measure_restarts(records: Records) -> None:
-    """Eight restarts by `fit_best`, on the processor, against eight times one, by the defaults:
+    """Eight restarts by `fit_restarts`, on the processor, against eight times one, by the defaults:
     10,000 steps.
     """
     x = torch.rand(10_000, 784, generator=torch.Generator().manual_seed(0))
@@ -126,7 +126,7 @@ def measure_restarts(records: Records) -> None:
     seconds = []
     for count in (1, 8, 1):  # one before and one after, because the machine's load changes
         started = time.perf_counter()
-        fit_best(config, recipe, count, TrainingData(x, x[:500]), accelerator="cpu")
+        fit_restarts(config, recipe, count, TrainingData(x, x[:500]), accelerator="cpu")
         seconds.append(time.perf_counter() - started)
         name = f"{count} restarts of {recipe.max_epochs * len(x) // recipe.batch_size} steps"
         records.note(f"{name}, {recipe.precision}, with process start", seconds[-1], "s")

@@ -127,8 +127,8 @@ def test_refuses_values_that_cannot_be_learned_from():
     with pytest.raises(ValueError, match="1 NaN or infinite values"):
         check(bad.reshape(9, 1, 3, 1))  # an image may not
     with pytest.raises(ValueError, match="NaN or infinite values in column height"):
-        schema.check_like(bad)
-    schema.check_like(bad, missing=True)
+        schema.check_values(bad)
+    schema.check_values(bad, missing=True)
     bad[2, 1] = np.inf
     with pytest.raises(ValueError, match="1 infinite values in column height"):
         check(bad, ["width", "height", "depth"])
@@ -151,9 +151,9 @@ def test_refuses_values_that_cannot_be_learned_from():
     bad = good.copy()
     bad[:, 2] = 7
     with pytest.raises(ValueError, match="Column depth is constant.*drop it"):
-        schema.planned(bad, "gaussian")
+        schema.with_kinds_and_units(bad, "gaussian")
     with pytest.raises(ValueError, match=r"shape \(3,\), and the model was fitted to shape \(4,\)"):
-        Schema((4,)).check_like(good)
+        Schema((4,)).check_values(good)
 
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet"])

@@ -10,7 +10,7 @@ from cpvae.checkpoint import RunFolder, describe
 from cpvae.data import Schema
 from cpvae.models.build import build
 from cpvae.training.diagnosis import Diverged
-from cpvae.training.fit import fit_best
+from cpvae.training.fit import fit_restarts
 from cpvae.training.loop import TrainingData, fit, fit_together
 from cpvae.training.recipe import Recipe
 
@@ -37,7 +37,7 @@ def bounds(history):
 def test_the_best_of_the_restarts_is_kept_and_each_is_its_seed_alone(data, tmp_path):
     folder, seen = RunFolder(tmp_path / "run"), []
     folder.write_info(describe(Schema((12,)), CONFIG, RECIPE))
-    model, history, outcomes = fit_best(
+    model, history, outcomes = fit_restarts(
         CONFIG, RECIPE, 3, data, folder, lambda r, record: seen.append((r, record)), "cpu"
     )
     runs = {seed: alone(data, seed) for seed in (5, 6, 7)}
@@ -60,9 +60,9 @@ def test_the_best_of_the_restarts_is_kept_and_each_is_its_seed_alone(data, tmp_p
 
 def test_restarts_that_are_there_are_not_run_again_and_more_join_them(data, tmp_path):
     folder = RunFolder(tmp_path / "run")
-    fit_best(CONFIG, RECIPE, 2, data, folder=folder, accelerator="cpu")
+    fit_restarts(CONFIG, RECIPE, 2, data, folder=folder, accelerator="cpu")
     before = folder.path.joinpath("restarts/seed-6/history.jsonl").read_bytes()
-    _, _, outcomes = fit_best(CONFIG, RECIPE, 3, data, folder=folder, accelerator="cpu")
+    _, _, outcomes = fit_restarts(CONFIG, RECIPE, 3, data, folder=folder, accelerator="cpu")
     assert folder.path.joinpath("restarts/seed-6/history.jsonl").read_bytes() == before
     assert [o["seed"] for o in outcomes] == [5, 6, 7]
     folder.clear()
@@ -83,13 +83,13 @@ def test_a_set_begun_on_one_kind_of_device_does_not_start_anew_on_another(data, 
     home = RunFolder(tmp_path / "run" / "restarts")
     home.write_training({}, {})
     with pytest.raises(ValueError, match="were begun on cuda"):
-        fit_best(CONFIG, RECIPE, 2, data, folder=RunFolder(tmp_path / "run"), accelerator="cpu")
+        fit_restarts(CONFIG, RECIPE, 2, data, folder=RunFolder(tmp_path / "run"), accelerator="cpu")
 
 
 def test_restarts_that_all_diverge_say_so(data, tmp_path):
     wild = dataclasses.replace(RECIPE, learning_rate=1e30)
     with pytest.raises(Diverged, match="All 2 restarts diverged"):
-        fit_best(CONFIG, wild, 2, data, accelerator="cpu")
+        fit_restarts(CONFIG, wild, 2, data, accelerator="cpu")
 
 
 def test_one_model_that_diverges_leaves_the_others(data):

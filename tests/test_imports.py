@@ -72,7 +72,7 @@ LAYOUT = {
         "real",
         "commands",
     ),
-    "cli": ("read", "record", "fit", "use", "share", "main"),
+    "cli": ("read", "run", "fit", "use", "share", "main"),
     " main": ("__main__",),
 }
 ORDER = [

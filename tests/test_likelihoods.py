@@ -195,7 +195,7 @@ def test_every_head_keeps_the_contract(kind, generator):
         assert head.mean(params).shape == x.shape == (500, 3)
         observed = head.encode(x)
         torch.testing.assert_close(head.decode(observed), x)
-        assert head.inputs(observed).shape == (500, head.n_inputs)
+        assert head.standardised(observed).shape == (500, head.n_inputs)
     whole = head.log_prob(observed, params)
     assert whole.shape == (500,)
     total = torch.zeros(500)

@@ -7,6 +7,8 @@
     evaluation.json       figures on the test part
     names.json            names that a person gave to the components, see `report.explorer`
     logs/                 what a logger wrote, see `report.loggers`
+    figures/, report.html pictures and the page, see `report.page`
+    restarts/seed-S/      the run of each seed, where there are several
 
 Every file but the history is written aside and renamed, so a reader sees the old one or the new
 one and never half of one. The history only grows by whole lines; a resumed run cuts it back to the
@@ -38,7 +40,7 @@ from cpvae.old_formats import upgraded_info, upgraded_tensors
 FORMAT = 2
 RUN, MODEL, HISTORY = "run.json", "model.safetensors", "history.jsonl"
 TRAINING, EVALUATION, NAMES = "training.safetensors", "evaluation.json", "names.json"
-REPORT, LOGS, RESTARTS = "report.html", "logs", "restarts"
+REPORT, FIGURES, LOGS, RESTARTS = "report.html", "figures", "logs", "restarts"
 
 
 class RunFolder:
@@ -59,7 +61,8 @@ class RunFolder:
         """Removes the files of an earlier run, and nothing else that lies in the folder."""
         for name in (RUN, MODEL, HISTORY, TRAINING, EVALUATION, NAMES, REPORT):
             (self.path / name).unlink(missing_ok=True)
-        shutil.rmtree(self.path / LOGS, ignore_errors=True)
+        for name in (LOGS, FIGURES):
+            shutil.rmtree(self.path / name, ignore_errors=True)
         for restart in self.path.glob(f"{RESTARTS}/seed-*"):
             RunFolder(restart).clear()
             restart.rmdir()

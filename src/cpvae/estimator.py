@@ -432,7 +432,7 @@ class CPVAE(NamedFeaturesMixin, TransformerMixin, DensityMixin, BaseEstimator):
 
     def _check_like(self, x: np.ndarray) -> None:
         """Refuses what the fitted model cannot take."""
-        self.schema_.check_like(x, missing=self.model_.likelihood.takes_missing)
+        self.schema_.check_values(x, missing=self.model_.likelihood.takes_missing)
 
     def _as_precise_as(self, X: ArrayLike) -> tuple[Model, torch.Tensor]:
         """The model and examples, in double precision on the processor if ``X`` is an array of it.

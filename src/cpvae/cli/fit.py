@@ -134,7 +134,7 @@ def fit(
 ) -> None:
     """Fit a model to DATA and write a run folder."""
     from cpvae.checkpoint import RunFolder
-    from cpvae.cli.record import Recording
+    from cpvae.cli.run import FitRun
 
     if resume and overwrite:
         raise ValueError("--resume continues a run and --overwrite replaces it: use one of them.")
@@ -162,7 +162,7 @@ def fit(
         restarts = _check_same(stored, source, given, restarts, folder.path)
     splits = load_source(source, stored["recipe"]["seed"] if stored else given.get("seed", 0))
     planned = _plan(splits, source, given, stored, accelerator)
-    recording = Recording(folder, splits, source, restarts or 1, logger, stored)
+    recording = FitRun(folder, splits, source, restarts or 1, logger, stored)
     recording.run(planned, accelerator)
 
 

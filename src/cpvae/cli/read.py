@@ -147,7 +147,7 @@ def examples_of(
         known = None if schema.is_image or is_array else schema
         read = data.read(source, label=label, schema=known, size=size)
         x, labels, rows = read.x, read.labels, read.rows
-    schema.check_like(x, missing=info["model"]["likelihood"] != "bernoulli")
+    schema.check_values(x, missing=info["model"]["likelihood"] != "bernoulli")
     return Examples(torch.from_numpy(np.ascontiguousarray(x)), labels, rows)
 
 

@@ -38,6 +38,11 @@ class Communities(NamedTuple):
     category: Int[np.ndarray, " n"]
     parts: int
 
+    @property
+    def score(self) -> tuple[int, float]:
+        """What better communities have more of: nearness to K first, then quality."""
+        return self.off, self.quality
+
 
 def communities(
     points: Float[np.ndarray, "n d"], n_components: int, seed: int, uneven: bool = False

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cpvae.data.checks import single
-from cpvae.data.schema import encode, looks_like_number
+from cpvae.data.schema import encode_table, looks_like_number
 from cpvae.data.splits import Selection, Source
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
@@ -198,7 +198,7 @@ def from_table(path: Path, table, what: Selection) -> Source:
             raise ValueError(
                 f"{path} is empty: {table.num_rows} rows of {table.num_columns} features."
             )
-        x, schema = encode(table, str(path), categorical=what.categorical)
+        x, schema = encode_table(table, str(path), categorical=what.categorical)
     return Source(path.stem, x, labels, schema)
 
 

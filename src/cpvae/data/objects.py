@@ -12,7 +12,7 @@ import numpy as np
 
 from cpvae.data.checks import single
 from cpvae.data.files import as_examples, from_table, pixels
-from cpvae.data.schema import Schema, encode
+from cpvae.data.schema import Schema, encode_table
 from cpvae.data.splits import Selection, Source
 
 
@@ -95,7 +95,7 @@ def encode_frame(
         table = pyarrow.table({str(i): column for i, column in enumerate(columns)})
     if known:
         return known.encode(table, called), known
-    x, schema = encode(table, called, categorical=categorical)
+    x, schema = encode_table(table, called, categorical=categorical)
     package = type(X).__module__.split(".")[0]
     schema = dataclasses.replace(
         schema,

@@ -1,4 +1,4 @@
-"""The schema of a data source: what its columns are, how they become numbers, and how they return.
+"""The schema of a data source: what its columns are, and how they become numbers and text again.
 
 A table is read as numbers (n, f): a column of text as the numbers of its categories ("levels"), a
 boolean as 0 or 1, a missing value as NaN. A `Schema` knows names, levels and kinds of the columns
@@ -33,10 +33,11 @@ class Schema:
         shape: (f,) for a row of a table, (channels, height, width) for an image
         columns: names of the f columns of a table; None where they have none
         levels: categories of the columns of text, by name; `BOOLEAN` for booleans
-        kinds: kind of each column, see `KINDS`, where they are modelled one by one; else empty
-        missing: whether values were missing in the data that it was made from
-        loc: origin of each column (of each channel of images), where they are standardised
-        scale: unit of each column (of each channel of images), where they are standardised
+        kinds: kind of each column, see `KINDS`, for a mixed likelihood; else empty
+        missing: whether values were missing in the data, set by `splits.split`
+        loc: mean of each column (of log(1 + x) for a count; of each channel of images), where they
+            are standardised
+        scale: standard deviation of the same
         frame: package (``pandas`` or ``polars``) of the frame that the data came as
     """
 
@@ -51,7 +52,7 @@ class Schema:
 
     @property
     def names(self) -> list[str]:
-        """Names of the columns of a table; their numbers, where they have none."""
+        """Names of the columns of a table; "0", "1", ... where they have none."""
         return list(self.columns or map(str, range(self.shape[0])))
 
     @property
@@ -62,11 +63,13 @@ class Schema:
     # --- a frame becomes numbers, and numbers become a frame -------------------------------------
 
     def encode(self, table: Any, called: str) -> np.ndarray:
-        """New rows as numbers, its columns taken by name and in this order.
+        """New rows as numbers: columns by the names of this schema and in its order.
+
+        Other columns are ignored. A table is taken by position if the schema has no names.
 
         Arguments:
-            table: of pyarrow
-            called: what errors call it
+            table: a table of pyarrow
+            called: name of the data, for errors
 
         Returns:
             Rows (n, f) in single precision, NaN where a value is missing.
@@ -81,13 +84,13 @@ class Schema:
                 raise ValueError(
                     f"{called} has no column {name!r}: it has {', '.join(table.column_names)}."
                 )
-        return encode(table.select(self.names), called, self)[0]
+        return encode_table(table.select(self.names), called, self)[0]
 
     def decode(self, x: np.ndarray) -> dict[str, np.ndarray]:
-        """Columns of a table (n, f) by name, categories as text again, None where missing.
+        """Columns of a table (n, f) by name, categories as text again, or None where missing.
 
-        Counts, and columns of zeros and ones, are integers unless they hold missing values or
-        means; booleans are booleans.
+        Counts, and columns of zeros and ones, are integers if all their values are whole; booleans
+        are booleans.
         """
         table = {}
         kinds = self.kinds or ("",) * len(self.names)
@@ -96,7 +99,7 @@ class Schema:
                 boolean = self.levels[name] == BOOLEAN
                 labels: list[Any] = [False, True] if boolean else self.levels[name]
                 index = np.rint(np.where(np.isnan(column), -1, column)).astype(int)
-                column = np.array([*labels, None], dtype=object)[index]
+                column = np.array([*labels, None], dtype=object)[index]  # -1 is the last, None
                 if boolean and (index >= 0).all():
                     column = column.astype(bool)
             elif kind and RULES[kind].whole and np.array_equal(column, np.rint(column)):
@@ -128,12 +131,14 @@ class Schema:
 
     # --- what a fit adds -------------------------------------------------------------------------
 
-    def planned(self, x: np.ndarray, likelihood: str, kinds: Kinds | None = None) -> "Schema":
+    def with_kinds_and_units(
+        self, x: np.ndarray, likelihood: str, kinds: Kinds | None = None
+    ) -> "Schema":
         """The schema with kinds of columns and units of standardisation, from training data.
 
         Arguments:
             x: training examples (n, ...)
-            likelihood: ``bernoulli`` needs neither, ``gaussian`` units, ``mixed`` both
+            likelihood: ``bernoulli`` needs neither, ``gaussian`` units alone, ``mixed`` both
             kinds: of columns, where `column_kinds` is not to choose
 
         Raises:
@@ -149,22 +154,22 @@ class Schema:
         of_each = self.column_kinds(x, kinds)
         scaled = np.array(x, dtype=np.float64)
         for i, kind in enumerate(of_each):
-            if transform := RULES[kind].scaled:
+            if transform := RULES[kind].transform:
                 scaled[:, i] = transform(scaled[:, i])
         loc, scale = _standardisation(scaled, self.names)
-        free = [RULES[kind].scaled is not None for kind in of_each]
+        standardised = [RULES[kind].transform is not None for kind in of_each]
         return dataclasses.replace(
             self,
             kinds=tuple(of_each),
-            loc=_plain(np.where(free, loc, 0.0)),
-            scale=_plain(np.where(free, scale, 1.0)),
+            loc=_plain(np.where(standardised, loc, 0.0)),
+            scale=_plain(np.where(standardised, scale, 1.0)),
         )
 
     def column_kinds(self, x: np.ndarray, given: Kinds | None = None) -> list[str]:
-        """The kind of each column of a table (n, f), see `KINDS`; ``given`` ones win.
+        """The kind of each column of a table (n, f), see `KINDS`; ``given`` ones stay as they are.
 
         A column of text is ``categorical``, one of booleans or of zeros and ones ``binary``, one of
-        whole numbers that begins at 0 a ``count``, and any other ``gaussian``.
+        whole numbers whose smallest is 0 a ``count``, and any other ``gaussian``.
 
         Raises:
             ValueError: a kind for a column that is not there, or one that does not fit its column.
@@ -186,14 +191,19 @@ class Schema:
                 )
         kinds = []
         for name, column in zip(names, x.T, strict=True):
-            fitting, boolean = _fitting(column), self.levels.get(name) == BOOLEAN
+            fitting, boolean = _default_kind(column), self.levels.get(name) == BOOLEAN
             if name in self.levels:
                 fitting = "binary" if boolean else "categorical"
             kind = given.get(name, fitting)
             text = name in self.levels
-            if (kind == "categorical") != text and not (boolean and kind == "binary"):
+            of_numbers = [kind for kind in KINDS if kind != "categorical"]
+            of_text = ["binary", "categorical"] if boolean else ["categorical"]
+            allowed = of_text if text else of_numbers
+            if kind not in allowed:
                 was = "was read as text" if text else "was not read as text"
-                raise ValueError(f"Column {name!r} cannot be {kind}: it {was}.")
+                raise ValueError(
+                    f"Column {name!r} cannot be {kind}: it {was}. Choose from {', '.join(allowed)}."
+                )
             kinds.append(kind)
         _check_kinds(x, kinds, names)
         return kinds
@@ -212,7 +222,7 @@ class Schema:
             features["scale"] = np.repeat(self.scale, pixels).tolist()
         return features
 
-    def check_like(self, x: np.ndarray, missing: bool = False) -> None:
+    def check_values(self, x: np.ndarray, missing: bool = False) -> None:
         """Refuses data (n, ...) that a model fitted to this schema cannot take.
 
         Arguments:
@@ -252,7 +262,7 @@ class Schema:
         return cls(**plain)
 
 
-def encode(
+def encode_table(
     table: Any, called: str, known: Schema | None = None, categorical: Sequence[str] = ()
 ) -> tuple[np.ndarray, Schema]:
     """A table of pyarrow as numbers (n, f), and its schema.
@@ -273,8 +283,8 @@ def encode(
     for name, column in zip(table.column_names, table.columns, strict=True):
         place = f"{called}: column {name}"
         known_levels = known.levels.get(name) if known else None
-        to_learn = known is None and (_is_text(column.type) or name in categorical)
-        if known_levels or to_learn:
+        learn_levels = known is None and (_is_text(column.type) or name in categorical)
+        if known_levels or learn_levels:
             text = column.cast(pa.string()).to_pylist()
             cell, levels[name] = encode_text(text, place, known_levels)
         elif _is_numeric(column.type):
@@ -346,34 +356,34 @@ def _first_text(column: Any) -> str:
     return str(column.type)
 
 
-def _is_numeric(kind: Any) -> bool:
+def _is_numeric(arrow_type: Any) -> bool:
     from pyarrow import types
 
     is_a = (types.is_integer, types.is_floating, types.is_boolean, types.is_null, types.is_decimal)
-    return any(test(kind) for test in is_a)
+    return any(test(arrow_type) for test in is_a)
 
 
-def _is_text(kind: Any) -> bool:
-    """Whether a type of pyarrow is one of text, or of categories, which booleans are."""
+def _is_text(arrow_type: Any) -> bool:
+    """Whether a type of pyarrow is text, a dictionary or boolean: read as categories."""
     from pyarrow import types
 
     is_a = (types.is_string, types.is_large_string, types.is_string_view)
-    return any(test(kind) for test in (*is_a, types.is_dictionary, types.is_boolean))
+    return any(test(arrow_type) for test in (*is_a, types.is_dictionary, types.is_boolean))
 
 
 class Rule(NamedTuple):
     """What a kind of column means for its numbers.
 
     Arguments:
-        fits: whether each value (n) may be one of it
+        fits: which of the values (n) are allowed, a mask
         needs: the same in words, for errors
-        scaled: values before they are standardised; None where they are not standardised
-        whole: whether what is drawn is a whole number
+        transform: of values before they are standardised; None where they are not standardised
+        whole: whether values are whole numbers
     """
 
     fits: Callable[[np.ndarray], np.ndarray]
     needs: str
-    scaled: Callable[[np.ndarray], np.ndarray] | None = None
+    transform: Callable[[np.ndarray], np.ndarray] | None = None
     whole: bool = False
 
 
@@ -387,7 +397,7 @@ RULES = {
 }
 
 
-def _fitting(column: np.ndarray) -> str:
+def _default_kind(column: np.ndarray) -> str:
     """The kind that is chosen for the numbers of a column (n)."""
     values = column[~np.isnan(column)]
     if not len(values) or values.min() != 0:
@@ -413,7 +423,7 @@ def _standardisation(x: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, n
     else:
         names = [str(i) for i in range(x.shape[1])]
         loc, scale = (np.asarray(f(x, (0, 2, 3), dtype=np.float64)) for f in (np.mean, np.std))
-    tiny = scale <= 1e-6 * np.abs(loc)  # below what single precision can tell from a constant
+    tiny = scale <= 1e-6 * np.abs(loc)  # variation too small for single precision
     if (scale <= 0).any() or tiny.any():
         bad = listed(np.flatnonzero((scale <= 0) | tiny)[:8], names)
         raise ValueError(
@@ -427,11 +437,11 @@ def _check_varies(x: np.ndarray, names: Sequence[str]) -> None:
     """Refuses constant columns of a table (n, f), which have no scale to be standardised by."""
     constant = np.flatnonzero(np.nanmin(x, axis=0) == np.nanmax(x, axis=0))
     if len(constant):
-        pixels = len(constant) > 1 and bool((x >= 0).all() and (x == np.rint(x)).all())
+        looks_like_pixels = len(constant) > 1 and bool((x >= 0).all() and (x == np.rint(x)).all())
         hint = " (If these are pixels, divide by their maximum: in [0, 1] they may be constant.)"
         raise ValueError(
             f"Column {listed(constant, names)} is constant and carries no information: drop it."
-            + pixels * hint
+            + (hint if looks_like_pixels else "")
         )
 
 

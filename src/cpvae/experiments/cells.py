@@ -56,7 +56,7 @@ def run_cell(
         importance_samples: of the log-likelihood
         augment: change of the data for the invariance term
         accelerator: as for `loop.fit`
-        on_epoch: called with the place of a seed and its epoch's record
+        on_epoch: called with the index of a seed and its epoch's record
         runs: where each seed gets a run folder, from which stopped training continues
         also: gives further results of a model; takes it and the file that they go into
 
@@ -82,7 +82,7 @@ def run_cell(
     device = choose_device(accelerator)
     x_test = splits.test.tensor().to(device)
     written = []
-    for place, (model, seeded, history) in enumerate(zip(models, recipes, histories, strict=True)):
+    for index, (model, seeded, history) in enumerate(zip(models, recipes, histories, strict=True)):
         measured = evaluate(
             model,
             x_test,
@@ -117,7 +117,7 @@ def run_cell(
         write(file, result)
         if folders:
             ended = {"epochs": len(history), "best_epoch": best["epoch"]}
-            folders[place].write_info(_info(config, seeded, splits, "finished") | ended)
+            folders[index].write_info(_info(config, seeded, splits, "finished") | ended)
         written.append(file)
     return written
 

@@ -1,8 +1,10 @@
 """Heads: how a kind of column is read by the networks, and what the decoder's output says of it.
 
-A head serves all columns of its kind at once. Between it and the data lie three forms of a value:
-in the data's own units (b, n_columns); as it is observed, which is what densities are of, of the
-same shape; and as the networks read it (b, n_inputs). The decoder gives (b, n_params).
+A head serves all columns of its kind at once. A value has three forms: in the data's own units
+(b, n_columns); observed, the form that the density is of, of the same shape; and standardised
+(b, n_inputs), which the networks read once missing values are filled with zeros. The decoder gives
+(b, n_params). Shapes say ``*n`` or ``*b`` for any number of leading axes, c for columns, i for
+inputs and p for parameters.
 
 A value that is missing (NaN) is left out of the density: features are independent given the
 latents, so its factor integrates to one (Nazabal et al. 2020).
@@ -21,7 +23,7 @@ from torch.nn import functional as F
 from cpvae.models.functional import LOG_2PI, gumbel, negative_binomial_log_prob
 from cpvae.models.fused import bernoulli_log_prob
 
-NOISE_FLOOR = 0.05  # least standard deviation of Gaussian noise that is learned, standardised
+NOISE_FLOOR = 0.05  # least standard deviation of learned noise, in standardised units
 MOST_LOG_COUNT = 15.0  # the mean of a count is at most exp(15), three million
 
 
@@ -43,14 +45,14 @@ class Head(nn.Module, abc.ABC):
         """Observed values in the data's units."""
 
     @abc.abstractmethod
-    def inputs(self, observed: Float[Tensor, "*n c"]) -> Float[Tensor, "*n i"]:
-        """Observed values as the networks read them; NaN, or zeros of a category, where missing."""
+    def standardised(self, observed: Float[Tensor, "*n c"]) -> Float[Tensor, "*n i"]:
+        """Standardised values; NaN where one is missing, and zeros for a missing category."""
 
     @abc.abstractmethod
     def log_prob(self, observed: Float[Tensor, "*#b c"], params: Float[Tensor, "*#b p"]) -> Tensor:
         """Log p(observed | params) in nats, (*b), of the values that are not missing.
 
-        It is a density of the data in its own units for numbers, a probability for the rest.
+        It is a density of the data in its own units for gaussian columns, else a probability.
         """
 
     @abc.abstractmethod
@@ -62,12 +64,12 @@ class Head(nn.Module, abc.ABC):
         """Data drawn from the model, (n, n_columns) in its own units."""
 
 
-class Gaussian(Head):
+class GaussianHead(Head):
     """Measurements; the decoder gives their standardised mean.
 
-    Observed and read is (x - loc) / scale. The noise has one standard deviation a column, learned
-    above a floor (a density can grow without limit where a column takes few values), or fixed by
-    hand as in the paper.
+    Both the observed and the standardised form are (x - loc) / scale. The noise has one standard
+    deviation per column, learned above a floor (a density can grow without limit where a column
+    takes few values), or fixed by hand as in the paper.
 
     Arguments:
         loc: origin of each column, (c)
@@ -78,7 +80,7 @@ class Gaussian(Head):
     kind = "gaussian"
     loc: Tensor
     scale: Tensor
-    log_noise: Tensor
+    log_noise: Tensor  # log of the variance of the noise, on top of the floor
 
     def __init__(
         self,
@@ -109,15 +111,16 @@ class Gaussian(Head):
         """Values in the data's units."""
         return self.loc + self.scale * observed
 
-    def inputs(self, observed: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
+    def standardised(self, observed: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
         """Standardised values."""
         return observed
 
     def log_prob(self, observed: Float[Tensor, "*#b c"], params: Float[Tensor, "*#b c"]) -> Tensor:
-        """Log-density in nats, (*b), of standardised values as one of the data's own units."""
+        """Log-density in nats, (*b), in the data's own units, hence the log of the scale."""
         var, present = self.noise_var(), ~observed.isnan()
         constant = torch.log(var) + LOG_2PI + 2 * torch.log(self.scale)
         distance = torch.where(present, observed - params, 0.0) ** 2 / var
+        # each value that is present adds the constant of its column
         return -0.5 * (distance.sum(-1) + present.to(var.dtype) @ constant)
 
     def mean(self, params: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
@@ -130,12 +133,12 @@ class Gaussian(Head):
         return self.decode(params + noise * self.noise_var().sqrt())
 
 
-class Binary(Head):
+class BinaryHead(Head):
     """Zeros and ones, or pixels that are drawn as such; the decoder gives their logits.
 
     Arguments:
         n_columns: how many
-        takes_missing: whether values may be missing; without them the density takes fewer passes
+        takes_missing: whether values may be missing; False is a faster density that knows no NaN
     """
 
     kind = "binary"
@@ -153,7 +156,7 @@ class Binary(Head):
         """The data itself."""
         return observed
 
-    def inputs(self, observed: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
+    def standardised(self, observed: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
         """Zeros and ones."""
         return observed
 
@@ -174,11 +177,12 @@ class Binary(Head):
         return (uniform < torch.sigmoid(params)).to(params.dtype)
 
 
-class Count(Head):
+class CountHead(Head):
     """Whole numbers from 0 up, negative binomial with a learned dispersion.
 
-    The networks read the standardised logarithm of one more than the count, and the decoder gives
-    the logarithm of its mean in the same units.
+    The variance is m + m^2 / dispersion for a mean of m: the larger the dispersion, the nearer to a
+    Poisson. The networks read the logarithm of one more than the count, and the decoder gives the
+    logarithm of the mean (not of one more), shifted and scaled by the same ``loc`` and ``scale``.
 
     Arguments:
         loc: origin of the logarithms, (c)
@@ -204,7 +208,7 @@ class Count(Head):
         """The counts themselves."""
         return observed
 
-    def inputs(self, observed: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
+    def standardised(self, observed: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
         """Standardised logarithms of one more than each count."""
         return (torch.log1p(observed) - self.loc) / self.scale
 
@@ -224,12 +228,13 @@ class Count(Head):
 
     def sample(self, params: Float[Tensor, "n c"], generator: torch.Generator) -> Tensor:
         """Counts: a Poisson with a rate from a gamma distribution."""
+        # torch's public Gamma takes no generator; its kernel reads memory, not strides
         dispersion = self.log_dispersion.exp().expand_as(params).contiguous()
         rate = torch._standard_gamma(dispersion, generator=generator) / dispersion
         return torch.poisson(rate * self.mean(params), generator=generator)
 
 
-class Categorical(Head):
+class CategoricalHead(Head):
     """One of several categories, each as its number from 0; the decoder gives their logits.
 
     The networks read one-hot categories, zeros where one is missing.
@@ -253,7 +258,7 @@ class Categorical(Head):
         """The numbers of the categories."""
         return observed
 
-    def inputs(self, observed: Float[Tensor, "*n c"]) -> Float[Tensor, "*n i"]:
+    def standardised(self, observed: Float[Tensor, "*n c"]) -> Float[Tensor, "*n i"]:
         """One-hot categories, column after column."""
         columns = zip(observed.unbind(-1), self.n_levels, strict=True)
         return torch.cat([_one_hot(column, n) for column, n in columns], -1)
@@ -273,7 +278,7 @@ class Categorical(Head):
         return torch.stack(most, -1).to(params.dtype)
 
     def sample(self, params: Float[Tensor, "n p"], generator: torch.Generator) -> Tensor:
-        """Numbers of categories, drawn by the largest of the logits with Gumbel noise."""
+        """Numbers of categories, by the Gumbel-max trick."""
         drawn = []
         for logits in params.split(self.n_levels, -1):
             uniform = torch.rand(logits.shape, generator=generator, device=logits.device)
@@ -281,21 +286,21 @@ class Categorical(Head):
         return torch.stack(drawn, -1).to(params.dtype)
 
 
-# kind of column: its head, from origins, units and numbers of categories of the columns, (c) each
+# for each kind, a function (loc, scale, n_levels) -> Head of its columns, (c) each
 HEADS: dict[str, Callable[[Tensor, Tensor, Sequence[int]], Head]] = {
-    "gaussian": lambda loc, scale, n_levels: Gaussian(loc, scale),
-    "binary": lambda loc, scale, n_levels: Binary(len(loc)),
-    "count": lambda loc, scale, n_levels: Count(loc, scale),
-    "categorical": lambda loc, scale, n_levels: Categorical(n_levels),
+    "gaussian": lambda loc, scale, n_levels: GaussianHead(loc, scale),
+    "binary": lambda loc, scale, n_levels: BinaryHead(len(loc)),
+    "count": lambda loc, scale, n_levels: CountHead(loc, scale),
+    "categorical": lambda loc, scale, n_levels: CategoricalHead(n_levels),
 }
 
 
 def filled(x: Tensor) -> Tensor:
-    """Zeros for missing values."""
+    """``x`` with zeros for NaN."""
     return torch.where(x.isnan(), 0.0, x)
 
 
 def _one_hot(category: Float[Tensor, "*n"], n: int) -> Float[Tensor, "*n l"]:
-    """Zeros for a missing category."""
+    """One-hot rows, all zeros where the category is missing."""
     every = torch.arange(n, device=category.device, dtype=category.dtype)
     return (category.unsqueeze(-1) == every).to(category.dtype)

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int16
 from torch import Tensor, nn
 
 from cpvae.choices import KINDS, choose
-from cpvae.models.heads import HEADS, Binary, Gaussian, Head, filled
+from cpvae.models.heads import HEADS, BinaryHead, GaussianHead, Head, filled
 
 GREY_LEVELS = 2**16  # that binarisation tells apart
 
@@ -76,7 +76,7 @@ class Likelihood(nn.Module):
     def standardised(self, observed: Float[Tensor, "*n f"]) -> Float[Tensor, "*n i"]:
         """Observed data as numbers, NaN where missing, and one-hot categories (`one_hot`)."""
         pairs = zip(self._heads(), self._split(observed), strict=True)
-        parts = [head.inputs(part) for head, part in pairs]
+        parts = [head.standardised(part) for head, part in pairs]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def inputs(self, observed: Float[Tensor, "*n f"]) -> Float[Tensor, "*n i"]:
@@ -153,14 +153,14 @@ class Likelihood(nn.Module):
 
 def bernoulli(n_features: int) -> Likelihood:
     """Grey values in [0, 1], drawn as zeros and ones; the decoder's output is their logits."""
-    return Likelihood([Binary(n_features, takes_missing=False)], binarised=True)
+    return Likelihood([BinaryHead(n_features, takes_missing=False)], binarised=True)
 
 
 def gaussian(
     loc: Float[Tensor, " f"], scale: Float[Tensor, " f"], noise_scale: float | None = None
 ) -> Likelihood:
-    """Measurements; the decoder's output is their standardised mean, see `heads.Gaussian`."""
-    return Likelihood([Gaussian(loc, scale, noise_scale)])
+    """Measurements; the decoder's output is their standardised mean, see `heads.GaussianHead`."""
+    return Likelihood([GaussianHead(loc, scale, noise_scale)])
 
 
 def mixed(

@@ -42,7 +42,7 @@ class Explorer:
         if names_path.is_file():
             stored = json.loads(names_path.read_text(encoding="utf-8"))
         self.names = [stored.get(str(k), str(k)) for k in range(model.n_components)]
-        self._map = figures.codes(model, self.x)
+        self._map = figures.codes_map(model, self.x)
         self._canvas, self.places = _canvas(self._map)
 
     def draw(self, component: int, n: int, seed: int) -> Tensor:

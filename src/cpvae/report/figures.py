@@ -266,7 +266,7 @@ def kl_bars(figures: dict[str, Any]) -> Figure:
     return figure
 
 
-def codes(model: Model, x: torch.Tensor) -> Figure:
+def codes_map(model: Model, x: torch.Tensor) -> Figure:
     """Codes of the examples and the prior of each component, on the codes' first two axes."""
     from matplotlib.patches import Ellipse
 

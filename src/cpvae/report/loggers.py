@@ -34,17 +34,17 @@ class RunLogger:
             need(package, "loggers")
         from lightning.fabric import loggers as fabric
 
-        self.name, self.place = name, folder.path / LOGS
+        self.name, self.directory = name, folder.path / LOGS
         if name == "wandb":
             from lightning.pytorch.loggers import WandbLogger
 
-            self.place.mkdir(parents=True, exist_ok=True)
+            self.directory.mkdir(parents=True, exist_ok=True)
             self._logger: Any = WandbLogger(
-                folder.path.resolve().name, save_dir=self.place, project="cpvae"
+                folder.path.resolve().name, save_dir=self.directory, project="cpvae"
             )
         else:
             kind = {"csv": fabric.CSVLogger, "tensorboard": fabric.TensorBoardLogger}[name]
-            self._logger = kind(self.place, name="", version=name)
+            self._logger = kind(self.directory, name="", version=name)
 
     def settings(self, info: dict[str, Any]) -> None:
         """Keeps what ``run.json`` says of the model and the recipe."""
@@ -55,9 +55,9 @@ class RunLogger:
                 {k: v if isinstance(v, plain) else str(v) for k, v in settings.items()}
             )
 
-    def epoch(self, place: int, record: Record) -> None:
+    def epoch(self, index: int, record: Record) -> None:
         """Keeps an epoch's record; restarts after the first under names of their own."""
-        prefix = f"restart_{place}/" if place else ""
+        prefix = f"restart_{index}/" if index else ""
         numbers = {f"{prefix}{k}": v for k, v in record.items() if k != "epoch"}
         self._logger.log_metrics(numbers, step=record["epoch"])
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from cpvae.checkpoint import RunFolder, best_of
+from cpvae.checkpoint import FIGURES, RunFolder, best_of
 from cpvae.data import Splits
 from cpvae.evaluation.metrics import Progress, evaluate, meaning
 from cpvae.models.inference import cluster_probs
@@ -37,7 +37,7 @@ def evaluate_run(
 
 def write_figures(folder: RunFolder, splits: Splits) -> dict[str, Path]:
     """Writes the figures that need no evaluation as PNG files; returns where they are."""
-    place = folder.path / "figures"
+    place = folder.path / FIGURES
     place.mkdir(exist_ok=True)
     paths = {}
     for name, figure in _figures(folder, splits).items():
@@ -101,7 +101,7 @@ def _figures(folder: RunFolder, splits: Splits) -> dict[str, Figure]:
             "reconstructions": figures.reconstructions(model, x, schema),
             "curves": figures.curves(history, best["epoch"], pretraining),
             "usage": figures.usage(model.aggregated.numpy()),
-            "codes": figures.codes(model, x),
+            "codes": figures.codes_map(model, x),
         }
 
 

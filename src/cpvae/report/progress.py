@@ -35,9 +35,9 @@ class EpochsBar:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def update(self, place: int, record: Record) -> None:
-        """Shows an epoch's record of the run at that place."""
-        self.last[place] = record
+    def update(self, index: int, record: Record) -> None:
+        """Shows an epoch's record of the run of that index."""
+        self.last[index] = record
         best = max(self.last.values(), key=lambda r: r["valid_elbo_nats"])
         bound = f"bound {best['valid_elbo_nats']:.2f} nats"
         used = f"{best['components_used']} components" if self.counts else ""
@@ -56,9 +56,9 @@ def printed(plan: Plan) -> Iterator[OnEpoch]:
     yield _print_epoch
 
 
-def _print_epoch(place: int, record: Record) -> None:
+def _print_epoch(index: int, record: Record) -> None:
     print(
-        f"restart {place}  epoch {record['epoch']:4d}  {record['seconds']:7.1f} s  "
+        f"restart {index}  epoch {record['epoch']:4d}  {record['seconds']:7.1f} s  "
         f"bound {record['valid_elbo_nats']:.2f} nats  "
         f"components used {record['components_used']}"
     )

@@ -69,10 +69,10 @@ class Batches:
         if initialised:
             self.initial = torch.zeros(shape, dtype=torch.int64, device=self.device)
 
-    def set_initial(self, place: int, ranges: Int[Tensor, "n 2 2"]) -> None:
+    def set_initial(self, index: int, ranges: Int[Tensor, "n 2 2"]) -> None:
         """Takes the initial clusters of a model, see `initialise.initial_clusters`."""
         assert self.initial is not None  # who has initial clusters has said so
-        self.initial[place] = ranges
+        self.initial[index] = ranges
 
     def blocks(self) -> Iterator[Batch]:
         """One pass over the data, each model in its own random order, in blocks of steps."""

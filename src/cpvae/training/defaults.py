@@ -82,7 +82,7 @@ def describe_data(
         )
     if likelihood not in ("gaussian", "mixed"):  # `build` refuses what is unknown
         return likelihood, dataclasses.replace(schema, kinds=(), loc=(), scale=())
-    return likelihood, schema.planned(x, likelihood, kinds)
+    return likelihood, schema.with_kinds_and_units(x, likelihood, kinds)
 
 
 def model_config(

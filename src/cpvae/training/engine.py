@@ -1,7 +1,7 @@
-"""The training engine: an epoch of steps, for one model or for several of a kind at once.
+"""The training engine: an epoch of steps, for one model or for several of one configuration.
 
-A step is the model, its gradient and Adam; nothing is read back before the end of an epoch. What a
-batch is stands in `batches`, and how steps run without Python between their kernels in `kernels`.
+A step is the model, its gradient and Adam. Nothing is copied from the device to the processor
+within an epoch. `batches` says what a batch is, and `kernels` takes Python out of a step.
 
 Several models are trained as one: their parameters are stacked, each model's own parameters become
 views of its row, and the step is mapped over rows (`torch.func.vmap`).
@@ -22,22 +22,22 @@ from cpvae.models.base import Model
 from cpvae.models.networks import products
 from cpvae.training.adam import Adam
 from cpvae.training.batches import Batch, Batches
-from cpvae.training.kernels import Captured, Function, compile_with_adam, record
+from cpvae.training.kernels import Captured, Function, compile_with_adam, trace
 from cpvae.training.objective import Means, Objective
 from cpvae.training.recipe import LossWeights, Phase, Recipe
 
 
 class Engine:
-    """Trains models of one kind together, an epoch at a time.
+    """Trains models together, an epoch at a time.
 
     Arguments:
         models: one model, or several that were built from the same configuration but the seed
-        generators: of order, noise and binarisation, one a model
-        observed: training data as the models see it (n, f), on their device
-        recipe: how
+        generators: one per model, for the order of rows, noise and binarisation
+        observed: training data (n, f) on the models' device, grey values as they are
+        recipe: settings of the optimisation
         augment: change of the data for the invariance term, or None to leave the term out
-        kernels: ``plain``; or what happens after the first epoch, ``recorded`` (on a CPU) or
-            ``compiled``. Where compiling fails it says so and records them.
+        kernels: how steps run after the first epoch: ``plain``, ``recorded`` (on a CPU) or
+            ``compiled``, which falls back to the former, with a warning, where it fails
     """
 
     def __init__(
@@ -55,16 +55,17 @@ class Engine:
         )
         self.device = observed.device
         self._objective = Objective(models[0], recipe.expectation)
+        # `Objective` holds the model as its ``model``
         self._names = [f"model.{name}" for name, _ in models[0].named_parameters()]
         several = len(self.models) > 1
         parameters = _stack(self.models) if several else list(models[0].parameters())
-        self._call = self._mapped(augment) if several else self._one
+        self._call = self._objective_of_each(augment) if several else self._objective_of_one
         self.adam = Adam(parameters, recipe.learning_rate)
-        self._dials = torch.zeros(len(LossWeights._fields) + 1, device=self.device)
-        self._fixed = [*parameters, *self._dials.unbind()]
+        self._schedule = torch.zeros(len(LossWeights._fields) + 1, device=self.device)
+        self._same_memory = [*parameters, *self._schedule.unbind()]
         self._usage = torch.zeros(len(models), models[0].n_components, device=self.device)
         self._sums = torch.zeros(len(models), len(Means._fields), device=self.device)
-        self._asked, self._ready = kernels, False
+        self._wanted, self._past_first_epoch = kernels, False
         self._fast: Function | None = None
         self._captured = Captured(self._steps) if self.device.type == "cuda" else None
         self.kernels = "plain"  # that steps run with now
@@ -73,15 +74,16 @@ class Engine:
 
     def epoch(self, phase: Phase) -> Means:
         """One pass over the data, each model in its own random order."""
-        self._dials.copy_(torch.tensor([*phase.weights, phase.temperature]))  # a graph reads them
-        self._usage.copy_(torch.stack([m.aggregated for m in self.models]))  # of the last epoch
+        # in place, as a CUDA graph reads this memory; `loop.validate` has set what is aggregated
+        self._schedule.copy_(torch.tensor([*phase.weights, phase.temperature]))
+        self._usage.copy_(torch.stack([m.aggregated for m in self.models]))
         self._sums.zero_()
         self._set_expectation(phase.expectation)
-        # The first epoch is taken as it comes, so that a person sees it soon; also after a resume
-        ready = bool(self.adam.steps > 0)
-        if ready and not self._ready and self._asked != "plain":
+        # The first epoch of a run is plain, so that a person sees it soon; a resumed run has had it
+        begun = bool(self.adam.steps > 0)
+        if begun and not self._past_first_epoch and self._wanted != "plain":
             self._forget()  # the first epoch's kernels
-        self._ready = ready
+        self._past_first_epoch = begun
         with ExitStack() as stack:
             for model in self.models:
                 model.train()
@@ -109,31 +111,32 @@ class Engine:
         kept: list[dict[str, Tensor]] = []
         for tensors in zip(*present.values(), strict=True):
             batch = dict(zip(present, tensors, strict=True))
-            if self._asked != "plain" and self._ready and full:
-                self._fast = self._fast or self._without_python(usage, batch)
+            if self._wanted != "plain" and self._past_first_epoch and full:
+                self._fast = self._fast or self._make_fast(usage, batch)
             step = self._fast if full and self._fast else partial(self._step, self._gradients)
-            results = self._named(step(*self._fixed, usage, *tensors))
+            results = self._named(step(*self._same_memory, usage, *tensors))
             usage = results.pop("usage")
             kept.append(results)
         self._usage.copy_(usage.view_as(self._usage))
         for name in kept[0]:
+            # the loss is a number a model, other terms one an example
             values = torch.stack([of[name] for of in kept]).view(len(kept), len(self.models), -1)
             means = values.mean(2).sum(0) * block.normal.shape[-2]
             self._sums[:, Means._fields.index(name)] += means
 
     # --- a step ----------------------------------------------------------------------------------
 
-    def _takes(self) -> list[str]:
-        """Names of the tensors that a step takes, in order, but those of the batch."""
+    def _input_names(self) -> list[str]:
+        """Names of the tensors that a step takes, in order, except those of the batch."""
         return [*self._names, *LossWeights._fields, "temperature", "usage"]
 
-    def _gives(self) -> list[str]:
-        """Names of the tensors that a step gives, in order, but the gradients."""
-        means = Means._fields if self.batches.augment else Means._fields[:-1]
+    def _output_names(self) -> list[str]:
+        """Names of the tensors that a step gives, in order, except the gradients."""
+        means = [name for name in Means._fields if self.batches.augment or name != "invariance"]
         return ["usage", *means]
 
     def _named(self, results: Sequence[Tensor]) -> dict[str, Tensor]:
-        return dict(zip(self._gives(), results, strict=True))
+        return dict(zip(self._output_names(), results, strict=True))
 
     def _step(self, gradients: Function, *inputs: Tensor) -> Sequence[Tensor]:
         """Moves the parameters along the gradients, and gives the rest."""
@@ -147,7 +150,7 @@ class Engine:
     ) -> tuple[Tensor, ...]:
         """What a step gives, then the gradients of the parameters."""
         batch_fields = self._batch_fields()
-        given = dict(zip([*self._takes(), *batch_fields], inputs, strict=True))
+        given = dict(zip([*self._input_names(), *batch_fields], inputs, strict=True))
         parameters = [given[name] for name in self._names]
         weights = LossWeights(**{name: given[name] for name in LossWeights._fields})
         batch = Batch(**{name: given[name] for name in batch_fields})
@@ -156,66 +159,68 @@ class Engine:
         )
         results = {"usage": usage, **kept}
         gradients = torch.autograd.grad(objective.sum(), parameters)
-        return *(results[name] for name in self._gives()), *gradients
+        return *(results[name] for name in self._output_names()), *gradients
 
     def _batch_fields(self) -> list[str]:
         absent = {"changed"} if self.batches.augment is None else set()
         absent |= {"initial"} if self.batches.initial is None else set()
         return [name for name in Batch._fields if name not in absent]
 
-    def _one(self, parameters: Sequence[Tensor], *arguments: Any) -> Any:
-        """The objective of one model, with these parameters in place of its own."""
+    def _objective_of_one(self, parameters: Sequence[Tensor], *arguments: Any) -> Any:
+        """The objective of one model, with these parameters in index of its own."""
         named = dict(zip(self._names, parameters, strict=True))
         return functional_call(self._objective, named, arguments)
 
-    def _mapped(self, augment: Augment | None) -> Callable[..., Any]:
+    def _objective_of_each(self, augment: Augment | None) -> Callable[..., Any]:
         """The objective of each model of a stack."""
         initial = None if self.batches.initial is None else 0
+        # not data: the axis of each field that is mapped over
         batch = Batch(0, 0, 0, 0 if augment else None, initial)  # type: ignore[arg-type]
-        return torch.func.vmap(self._one, in_dims=(0, batch, 0, None, None))
+        return torch.func.vmap(self._objective_of_one, in_dims=(0, batch, 0, None, None))
 
-    def _without_python(self, usage: Tensor, batch: dict[str, Tensor]) -> Function:
-        """A step with no Python between its kernels, for inputs like these."""
-        self.kernels = self._asked
+    def _make_fast(self, usage: Tensor, batch: dict[str, Tensor]) -> Function:
+        """A step with no Python between its kernels, for inputs like these; sets ``kernels``."""
+        self.kernels = self._wanted
         if self.device.type == "cuda":
             call = torch.compile(self._call, dynamic=False)
             return partial(self._step, partial(self._gradients, call=call))
-        example = [*self._fixed, usage, *batch.values()]
-        if self._asked == "compiled":
+        example = [*self._same_memory, usage, *batch.values()]
+        if self._wanted == "compiled":
             compiled = compile_with_adam(self._gradients, self.adam, example)
             if compiled:
                 return compiled
             self.kernels = "recorded"
-        return partial(self._step, record(self._gradients, example))
+        return partial(self._step, trace(self._gradients, example))
 
     # --- to a run folder and back ----------------------------------------------------------------
 
-    def set_initial(self, place: int, ranges: Int[Tensor, "n 2 2"]) -> None:
+    def set_initial(self, index: int, ranges: Int[Tensor, "n 2 2"]) -> None:
         """Takes the initial clusters of a model, see `initialise.initial_clusters`."""
-        self.batches.set_initial(place, ranges)
+        self.batches.set_initial(index, ranges)
 
-    def state(self, place: int) -> dict[str, Tensor]:
-        """What goes on with a model beside its weights: Adam's moments, the generator."""
-        generator = self.batches.generators[place].get_state()
+    def state(self, index: int) -> dict[str, Tensor]:
+        """What resuming needs beside a model's weights: Adam's, the generator, initial clusters."""
+        generator = self.batches.generators[index].get_state()
         state = {"steps": self.adam.steps.clone(), "generator": generator}
         for name in ("mean", "square"):
             moments = getattr(self.adam, name)
-            state |= {f"{name}.{i}": self._row(m, place) for i, m in enumerate(moments)}
+            state |= {f"{name}.{i}": self._row(m, index) for i, m in enumerate(moments)}
         initial = self.batches.initial
-        return state if initial is None else state | {"initial": initial[place].clone()}
+        return state if initial is None else state | {"initial": initial[index].clone()}
 
-    def load_state(self, place: int, state: dict[str, Tensor]) -> None:
+    def load_state(self, index: int, state: dict[str, Tensor]) -> None:
         """Takes what `state` gave."""
         self.adam.steps.copy_(state["steps"])
-        self.batches.generators[place].set_state(state["generator"])
+        self.batches.generators[index].set_state(state["generator"])
         for name in ("mean", "square"):
             for i, moment in enumerate(getattr(self.adam, name)):
-                self._row(moment, place).copy_(state[f"{name}.{i}"])
+                self._row(moment, index).copy_(state[f"{name}.{i}"])
         if "initial" in state:
-            self.set_initial(place, state["initial"])
+            self.set_initial(index, state["initial"])
 
-    def _row(self, tensor: Tensor, place: int) -> Tensor:
-        return tensor[place] if len(self.models) > 1 else tensor
+    def _row(self, tensor: Tensor, index: int) -> Tensor:
+        """A model's row of a stacked tensor; the tensor itself where there is one model."""
+        return tensor[index] if len(self.models) > 1 else tensor
 
 
 def _stack(models: Sequence[Model]) -> list[Tensor]:

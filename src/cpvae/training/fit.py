@@ -1,8 +1,8 @@
 """A fit, from data and settings to what happened: planned, fitted, fitted again, diagnosed.
 
-This is the one way from data to a model: the estimator and the command line are shells around it.
+`CPVAE.fit` and ``cpvae fit`` are shells around `plan` and `fit_plan`.
 Several restarts differ in the seed alone, and the best of them by the validation bound is kept. On
-a CUDA device they are trained as one stack of models. On a CPU a stack gains nothing, because the
+a CUDA device they are trained as one stack of models. Elsewhere a stack gains nothing, because the
 matrix products are what takes the time; there every core trains a run of its own on one thread,
 which wastes no core on waiting for another. Each restart is a run folder of its own.
 """
@@ -34,7 +34,7 @@ from cpvae.training.recipe import Recipe
 
 POLL = 0.5  # seconds between two looks at how far the processes are
 
-OnEpoch = Callable[[int, Record], None]  # takes the place of a restart and its epoch's record
+OnEpoch = Callable[[int, Record], None]  # called with the index of a restart and a record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +45,11 @@ class Plan:
         schema: of the data, with kinds of columns and units of standardisation
         config: keywords of `models.build`
         recipe: how it is optimised
-        given: settings that were not left to `defaults`
+        given: settings that the user named
         augment: change of x that leaves its category as it is, for the invariance term
-        may_shorten: whether the number of epochs is ours to change
-        shortened_from: number of epochs at first, where they were too many
+        may_shorten: whether the user left ``max_epochs`` open, so that a fit that overfitted may be
+            repeated in fewer
+        shortened_from: ``max_epochs`` before it was shortened
     """
 
     schema: Schema
@@ -60,14 +61,16 @@ class Plan:
     shortened_from: int | None = None
 
     def continuing(self, before: "Plan") -> "Plan":
-        """This plan for a model that was fitted by another one, whose model and units stay.
+        """This plan, to go on with a model that was fitted by the plan ``before``.
+
+        Its schema and model stay, this recipe is used.
 
         Raises:
             ValueError: settings of the model that differ.
         """
-        of_data = ("loc", "scale", "seed", "kinds", "n_levels")
+        may_differ = ("loc", "scale", "seed", "kinds", "n_levels")
         for key, value in self.config.items():
-            if key not in of_data and before.config.get(key) != value:
+            if key not in may_differ and before.config.get(key) != value:
                 raise ValueError(
                     f"warm_start goes on with a model that has {key}={before.config.get(key)}, and "
                     f"this asks for {value}: leave the setting, or set warm_start=False."
@@ -77,7 +80,7 @@ class Plan:
     def in_parts(self, n: int) -> "Plan":
         """This plan for data that comes in parts, of which the first has ``n`` examples.
 
-        Communities have no place for parts that are still to come, and a mixture has.
+        Communities have no index for parts that are still to come, and a mixture has.
         """
         if needs_mixture(n, self.schema.shape, self.schema.kinds):
             return self
@@ -109,7 +112,7 @@ class Fitted(NamedTuple):
     diagnosis: Diagnosis
 
 
-# is given a plan before it is fitted, for as long as it is fitted, and gives what takes its epochs
+# a context around each fit of a plan, which gives the `OnEpoch` to call, or None
 Watch = Callable[[Plan], AbstractContextManager[OnEpoch | None]]
 
 
@@ -167,25 +170,25 @@ def fit_plan(
         train: training data (n, ...) in the data's units
         valid: validation data (m, ...)
         n_restarts: number of seeds to fit from
-        folder: where the run goes; what is found there is gone on from
-        watch: entered with each plan for as long as it is fitted; gives what takes its epochs
+        folder: where the run goes; a fit that was begun there is resumed
+        watch: a context around each fit, see `Watch`
         accelerator: as for `loop.fit`
 
     Raises:
-        Diverged: as for `fit_best`.
-        ValueError: as for `fit_best`.
+        Diverged: as for `fit_restarts`.
+        ValueError: as for `fit_restarts`.
     """
     data = TrainingData(train, valid, plan.augment)
     watch = watch or (lambda _: nullcontext(None))
-    while True:
+    while True:  # twice at most: a plan is shortened once
         with watch(plan) as on_epoch:
-            best = fit_best(
+            best = fit_restarts(
                 plan.config, plan.recipe, n_restarts, data, folder, on_epoch, accelerator
             )
-        early = overfitted(best.history, plan.recipe)
-        if not early or not plan.may_shorten:
+        best_epoch = overfitted(best.history, plan.recipe)
+        if not best_epoch or not plan.may_shorten:
             break
-        plan = plan.shortened(early)
+        plan = plan.shortened(best_epoch)
         if folder:
             folder.clear()
     diagnosis = diagnose(best.model, best.history, plan.recipe)
@@ -223,7 +226,7 @@ class Best(NamedTuple):
     restarts: list[dict[str, Any]]
 
 
-def fit_best(
+def fit_restarts(
     config: dict[str, Any],
     recipe: Recipe,
     n_restarts: int,
@@ -239,13 +242,13 @@ def fit_best(
         recipe: how, see `Recipe`
         n_restarts: number of seeds
         data: what is trained on; the bound on its validation part chooses the run
-        folder: where the best run goes, with the others in ``restarts/seed-S`` below it; what is
-            found there is gone on from
-        on_epoch: called with the place of a restart and its epoch's record
+        folder: where the best run goes, with the others in ``restarts/seed-S`` below it; those
+            that were begun there are resumed
+        on_epoch: called with the index of a restart and its epoch's record
         accelerator: as for `loop.fit`
 
     Raises:
-        Diverged: every restart diverged; one that does ends there with its best weights.
+        Diverged: every restart diverged. If only some do, each of those keeps its best weights.
         ValueError: as for `loop.fit`, or restarts begun on another kind of device.
     """
     if n_restarts == 1:
@@ -259,10 +262,10 @@ def fit_best(
         recipes = [dataclasses.replace(recipe, seed=recipe.seed + r) for r in range(n_restarts)]
         folders = [RunFolder(home / f"seed-{r.seed}") for r in recipes]
         together = choose_device(accelerator).type == "cuda"
-        _check_same_way(home, folders, together)
-        schema = (
-            folder.read_schema() if folder and folder.exists() else Schema(tuple(config["shape"]))
-        )
+        _check_same_device(home, folders, together)
+        schema = Schema(tuple(config["shape"]))  # enough for folders that do not outlive the fit
+        if folder and folder.exists():
+            schema = folder.read_schema()
         infos = [describe(schema, {**config, "seed": of.seed}, of) for of in recipes]
         for restart, info in zip(folders, infos, strict=True):
             restart.write_info({**info, "status": "running"})
@@ -296,10 +299,10 @@ def _outcome(recipe: Recipe, history: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def _check_same_way(home: Path, folders: Sequence[RunFolder], together: bool) -> None:
+def _check_same_device(home: Path, folders: Sequence[RunFolder], together: bool) -> None:
     begun_together = (home / TRAINING).is_file()
     begun_apart = any((restart.path / TRAINING).is_file() for restart in folders)
-    if begun_together if not together else begun_apart:
+    if begun_apart if together else begun_together:
         before, now = ("cuda", "cpu") if begun_together else ("cpu", "cuda")
         raise ValueError(
             f"The restarts in {home} were begun on {before} and cannot go on on {now}: "
@@ -330,7 +333,7 @@ def _train_apart(
     on_epoch: OnEpoch | None,
     accelerator: str,
 ) -> None:
-    """A process a core."""
+    """Each in a process of its own, on one thread, as many at once as there are cores."""
     import joblib
 
     arrays = data.train.numpy(), data.valid.numpy()  # joblib shares large ones between processes
@@ -338,7 +341,7 @@ def _train_apart(
     watch = threading.Thread(target=_watch, args=(folders, on_epoch, finished), daemon=True)
     watch.start()
     try:
-        failed = joblib.Parallel(n_jobs=min(joblib.cpu_count(), len(recipes)))(
+        errors = joblib.Parallel(n_jobs=min(joblib.cpu_count(), len(recipes)))(
             joblib.delayed(_train_one)(
                 {**config, "seed": r.seed}, r, f.path, resumable, *arrays, data.augment, accelerator
             )
@@ -347,8 +350,8 @@ def _train_apart(
     finally:
         finished.set()
         watch.join()
-    if all(failed):
-        raise Diverged(f"All {len(failed)} restarts diverged. {failed[0]}")
+    if all(errors):
+        raise Diverged(f"All {len(errors)} restarts diverged. {errors[0]}")
 
 
 def _train_one(
@@ -361,9 +364,9 @@ def _train_one(
     augment: Augment | None,
     accelerator: str,
 ) -> str | None:
-    """One restart in a process of its own; what went wrong if it diverged.
+    """One restart in a process of its own; returns the text of the error if it diverged.
 
-    Its training state is kept only where the folder outlives the fit.
+    Its training state is saved only if the folder outlives the fit (``resumable``).
     """
     torch.set_num_threads(1)
     model, folder = build(**config), RunFolder(path)
@@ -385,10 +388,10 @@ def _watch(
     seen = [0] * len(folders)
     while on_epoch:
         last = finished.wait(POLL)
-        for place, restart in enumerate(folders):
+        for index, restart in enumerate(folders):
             history = restart.read_history()
-            for record in history[seen[place] :]:
-                on_epoch(place, record)
-            seen[place] = len(history)
+            for record in history[seen[index] :]:
+                on_epoch(index, record)
+            seen[index] = len(history)
         if last:
             return

@@ -2,12 +2,13 @@
 
 After pretraining, in which c is not used, examples of one cluster have codes that are near one
 another. The graph that joins every code with its nearest ones falls into communities, which find
-clusters of any shape, where a Gaussian mixture or k-means would cut long ones and join close ones
-(`clustering.communities`). Where z needs few dimensions, the data themselves separate clusters
-better than their codes; which of the two does shows in how good their communities are. Clusters of
-a table may be uneven in size. Small tables have too few neighbours for either, and in mixed ones
-distances depend on how much a category counts: their initial clusters are components of a mixture
-(`clustering.overlap`). Categories begin there, and from then on follow the objective alone.
+clusters of any shape, whereas a Gaussian mixture or k-means would cut long ones and join close ones
+(`clustering.communities`). Where z has few dimensions, clusters may be clearer in the data than in
+the codes: both are tried, and the one with the better communities is taken. Communities of a table
+may differ in size; those of images are taken to be even. Small tables have too few neighbours, and
+in mixed ones distances depend on how a category is weighed against a number: their initial clusters
+are components of a mixture (`clustering.overlap`). q(c|x) learns the initial clusters with a weight
+that falls to 0 by the end of the annealing; after that the bound alone decides.
 """
 
 from collections.abc import Collection, Sequence
@@ -22,9 +23,9 @@ from cpvae.models.base import Model
 from cpvae.models.inference import Representation, codes, represent, standardised
 
 ENOUGH_ROWS = 1_000  # of a table, for neighbours to show its clusters
-ENOUGH_COLUMNS = 8  # of a table, for the same
-MOST_EXAMPLES = 50_000  # that are looked at: the time for neighbours grows with the square
-COMPARED = 10_000  # of them, on which codes and data are compared
+ENOUGH_COLUMNS = 8  # of a table, for neighbours to show its clusters
+MOST_EXAMPLES = 50_000  # in a neighbour graph, whose time grows with the square
+COMPARED = 10_000  # examples on which codes and data are compared
 
 
 def initial_clusters(
@@ -38,18 +39,17 @@ def initial_clusters(
         seeds: one a model, of the examples that are looked at and of the search for communities
 
     Returns:
-        For each example the first and the last category that its component may be, then those of
-        its merged cluster, see `overlap`. For communities, of codes or data, whichever are better,
-        all of them are the place of its community by size. Examples without a community may be of
-        any category: those in the smallest communities of images, where there are more of them
-        than the model has categories, and those beyond `MOST_EXAMPLES`. Tables whose graph falls
-        into more separate parts than there are categories get a mixture, as those do that
-        `needs_mixture`.
+        Ranges of categories, for each example two, its own cluster's and its merged cluster's, and
+        of each range the first and the last category. By communities all four numbers are the rank
+        of its community by size, from 0; an example without one may be of any category, 0 to K - 1.
+        Communities that are more than K, beyond the K largest, are none, and so are examples beyond
+        `MOST_EXAMPLES`. A table that `needs_mixture`, or whose graph falls into more than K
+        separate parts, gets the ranges of `overlap.OverlapMixture`.
     """
     from joblib import Parallel, cpu_count, delayed
 
     if needs_mixture(len(x), models[0].shape, models[0].likelihood.kinds):
-        table = as_table(models[0], x)  # restarts see the same
+        table = as_table(models[0], x)  # one for all: standardisation knows no weights
         each = zip(models, seeds, strict=True)
         return [_by_mixture(table, model.n_components, seed) for model, seed in each]
     at_once = Parallel(n_jobs=min(cpu_count(), len(models)))
@@ -59,38 +59,36 @@ def initial_clusters(
     ]
     uneven = len(models[0].shape) == 1
 
-    def search(of_each: Sequence[Representation], count: int) -> list[Communities]:
-        each = zip(models, rows, seeds, of_each, strict=True)
+    def search(representations: Sequence[Representation], n_rows: int) -> list[Communities]:
+        each = zip(models, rows, seeds, representations, strict=True)
         return at_once(
             delayed(communities)(
-                represent(model, x[mine[:count]], representation), model.n_components, seed, uneven
+                represent(model, x[mine[:n_rows]], as_), model.n_components, seed, uneven
             )
-            for model, mine, seed, representation in each
+            for model, mine, seed, as_ in each
         )
 
-    tried = [search([of] * len(models), COMPARED) for of in (codes, standardised)]
-    pairs = list(zip(*tried, strict=True))
-    in_codes = [of_codes[:2] >= of_data[:2] for of_codes, of_data in pairs]
-    found = [pair[0 if better else 1] for pair, better in zip(pairs, in_codes, strict=True)]
+    of_codes, of_data = (search([as_] * len(models), COMPARED) for as_ in (codes, standardised))
+    better = [a if a.score >= b.score else b for a, b in zip(of_codes, of_data, strict=True)]
     if len(x) > COMPARED:
-        found = search([codes if better else standardised for better in in_codes], MOST_EXAMPLES)
+        pairs = zip(better, of_codes, strict=True)
+        better = search([codes if a is b else standardised for a, b in pairs], MOST_EXAMPLES)
     ranges = []
-    for model, mine, seed, of in zip(models, rows, seeds, found, strict=True):
-        if uneven and of.parts > model.n_components:
+    for model, mine, seed, found in zip(models, rows, seeds, better, strict=True):
+        if uneven and found.parts > model.n_components:
             ranges.append(_by_mixture(as_table(model, x), model.n_components, seed))
             continue
-        every = torch.tensor([0, model.n_components - 1]).repeat(len(x), 2, 1)
-        category = torch.from_numpy(of.category)
-        every[mine[category >= 0]] = category[category >= 0].view(-1, 1, 1)
-        ranges.append(every)
+        of_model = torch.tensor([0, model.n_components - 1]).repeat(len(x), 2, 1)
+        category = torch.from_numpy(found.category)  # -1 where there is none
+        of_model[mine[category >= 0]] = category[category >= 0].view(-1, 1, 1)
+        ranges.append(of_model)
     return ranges
 
 
 def needs_mixture(n_examples: int, shape: Sequence[int], kinds: Collection[str] = ()) -> bool:
     """Whether the initial clusters are components of a mixture, and not communities.
 
-    So they are in a table that is too short or too narrow for communities, and in one with columns
-    of categories beside others, where distances depend on how much a category counts.
+    True for tables that are short or narrow, or that have columns of categories beside others.
     """
     categories = {"binary", "categorical"}.intersection(kinds)
     mixed = bool(categories) and not categories.issuperset(kinds)

@@ -1,7 +1,7 @@
 """How a step runs without Python between its kernels: recorded, compiled, or captured on a GPU.
 
 A step here is a function of a list of tensors that gives a list of tensors; what each of them is,
-the engine knows (`engine.Step`). Recording on a CPU takes two seconds and gives the same floats.
+the engine knows. FitRun on a CPU takes two seconds and gives the same floats.
 Compiling fuses the kernels, takes some ten seconds and may round otherwise.
 """
 
@@ -46,7 +46,7 @@ def choose_kernels(device: torch.device, recipe: Recipe, n: int, small: bool) ->
     return "recorded" if steps >= ENOUGH_TO_RECORD and device.type == "cpu" else "plain"
 
 
-def record(function: Function, example: Sequence[Tensor]) -> Function:
+def trace(function: Function, example: Sequence[Tensor]) -> Function:
     """A function that replays the kernels that another one calls, with the same floats."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript

@@ -59,7 +59,7 @@ def fit(
     on_epoch: Callable[[Record], None] | None = None,
     accelerator: str = "auto",
 ) -> list[Record]:
-    """Trains ``model`` in place and leaves it with its best weights, in evaluation mode.
+    """Trains ``model`` in index and leaves it with its best weights, in evaluation mode.
 
     Arguments:
         model: from `build`
@@ -113,7 +113,7 @@ def fit_together(
         recipes: one a model, the same but for the seed
         folders: where each keeps its history and its best weights
         home: where the training state of all is kept
-        on_epoch: called with the place of a model and its epoch's record
+        on_epoch: called with the index of a model and its epoch's record
         accelerator: as for `fit`
 
     Returns:
@@ -157,7 +157,7 @@ def fit_one_pass(
     augment: Augment | None = None,
     accelerator: str = "auto",
 ) -> tuple[Record, dict[str, Tensor]]:
-    """Trains ``model`` in place on one pass over ``x``, for data that comes in parts.
+    """Trains ``model`` in index on one pass over ``x``, for data that comes in parts.
 
     Nothing is validated: the weights are kept as they are after the pass. Initial clusters, where
     there are some, are components of a mixture fitted to the part that comes after pretraining;
@@ -285,22 +285,22 @@ def _loop(
         phase = recipe.at(epoch)
         trained = _of_each(engine.epoch(phase))
         epoch += 1
-        for place, run in enumerate(runs):
+        for index, run in enumerate(runs):
             if run.stopped:
                 continue
             with run.averaged(min(epoch, recipe.averaging)):
                 record = {
                     "epoch": epoch,
                     "seconds": time.monotonic() - started,
-                    **_trained(trained[place], run.model, phase),
+                    **_trained(trained[index], run.model, phase),
                     "weight_kl_z": phase.weights.kl_z,
                     "weight_kl_c": phase.weights.kl_c,
                     "temperature": phase.temperature,
-                    **validate(run.model, valid[place], run.seed),
+                    **validate(run.model, valid[index], run.seed),
                 }
-                _take(run, record, recipe)
+                _keep_or_stop(run, record, recipe)
             if on_epoch and not run.diverged:
-                on_epoch(place, record)
+                on_epoch(index, record)
         if all(run.diverged for run in runs):
             for run in runs:
                 run.keep_best()
@@ -309,8 +309,8 @@ def _loop(
     group.save()
 
 
-def _take(run: Run, record: Record, recipe: Recipe) -> None:
-    """Keeps an epoch's record, and says whether the run has stopped."""
+def _keep_or_stop(run: Run, record: Record, recipe: Recipe) -> None:
+    """Keeps an epoch's record, and stops the run where it diverged or lost patience."""
     if not math.isfinite(record["train_loss_nats"] + record["valid_elbo_nats"]):
         run.stopped = run.diverged = True
         return

@@ -86,6 +86,7 @@ class Recipe:
         ValueError: a value that is out of range, with the range.
     """
 
+    # for a recipe made by hand; `defaults.recipe` chooses by the data
     max_epochs: int = 100
     batch_size: int = 100
     learning_rate: float = 1e-3

@@ -115,12 +115,12 @@ class Group:
     def initialise(self, x_train: Tensor) -> None:
         """Finds the initial clusters of every run that goes on."""
         # The codes of one that diverged are no numbers
-        going = [place for place, run in enumerate(self.runs) if not run.stopped]
+        going = [index for index, run in enumerate(self.runs) if not run.stopped]
         with contextlib.ExitStack() as stack:
-            models = [stack.enter_context(self.runs[place].pretrained()) for place in going]
-            found = initial_clusters(models, x_train, [self.runs[place].seed for place in going])
-        for place, ranges in zip(going, found, strict=True):
-            self.engine.set_initial(place, ranges)
+            models = [stack.enter_context(self.runs[index].pretrained()) for index in going]
+            found = initial_clusters(models, x_train, [self.runs[index].seed for index in going])
+        for index, ranges in zip(going, found, strict=True):
+            self.engine.set_initial(index, ranges)
 
     def save_sometimes(self) -> None:
         """Saves when the last save is some seconds old, and ten times what it took."""
@@ -134,12 +134,12 @@ class Group:
         started = time.monotonic()
         tensors: dict[str, Tensor] = {}
         progress = []
-        for place, run in enumerate(self.runs):
+        for index, run in enumerate(self.runs):
             state = {f"last.{key}": value for key, value in run.model.state_dict().items()}
             state |= {f"best.{key}": value for key, value in run.best.items()}
             state |= {f"average.{key}": value for key, value in run.average.items()}
-            state |= {f"engine.{key}": value for key, value in self.engine.state(place).items()}
-            tensors |= {f"{place}.{key}": value for key, value in state.items()}
+            state |= {f"engine.{key}": value for key, value in self.engine.state(index).items()}
+            tensors |= {f"{index}.{key}": value for key, value in state.items()}
             fields = ("epoch", "best_epoch", "best_elbo", "diverged")
             progress.append({key: getattr(run, key) for key in fields})
         self.home.write_training(tensors, {"runs": progress})
@@ -163,16 +163,16 @@ class Group:
                 "The run folder holds the training of another number of models: fit again into "
                 "another folder."
             )
-        for place, (run, kept) in enumerate(zip(self.runs, progress["runs"], strict=True)):
+        for index, (run, kept) in enumerate(zip(self.runs, progress["runs"], strict=True)):
             _restore_history(run, kept)
-            mine = under(f"{place}.", tensors)
+            mine = under(f"{index}.", tensors)
             run.model.load_state_dict(under("last.", mine))
             device = self.engine.device
             run.best = {k: v.to(device) for k, v in under("best.", mine).items()}
             averages = under("average.", mine)
             for key, average in run.average.items():  # older states have none: begin at the weights
                 average.copy_(averages.get(key, run.model.get_parameter(key)))
-            self.engine.load_state(place, under("engine.", mine))
+            self.engine.load_state(index, under("engine.", mine))
 
 
 def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""A fit of the command line while it goes on: written to its folder, logged, and shown."""
+"""Runs a fit for ``cpvae fit``: writes its folder, logs, and prints."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -15,19 +15,23 @@ from cpvae.data import Schema, Splits
 from cpvae.report.loggers import RunLogger
 from cpvae.report.page import write_figures
 from cpvae.report.progress import EpochsBar
+from cpvae.training.diagnosis import Diverged
 from cpvae.training.fit import Fitted, OnEpoch, Plan, check_plan, fit_plan
 
 
-class Recording:
+class FitRun:
     """A fit that is written to its run folder, logged, and shown on the way.
 
     Arguments:
         folder: where the run goes
         splits: the data
-        source: what names the data, for ``run.json``
+        source: how to read the data again, for ``run.json``
         restarts: number of seeds
         logger: where to log too, see `report.loggers`
-        stored: ``run.json`` of the run that is resumed, if one is
+        stored: ``run.json`` of the run to resume, else None
+
+    Raises:
+        ValueError: a run that is resumed had other data.
     """
 
     def __init__(
@@ -40,14 +44,15 @@ class Recording:
         stored: dict[str, Any] | None,
     ):
         self.folder, self.splits, self.restarts, self.stored = folder, splits, restarts, stored
+        self.fitted_before = False  # in this call, by a plan that was then shortened
         self.logger = logger
         self.log: RunLogger | None = None
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
         digest = hashlib.sha256(splits.train.x.tobytes()).hexdigest()
         if stored and stored["data"]["sha256"] != digest:
             raise ValueError(
-                f"The training data is not what {folder.path} was started on: bring that data "
-                f"back, or fit into another folder."
+                f"The training data is not what {folder.path} was started on: use that data, "
+                f"or fit into another folder."
             )
         sizes = {f"n_{name}": len(getattr(splits, name).x) for name in ("train", "valid", "test")}
         self.data = {**source, **sizes, "sha256": digest}
@@ -56,7 +61,7 @@ class Recording:
         """Fits, and writes and prints what came of it."""
         check_plan(planned, accelerator)
         if not self.stored:
-            self.folder.clear()
+            self.folder.clear()  # of a run that is overwritten
         parts = self.splits.train.tensor(), self.splits.valid.tensor()
         fitted = fit_plan(planned, *parts, self.restarts, self.folder, self.watch, accelerator)
         ended = self._write("finished", fitted.plan, {"restarts": fitted.restarts})
@@ -72,7 +77,7 @@ class Recording:
     @contextmanager
     def watch(self, planned: Plan) -> Iterator[OnEpoch | None]:
         """Around each fit of a plan: its folder, its log and its bar."""
-        if self.log:  # of the fit before, which overfitted
+        if self.log:  # a second fit, as the first overfitted
             self.log.close("finished")
         self.log = RunLogger(self.logger, self.folder) if self.logger else None
         info = self._write("running", planned)
@@ -80,19 +85,22 @@ class Recording:
             self.log.settings(info)
         self._print_begin(planned)
         several = planned.config["n_components"] > 1
-        status = "diverged"
+        status = "failed"
         try:
             with EpochsBar(planned.recipe.max_epochs, self.restarts, self.console, several) as bar:
 
-                def on_epoch(place: int, record: dict[str, Any]) -> None:
-                    bar.update(place, record)
+                def on_epoch(index: int, record: dict[str, Any]) -> None:
+                    bar.update(index, record)
                     if self.log:
-                        self.log.epoch(place, record)
+                        self.log.epoch(index, record)
 
                 yield on_epoch
             status = "finished"
         except KeyboardInterrupt:
             status = "interrupted"
+            raise
+        except Diverged:
+            status = "diverged"
             raise
         finally:
             self._write(status, planned)
@@ -118,12 +126,13 @@ class Recording:
         return info
 
     def _print_begin(self, planned: Plan) -> None:
-        if planned.shortened_from and not self.stored:
+        if planned.shortened_from and self.fitted_before:
             self.console.print(
                 f"[yellow]The model overfitted after epoch {planned.recipe.max_epochs}[/], before "
                 f"its components were formed: it is fitted again in that many epochs."
             )
             return
+        self.fitted_before = True
         splits, config = self.splits, planned.config
         self.console.print(
             f"[bold]{splits.name}[/]: {len(splits.train.x)} training, {len(splits.valid.x)} "
@@ -145,7 +154,7 @@ class Recording:
         used = f"; {best['components_used']} of {k} components in use" * (k > 1)
         self.console.print(
             f"\n[bold]Done[/] after {len(history)} epochs, {history[-1]['seconds']:.0f} s. Best "
-            f"validation bound (one-hot) {best['valid_elbo_nats']:.2f} nats, in epoch "
+            f"validation bound {best['valid_elbo_nats']:.2f} nats, in epoch "
             f"{best['epoch']}{used}.\n"
         )
         found, recipe, run = fitted.diagnosis, planned.recipe, self.folder.path
@@ -167,28 +176,29 @@ class Recording:
             if planned.config["likelihood"] == "bernoulli" and not also:
                 also = ", or for measurements between 0 and 1 --likelihood gaussian"
             self.console.print(
-                f"[yellow]Components carry {found.information:.2f} nats of information about an "
-                f"example, and would carry {found.entropy:.2f} if every example were certain of "
-                f"its own.[/] Where the data has fewer clusters than components that is as it "
-                f"should be, and cpvae compact {run} merges redundant ones. Else more epochs, a "
-                f"larger --set kl_z_start, fewer --components{also} may help.\n"
+                f"[yellow]Many examples are not clearly in one component:[/] components carry "
+                f"{found.information:.2f} nats of information about an example, of "
+                f"{found.entropy:.2f} if all were certain. Where the data has fewer clusters than "
+                f"components that is as it should be, and cpvae compact {run} merges redundant "
+                f"ones. Else more epochs, "
+                f"--set kl_z_start=N with a larger N, fewer --components{also} may help.\n"
             )
 
     def _print_next(self, picture: Path) -> None:
         run = self.folder.path
-        self.console.print(f"  run folder     {run}\n  by component   {picture}\n\nNext:")
+        self.console.print(f"  run folder     {run}\n  picture        {picture}\n\nNext:")
         for command in (f"evaluate {run}", f"generate {run} --component 0", f"report {run}"):
             self.console.print(f"  cpvae {command}")
 
 
 def _kinds_in_words(schema: Schema) -> str:
-    """How each column is read, a line a kind."""
+    """How each column is read, one line per kind."""
     lines = []
     for kind in dict.fromkeys(schema.kinds):
         mine = [name for name, k in zip(schema.names, schema.kinds, strict=True) if k == kind]
         more = f" and {len(mine) - 8} more" if len(mine) > 8 else ""
         lines.append(f"  {kind:12s} {', '.join(mine[:8])}{more}")
-    return "Columns are read as (--kind COLUMN=KIND says otherwise):\n" + "\n".join(lines)
+    return "Columns are read as (change with --kind COLUMN=KIND):\n" + "\n".join(lines)
 
 
 def _print_restarts(outcomes: Sequence[dict[str, Any]], console: Console) -> None:
