@@ -459,7 +459,8 @@ def test_downloads_are_checked_and_the_next_mirror_is_tried(tmp_path):
 
 def test_choices_are_those_of_the_code():
     assert tuple(data.NAMED) == choices.DATASETS
-    assert (*files.ARRAYS, *files.TABLES) == choices.ENDINGS
+    assert tuple(files.ARRAYS) == choices.ARRAYS
+    assert tuple(files.TABLES) == choices.TABLES
     assert tuple(AUGMENTS) == choices.INVARIANCES
     assert tuple(RULES) == tuple(HEADS) == choices.KINDS
     assert tuple(NETWORKS) == choices.NETWORKS

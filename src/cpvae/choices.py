@@ -41,7 +41,8 @@ ACCELERATORS: tuple[str, ...] = get_args(Accelerator)
 LOGGERS: tuple[str, ...] = get_args(Logger)
 
 # endings of the files that can be read, see `data.files`
-ENDINGS = (".npz", ".npy", ".csv", ".parquet")
+ARRAYS = (".npz", ".npy")
+TABLES = (".csv", ".parquet")
 
 # What a setting was called before, and what it is called now
 RENAMED = {

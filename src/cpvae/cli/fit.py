@@ -8,8 +8,6 @@ import typer
 
 from cpvae import choices
 from cpvae.cli.read import (
-    FILES,
-    Overwrite,
     kinds_of,
     load_source,
     merged_settings,
@@ -25,91 +23,148 @@ if TYPE_CHECKING:
     from cpvae.training.fit import Plan
 
 commands = typer.Typer()
-NAMES = ", ".join(choices.DATASETS)
+DATA, MODEL, TRAINING = "Data", "Model", "Training"
 
 
 @commands.command()
 def fit(
     data: Annotated[
-        str, typer.Argument(metavar="DATA", help=f"{', '.join(choices.DATASETS)}, {FILES}.")
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help=f"A table with a header line ({', '.join(choices.TABLES)}), an array "
+            f"({', '.join(choices.ARRAYS)}), a folder of images, or a data set by name "
+            f"({', '.join(choices.DATASETS)}).",
+        ),
     ],
     components: Annotated[
         int | None,
         typer.Option(
-            "--components", "-k", help="Number of components to learn.", show_default="10"
+            "--components",
+            "-k",
+            help="Number of clusters. If you do not know, take too many, then `cpvae compact`.",
+            show_default="10",
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Run folder to write.", show_default="a new one in runs/")
+        Path | None,
+        typer.Option(
+            help="Run folder to write.", show_default="runs/DATA; if taken, runs/DATA-2, ..."
+        ),
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with a stopped run, or with a larger --max-epochs: the one in --out, or "
+            "else in runs/DATA.",
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run in --out, or else in runs/DATA.")
+    ] = False,
     label: Annotated[
         str | None,
-        typer.Option(help="Column of a table with labels: never seen by the fit, only scored."),
+        typer.Option(
+            rich_help_panel=DATA,
+            help="Column with known classes: never fitted, used by evaluate and report alone. "
+            "(Of images: the names of subfolders.)",
+        ),
     ] = None,
     drop: Annotated[
-        list[str] | None, typer.Option(help="Column of a table to leave out; repeat.")
+        list[str] | None,
+        typer.Option(
+            rich_help_panel=DATA,
+            help="Column to leave out, such as an id or a date; repeat for more.",
+        ),
     ] = None,
     kind: Annotated[
         list[str] | None,
         typer.Option(
             metavar="COLUMN=KIND",
-            help="Type of a column: gaussian, binary, count or categorical; KIND alone is for all "
-            "columns; repeat.",
-            show_default="by the values",
+            rich_help_panel=DATA,
+            help="What a column is: gaussian (a measurement), binary (0 and 1), count (0, 1, 2, "
+            "...) or categorical (text, codes); repeat for more. KIND alone is for all columns.",
+            show_default="by the values where there is text, booleans or a --kind; else see "
+            "--likelihood",
         ),
     ] = None,
     size: Annotated[
         str | None,
         typer.Option(
             metavar="HEIGHTxWIDTH",
-            help="Scale images to this size.",
+            rich_help_panel=DATA,
+            help="Scale images to cover this many pixels and crop the rest; needed if their sizes "
+            "differ.",
             show_default="as they are",
-        ),
-    ] = None,
-    max_epochs: Annotated[
-        int | None, typer.Option(help="Passes over the data at most.", show_default="by data size")
-    ] = None,
-    invariance: Annotated[
-        choices.Invariance | None,
-        typer.Option(
-            help="Keep an example in its component under small changes: affine turns, stretches "
-            "and shifts images; masking hides values of a table.",
-            show_default="none",
-        ),
-    ] = None,
-    mixing_weights: Annotated[
-        choices.MixingWeights | None,
-        typer.Option(
-            help="Sizes of the components: learned, or uniform where all are about as large.",
-            show_default="learned",
         ),
     ] = None,
     likelihood: Annotated[
         choices.Likelihood | None,
         typer.Option(
-            help="How values are modelled: bernoulli for probabilities and grey values, gaussian "
-            "for measurements, mixed for a table of several kinds of columns.",
-            show_default="bernoulli for data in [0, 1]; mixed for text",
+            metavar="NAME",
+            rich_help_panel=DATA,
+            help="What the values are. bernoulli: grey values or shares from 0 to 1. gaussian: "
+            "measurements. mixed: each column by its kind.",
+            show_default="mixed with text, booleans or --kind; bernoulli if all lies in 0 to 1 and "
+            "none is missing; else gaussian",
         ),
     ] = None,
     model: Annotated[
         choices.System | None,
         typer.Option(
-            help="Another model to compare with: a plain VAE, with a mixture prior, a VampPrior, "
-            "two layers, two layers with a VampPrior.",
+            metavar="NAME",
+            rich_help_panel=MODEL,
+            help="Fit another model instead, as a baseline. vae, hvae: without clusters. mog, "
+            "vamp, hvamp: mixtures of other forms (docs/models.md).",
             show_default="cpvae",
         ),
     ] = None,
-    seed: Annotated[
+    mixing_weights: Annotated[
+        choices.MixingWeights | None,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=MODEL,
+            help="learned: clusters may differ in size. uniform: where you know that all are about "
+            "equally large.",
+            show_default="learned",
+        ),
+    ] = None,
+    invariance: Annotated[
+        choices.Invariance | None,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=MODEL,
+            help="Small changes shall not move an example to another cluster. affine: images "
+            "rotated, stretched and shifted. masking: a fifth of the cells of a row hidden.",
+            show_default="none",
+        ),
+    ] = None,
+    max_epochs: Annotated[
         int | None,
-        typer.Option(min=0, help="Seed of everything, also of the split.", show_default="0"),
+        typer.Option(
+            rich_help_panel=TRAINING,
+            help="Passes over the data at most; it stops earlier if held-out data gain nothing.",
+            show_default="100 to 1000, by data size",
+        ),
     ] = None,
     restarts: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Fit from that many seeds and keep the best held-out bound.",
+            rich_help_panel=TRAINING,
+            help="Fit from this many seeds and keep the fit that is best on held-out data.",
             show_default="1",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            rich_help_panel=TRAINING,
+            help="Seed of all that is random, also of the split into training, validation and test "
+            "part.",
+            show_default="0",
         ),
     ] = None,
     set_: Annotated[
@@ -117,22 +172,36 @@ def fit(
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="Expert setting of the model or the training, such as learning_rate=0.0003 or "
-            "latent_dim=20; repeat.",
-            show_default="chosen from the data",
+            rich_help_panel=TRAINING,
+            help="Expert setting, such as learning_rate=0.0003 or latent_dim=20; repeat for more. "
+            "An unknown name lists all.",
+            show_default="by the data",
         ),
     ] = None,
-    accelerator: Annotated[choices.Accelerator, typer.Option(help="What to train on.")] = "auto",
+    accelerator: Annotated[
+        choices.Accelerator,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=TRAINING,
+            help="Train on cpu, cuda, mps (Apple), or auto: cuda if there is one, else cpu.",
+        ),
+    ] = "auto",
     logger: Annotated[
         choices.Logger | None,
-        typer.Option(help="Log epochs and pictures for this program, too.", show_default="none"),
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=TRAINING,
+            help="Log every epoch into the run folder, too, for csv, tensorboard or wandb (which "
+            "uploads).",
+            show_default="none",
+        ),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in --out (or runs/DATA).")
-    ] = False,
-    overwrite: Overwrite = False,
 ) -> None:
-    """Fit a model to DATA and write a run folder."""
+    """Find clusters (components) in DATA without labels, and write a run folder.
+
+    Of DATA 80 % are fitted, 10 % (validation) choose the best epoch, and
+    10 % (test) are kept for `cpvae evaluate`, unless it has parts of its own.
+    """
     from cpvae.checkpoint import RunFolder
     from cpvae.cli.run import FitRun
 
@@ -156,7 +225,7 @@ def fit(
         "invariance": invariance,
     }
     place = Path("runs") / Path(source["source"]).stem
-    folder = RunFolder(out or (place if resume else _free(place)))
+    folder = RunFolder(out or (place if resume or overwrite else _free(place)))
     stored = _stored(folder, resume, overwrite)
     if stored:
         restarts = _check_same(stored, source, given, restarts, folder.path)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from cpvae.choices import DATASETS, ENDINGS, KINDS
+from cpvae.choices import ARRAYS, DATASETS, KINDS, TABLES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cpvae.data.schema import Kinds
     from cpvae.models.base import Model
 
-FILES = f"a {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]} file, or a folder of images"
+FILES = f"a {', '.join((*ARRAYS, *TABLES))} file, or a folder of images"
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder that `fit` wrote.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn at random.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
@@ -142,7 +142,7 @@ def examples_of(
         part = data.load(source, seed=info["recipe"]["seed"]).test
         x, labels, rows = part.x, part.labels, None
     else:
-        is_array = Path(source).suffix in (".npy", ".npz")
+        is_array = Path(source).suffix in ARRAYS
         size = None if is_array else _size_in(info.get("data") or {})
         known = None if schema.is_image or is_array else schema
         read = data.read(source, label=label, schema=known, size=size)

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from rich.console import Console
@@ -157,23 +158,25 @@ class FitRun:
             f"validation bound {best['valid_elbo_nats']:.2f} nats, in epoch "
             f"{best['epoch']}{used}.\n"
         )
-        found, recipe, run = fitted.diagnosis, planned.recipe, self.folder.path
+        found, recipe, run = fitted.diagnosis, planned.recipe, quote(str(self.folder.path))
         if found.rise:
             self.console.print(
                 f"[yellow]The bound still rose by {found.rise:.2f} nats in the last tenth of the "
-                f"run.[/] To go on:\n  cpvae fit {self.data['source']} --out {run} --resume "
+                f"run.[/] To go on:\n  cpvae fit {quote(self.data['source'])} --out {run} --resume "
                 f"--max-epochs {2 * recipe.max_epochs}\n"
             )
         if found.overfitted_epoch:
             self.console.print(
-                f"[yellow]The bound was best in epoch {found.overfitted_epoch}, before the "
-                f"annealing had ended (after epoch {recipe.anneal_epochs}):[/] the model "
-                f"overfitted before its components were formed. Fit again with --max-epochs "
+                f"[yellow]The bound was best in epoch {found.overfitted_epoch}, while "
+                f"components were still forming (until epoch {recipe.anneal_epochs}):[/] the model "
+                f"overfitted, too many epochs for so little data. Fit again with --max-epochs "
                 f"{found.overfitted_epoch}, or with more data.\n"
             )
         elif found.components_overlap:
-            also = ", or --invariance affine" * planned.schema.is_image
-            if planned.config["likelihood"] == "bernoulli" and not also:
+            also = ""
+            if planned.schema.is_image and not planned.augment:
+                also = ", or --invariance affine"
+            elif planned.config["likelihood"] == "bernoulli" and not planned.schema.is_image:
                 also = ", or for measurements between 0 and 1 --likelihood gaussian"
             self.console.print(
                 f"[yellow]Many examples are not clearly in one component:[/] components carry "
@@ -181,11 +184,12 @@ class FitRun:
                 f"{found.entropy:.2f} if all were certain. Where the data has fewer clusters than "
                 f"components that is as it should be, and cpvae compact {run} merges redundant "
                 f"ones. Else more epochs, "
-                f"--set kl_z_start=N with a larger N, fewer --components{also} may help.\n"
+                f"--set kl_z_start={2 * max(1, recipe.kl_z_start):g}, fewer --components{also} may "
+                f"help.\n"
             )
 
     def _print_next(self, picture: Path) -> None:
-        run = self.folder.path
+        run = quote(str(self.folder.path))
         self.console.print(f"  run folder     {run}\n  picture        {picture}\n\nNext:")
         for command in (f"evaluate {run}", f"generate {run} --component 0", f"report {run}"):
             self.console.print(f"  cpvae {command}")

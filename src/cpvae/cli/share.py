@@ -17,7 +17,7 @@ def export(
         Path | None, typer.Option(help="Folder to write to.", show_default="RUN/onnx")
     ] = None,
 ) -> None:
-    """Export encoder, categories, decoder and prior as ONNX, to use them without torch."""
+    """Export encoder (with component probabilities) and decoder as ONNX, the rest as JSON."""
     from cpvae.checkpoint import RunFolder
     from cpvae.models.onnx import export_onnx
 
@@ -35,15 +35,23 @@ def share(
     ] = None,
     push: Annotated[
         str | None,
-        typer.Option(metavar="USER/NAME", help="Upload to this repository instead of writing."),
+        typer.Option(
+            metavar="USER/NAME",
+            help="Upload to this repository instead of writing; log in first with `hf auth login`.",
+        ),
     ] = None,
     private: Annotated[
-        bool, typer.Option("--private", help="Make the repository private.")
+        bool, typer.Option("--private", help="With --push: make the repository private.")
     ] = False,
 ) -> None:
-    """Write a run in the layout of the Hugging Face Hub, with a card, or upload it."""
+    """Write a run as a Hugging Face repository with a README, or upload it.
+
+    Its picture shows real examples beside generated ones.
+    """
     from cpvae import hub
 
+    if private and not push:
+        raise ValueError("--private is about the repository of --push: name one, or leave it out.")
     if push and out:
         raise ValueError("--push uploads and --out writes a folder: use one of them.")
     if push:

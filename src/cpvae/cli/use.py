@@ -29,14 +29,27 @@ def evaluate(
     run: Run,
     data: Annotated[
         str | None,
-        typer.Argument(metavar="[DATA]", help=f"A data set by name (its test part), {FILES}."),
+        typer.Argument(
+            metavar="[DATA]",
+            help=f"A data set by name (its test part), {FILES}.",
+            show_default="the test part of the data of the run",
+        ),
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Importance samples of log p(x).")] = 500,
-    label: Annotated[str | None, typer.Option(help="Column of a table with labels.")] = None,
+    samples: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Draws per example for the log-likelihood: more are nearer to it."
+        ),
+    ] = 500,
+    label: Annotated[str | None, typer.Option(help="Column of DATA with known classes.")] = None,
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one flat JSON object.")] = False,
 ) -> None:
-    """Print bounds, likelihood, the parts of the KL, and with labels the clustering scores."""
+    """Print how well a run fits data (higher is better) and, with labels, clustering scores.
+
+    The figures are bounds on the log-likelihood and an estimate of it, in nats per example, the
+    parts of the bound, and the information that components carry about an example.
+    """
     from cpvae.checkpoint import RunFolder
     from cpvae.evaluation.metrics import evaluate as evaluate_model
     from cpvae.evaluation.metrics import meaning
@@ -45,6 +58,8 @@ def evaluate(
 
     folder = RunFolder(run)
     info = folder.read_info()
+    if label and data is None:
+        raise ValueError("--label names a column of other DATA: name DATA, or leave it out.")
     if data is None:
         splits = splits_of(info, run)
         with RowsBar("importance samples", quiet=as_json) as bar:
@@ -77,20 +92,24 @@ def generate(
     run: Run,
     component: Annotated[
         int | None,
-        typer.Option("--component", "-c", help="Draw all from this one.", show_default="any"),
+        typer.Option(
+            "--component", "-c", help="Only this component; they count from 0.", show_default="any"
+        ),
     ] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="How many examples.")] = 64,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Images: .png, .npz. Tables: .csv, .parquet, .npz.", show_default="generated.*"
+            help="Images: .png, .npz. Tables: .csv, .parquet, .npz.",
+            show_default="generated.png or .csv",
         ),
     ] = None,
     from_: Annotated[
         choices.DrawFrom | None,
         typer.Option(
             "--from",
-            help="Where components are drawn from.",
+            help="How often each component is drawn: aggregated, as often as in the training data; "
+            "uniform, equally often.",
             show_default="aggregated for cpvae, else uniform",
         ),
     ] = None,
@@ -135,7 +154,7 @@ def assign(
         "assigned.csv"
     ),
 ) -> None:
-    """Assign each example of DATA to a component, and write components with their probabilities."""
+    """Write the most probable component of each example of DATA, and all probabilities."""
     import numpy as np
 
     from cpvae.checkpoint import RunFolder
@@ -167,20 +186,22 @@ def compact(
     tolerance: Annotated[
         float,
         typer.Option(
-            min=0.0, help="Take the fewest components this close to the best bound, nats."
+            min=0.0,
+            help="Keep the fewest components whose bound on held-out data is so close to the "
+            "best, in nats per example.",
         ),
     ] = 0.1,
     merge_connected: Annotated[
         bool,
         typer.Option(
             "--merge-connected",
-            help="Then merge components that are parts of one cluster by their nearest neighbours, "
-            "even where the bound falls.",
+            help="Also merge components that touch as parts of one long or large cluster do, even "
+            "if the fit gets worse.",
         ),
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Drop unused components and merge redundant ones; writes a smaller run."""
+    """Write a smaller run: unused components dropped, redundant ones merged (cpvae only)."""
     from cpvae.checkpoint import RunFolder, describe
     from cpvae.models.compact import compact as compact_model
     from cpvae.report.page import write_figures
@@ -232,7 +253,7 @@ def report(
         Path | None, typer.Option(help="Where to write the page.", show_default="RUN/report.html")
     ] = None,
 ) -> None:
-    """Write one HTML page about a run that opens anywhere."""
+    """Write one HTML page about a run: components, figures, curves."""
     from cpvae.checkpoint import RunFolder
     from cpvae.report.page import write_report
     from cpvae.report.progress import RowsBar
@@ -253,7 +274,7 @@ def explore(
     ] = None,
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
 ) -> None:
-    """Explore a run in the browser: draw, walk between examples, name the components."""
+    """Explore a run in the browser: generate, morph examples, name the components."""
     from cpvae.checkpoint import NAMES, RunFolder
     from cpvae.extras import need
     from cpvae.report.app import page, serve

@@ -8,7 +8,10 @@ import typer
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-app = typer.Typer(help="Run the paper's experiments (section 5).", no_args_is_help=True)
+app = typer.Typer(
+    help="Rerun the experiments of the CP-VAE paper (section 5) and of the documents.",
+    no_args_is_help=True,
+)
 
 Out = Annotated[Path, typer.Option(help="Folder of results; those that are there stay.")]
 Accelerator = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]

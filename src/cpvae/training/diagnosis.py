@@ -29,18 +29,23 @@ class Diagnosis(NamedTuple):
     ``rise`` are the nats by which the bound still rose, see `still_rising`; ``overfitted_epoch`` is
     that of the best bound, if it came too early, see `overfitted`; ``information`` is I(c; x) in
     nats and ``entropy`` that of the shares of the components, which is what I(c; x) would be if
-    every example were certain of its component. Both are 0 for a model without categories.
+    every example were certain of its component. Both are 0 where it has no components to tell
+    apart: one alone, or those of a model without categories.
     """
 
     rise: float
     overfitted_epoch: int
     information: float
     entropy: float
+    has_components: bool
 
     @property
     def components_overlap(self) -> bool:
-        """Whether components carry little information about examples: less than half they might."""
-        return self.information < max(0.05, 0.5 * self.entropy)
+        """Whether components carry little information about examples: less than half they might.
+
+        Never for a model without categories, or with one component.
+        """
+        return self.has_components and self.information < max(0.05, 0.5 * self.entropy)
 
     def advice(self, recipe: Recipe) -> list[str]:
         """What to do about it in Python, a sentence or two each."""
@@ -66,11 +71,13 @@ def diagnose(model: Model, history: Sequence[Record], recipe: Recipe) -> Diagnos
 
     best = best_of(history, recipe.pretraining_epochs)
     information = entropy = 0.0
-    if best and model.has_categories and model.n_components > 1:
+    has_components = bool(best) and model.has_categories and model.n_components > 1
+    if best and has_components:
         information = best["valid_mutual_information_c_nats"]
         entropy = torch.special.entr(model.aggregated).sum().item()
     early = overfitted(history, recipe)
-    return Diagnosis(still_rising(history, recipe), early, information, entropy)
+    rise = still_rising(history, recipe)
+    return Diagnosis(rise, early, information, entropy, has_components)
 
 
 def still_rising(history: Sequence[Record], recipe: Recipe) -> float:

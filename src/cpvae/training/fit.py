@@ -24,7 +24,7 @@ from cpvae.checkpoint import RESTARTS, TRAINING, RunFolder, best_of, describe
 from cpvae.data.augment import Augment, named
 from cpvae.data.schema import Kinds, Schema
 from cpvae.models.base import Model
-from cpvae.models.build import build
+from cpvae.models.build import MODELS, build
 from cpvae.training import defaults
 from cpvae.training.device import choose_device
 from cpvae.training.diagnosis import Diagnosis, Diverged, Record, diagnose, overfitted
@@ -142,6 +142,8 @@ def plan(
     likelihood, schema = defaults.describe_data(x, schema, kinds, of_model.get("likelihood"))
     config = defaults.configured(len(x), schema, {**of_model, "likelihood": likelihood})
     augment = named(invariance, schema.shape)
+    if augment and not MODELS[config["model"]].model.has_categories:
+        raise ValueError("invariance is about q(c|x): use it with the model 'cpvae' only.")
     if augment:
         of_recipe.setdefault("invariance_weight", defaults.INVARIANCE)
     recipe = defaults.recipe(len(x), config, accelerator, **of_recipe)
