@@ -38,9 +38,10 @@ demo: install
 	$(BIN)/cpvae report runs/demo
 	@echo "== look at runs/demo/figures/components.png and open runs/demo/report.html"
 
+# A worker a core, each on one thread: more threads than cores wait for one another, for minutes
 test: install
 	@echo "== tests"
-	$(BIN)/python -m pytest -ra -n auto
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -ra -n auto --durations=15
 
 docs: install
 	@echo "== drawing the tables of docs/ from results/"

@@ -543,11 +543,13 @@ def test_the_estimator_and_the_command_line_fit_the_same_model(cpvae, tmp_path):
     )
     for name, columns, more in [
         ("numbers", ["height", "visits"], {}),
-        ("mixed", list(frame), {"invariance": "masking", "n_init": 2}),
+        ("mixed", list(frame), {"n_init": 2}),
+        ("masked", list(frame), {"invariance": "masking"}),
     ]:
         file, run = tmp_path / f"{name}.csv", tmp_path / name
         frame[columns].to_csv(file, index=False)
-        options = ["--invariance", "masking", "--restarts", 2] if more else []
+        options = ["--restarts", more.get("n_init", 1)]
+        options += ["--invariance", "masking"] if "invariance" in more else []
         fit = ("fit", file, "-k", 2, "--max-epochs", 6, "--seed", 5, "--set", "batch_size=30")
         assert cpvae(*fit, "--out", run, *options)[0] == 0
         estimator = CPVAE(2, max_epochs=6, random_state=5, recipe={"batch_size": 30}, **more)

@@ -420,7 +420,7 @@ class CPVAE(NamedFeaturesMixin, TransformerMixin, DensityMixin, BaseEstimator):
             x = as_examples(array, "X")
             return x, array.shape[1:], known or Schema(x.shape[1:])
         validate_data(self, X, reset=reset, skip_check_array=True)
-        named = getattr(self, "feature_names_in_", None)
+        named = list(getattr(self, "feature_names_in_", []))
         x, schema = encode_frame(X, known, categorical, named)
         return x, schema.shape, schema
 

@@ -78,8 +78,6 @@ class FitRun:
     @contextmanager
     def watch(self, planned: Plan) -> Iterator[OnEpoch | None]:
         """Around each fit of a plan: its folder, its log and its bar."""
-        if self.log:  # a second fit, as the first overfitted
-            self.log.close("finished")
         self.log = RunLogger(self.logger, self.folder) if self.logger else None
         info = self._write("running", planned)
         if self.log:
@@ -105,7 +103,8 @@ class FitRun:
             raise
         finally:
             self._write(status, planned)
-            if self.log and status != "finished":
+            again = planned.better_epochs(self.folder.read_history())
+            if self.log and (again or status != "finished"):  # else pictures are still to come
                 self.log.close(status)
 
     def _write(

@@ -77,7 +77,7 @@ def as_arrow(data: Any) -> Any | None:
 
 
 def encode_frame(
-    X: Any, known: Schema | None, categorical: Sequence[str], names: Sequence[str] | None
+    X: Any, known: Schema | None, categorical: Sequence[str], names: Sequence[str]
 ) -> tuple[np.ndarray, Schema]:
     """A frame, or an array with categorical columns, as numbers (n, f), and its schema.
 
@@ -85,7 +85,7 @@ def encode_frame(
         X: a frame of pandas or polars, a table of pyarrow, or an array (n, f)
         known: the schema of a fitted model; by default the frame's own is made
         categorical: columns of numbers to read as text
-        names: of the columns, as scikit-learn has them; None where they have none
+        names: of the columns, as scikit-learn has them; empty where they have none
     """
     table, called = as_arrow(X), type(X).__name__
     if table is None:
@@ -99,7 +99,7 @@ def encode_frame(
     package = type(X).__module__.split(".")[0]
     schema = dataclasses.replace(
         schema,
-        columns=None if names is None else tuple(map(str, names)),
+        columns=tuple(map(str, names)) or None,
         frame=package if package in ("pandas", "polars") else None,
     )
     return x, schema

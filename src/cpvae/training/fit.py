@@ -87,6 +87,10 @@ class Plan:
         recipe = dataclasses.replace(self.recipe, pretraining_epochs=0)
         return dataclasses.replace(self, recipe=recipe)
 
+    def better_epochs(self, history: Sequence[Record]) -> int:
+        """The number of epochs to fit again in, as a fit of this plan overfitted; else 0."""
+        return overfitted(history, self.recipe) if self.may_shorten else 0
+
     def shortened(self, epochs: int) -> "Plan":
         """The same plan in fewer epochs, once."""
         return dataclasses.replace(
@@ -187,8 +191,8 @@ def fit_plan(
             best = fit_restarts(
                 plan.config, plan.recipe, n_restarts, data, folder, on_epoch, accelerator
             )
-        best_epoch = overfitted(best.history, plan.recipe)
-        if not best_epoch or not plan.may_shorten:
+        best_epoch = plan.better_epochs(best.history)
+        if not best_epoch:
             break
         plan = plan.shortened(best_epoch)
         if folder:
