@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 
+from cpvae import choices
 from cpvae.data.augment import Augment
 from cpvae.models.base import Noise
 from cpvae.models.build import build
@@ -26,6 +27,10 @@ WEIGHTS = LossWeights(
 PHASE = Phase(WEIGHTS, 0.8)
 OTHER = Phase(WEIGHTS._replace(kl_z=0.1, conditional_entropy=2.0), 0.3)
 JITTER = Augment(12, lambda x, u: (x + 0.2 * u - 0.1).clamp(0, 1))
+
+
+def test_every_model_is_trained_here():
+    assert tuple(name for name, _ in SYSTEMS) == choices.SYSTEMS
 
 
 def models(name, n_components, seeds):

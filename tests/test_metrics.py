@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cpvae.evaluation.metrics import cluster_scores, evaluate, kl_split, log_likelihood
+from cpvae.evaluation.metrics import MEANING, cluster_scores, evaluate, kl_split, log_likelihood
 from cpvae.models.functional import log_mean_exp
 from cpvae.models.inference import components_used, exact_terms, sampled_terms
 
@@ -14,6 +14,7 @@ def test_all_keys_are_there_and_finite(any_model, generator):
     labels = np.arange(30) % 3
     result = evaluate(any_model, x, labels, n_samples=20)
     assert all(math.isfinite(value) for value in result.values())
+    assert set(result) - {"n_examples", "n_components", "importance_samples"} <= set(MEANING)
     kl = result["kl_z_nats"] + result.get("kl_c_nats", 0.0)  # without c there is no KL(c)
     bound = result["reconstruction_nats"] - kl
     assert result["elbo_exact_nats"] == pytest.approx(bound, rel=1e-4, abs=1e-3)

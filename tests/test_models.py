@@ -294,6 +294,10 @@ def test_build_refuses_unknown_names_and_is_seeded():
     assert set(MODELS) == set(SYSTEMS)
 
 
+def test_the_contract_runs_on_every_model(configurations):
+    assert {config.get("model", "cpvae") for config in configurations} == set(SYSTEMS)
+
+
 def test_weights_start_from_glorot_gate_by_gate():
     layer = build(shape=(784,), hidden=(300, 300)).trunk.layers[0].layer
     bound = math.sqrt(6 / (784 + 300))

@@ -1,4 +1,4 @@
-"""What is done with a fitted run: evaluate, generate, assign, compact, report, explore."""
+"""Commands that use a fitted run on this machine, from its figures to its explorer."""
 
 import json
 import math

@@ -410,8 +410,12 @@ def _default_kind(column: np.ndarray) -> str:
 def _check_kinds(x: np.ndarray, kinds: Sequence[str], names: Sequence[str]) -> None:
     """Refuses a table (n, f) with values that the kind of their column cannot have."""
     for name, kind, column in zip(names, kinds, x.T, strict=True):
-        if not RULES[kind].fits(column[~np.isnan(column)]).all():
-            raise ValueError(f"Column {name!r} cannot be {kind}, which needs {RULES[kind].needs}.")
+        misfit = np.flatnonzero(~np.isnan(column) & ~RULES[kind].fits(column))
+        if len(misfit):
+            raise ValueError(
+                f"Column {name!r} cannot be {kind}, which needs {RULES[kind].needs}, and it has "
+                f"{column[misfit[0]]:g}: leave such cells empty, or choose another kind."
+            )
 
 
 def _standardisation(x: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

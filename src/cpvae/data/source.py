@@ -47,7 +47,8 @@ def read(source: Any, **what: Any) -> Source:
     if str(source) in NAMED:
         if any((selection.label, selection.drop, selection.categorical, selection.size)):
             raise ValueError(
-                f"{source} is taken as it is: leave out --label, --drop, --kind and --size."
+                f"{source} is taken as it is: leave out --label, --drop, --size and "
+                f"--kind COLUMN=categorical."
             )
         return NAMED[str(source)]()
     path = Path(source)

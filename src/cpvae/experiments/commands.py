@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cpvae.choices import DATASETS
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -129,7 +131,7 @@ def accuracy(
             "reward for components of one size), learned (the defaults) or plain (uniform p(c))."
         ),
     ] = "affine",
-    dataset: Annotated[str, typer.Option(help="mnist, digits or omniglot.")] = "mnist",
+    dataset: Annotated[str, typer.Option(help=f"One of {', '.join(DATASETS)}.")] = "mnist",
     thin: Annotated[
         int,
         typer.Option(

@@ -163,5 +163,7 @@ def _prior(
     if prior is GaussianMixture:
         spread = settings.pop("prior_scale", MODELS[model].prior_scale)
         return GaussianMixture(n_components or 10, latent_dim, scale=spread, **settings)
-    n_inputs = math.prod(likelihood.inputs_shape(shape))
-    return VampPrior(n_components or 10, n_inputs, bounded=likelihood.binarised, **settings)
+    if prior is VampPrior:
+        n_inputs = math.prod(likelihood.inputs_shape(shape))
+        return VampPrior(n_components or 10, n_inputs, bounded=likelihood.binarised, **settings)
+    raise AssertionError(f"{prior.__name__} of MODELS is not made in _prior")

@@ -52,7 +52,8 @@ class Head(nn.Module, abc.ABC):
     def log_prob(self, observed: Float[Tensor, "*#b c"], params: Float[Tensor, "*#b p"]) -> Tensor:
         """Log p(observed | params) in nats, (*b), of the values that are not missing.
 
-        It is a density of the data in its own units for gaussian columns, else a probability.
+        It is a density of the data in its own units where values are continuous, else a
+        probability.
         """
 
     @abc.abstractmethod

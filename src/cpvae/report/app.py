@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from cpvae.choices import TABLES
 from cpvae.report.explorer import Explorer
 
 SHOWN = 12  # examples of a component
@@ -182,7 +183,7 @@ def _example_tab(explorer: Explorer, read: Read) -> None:
         labels["probability"] = labels["probability"].astype(float).round(3)
         return labels, _around(explorer, x[:1])
 
-    what = "An image" if explorer.is_image else "A table (.csv or .parquet)"
+    what = "An image" if explorer.is_image else f"A table ({' or '.join(TABLES)})"
     file = gr.File(label=f"{what} like the data of this run", height=150, elem_id="yours")
     where = gr.Dataframe(
         label="Which component it belongs to",
