@@ -41,7 +41,7 @@ demo: install
 # A worker a core, each on one thread: more threads than cores wait for one another, for minutes
 test: install
 	@echo "== tests"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -ra -n auto --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -ra -n auto --dist worksteal --durations=15
 
 docs: install
 	@echo "== drawing the tables of docs/ from results/"

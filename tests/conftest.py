@@ -17,9 +17,9 @@ def generator() -> torch.Generator:
 
 
 @pytest.fixture(autouse=True)
-def _no_cache(tmp_path, monkeypatch):
+def _no_cache(tmp_path_factory, monkeypatch):
     """Nothing is read from or written to the user's cache."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
 
 
 @pytest.fixture

@@ -246,7 +246,7 @@ def test_assign_names_the_files_of_a_folder(cpvae, digits_run, tmp_path):
 def test_killed_and_resumed_ends_bitwise_equal(tmp_path):
     def command(run, *more):
         main = [sys.executable, "-c", "from cpvae.cli.main import main; main()"]
-        return [*main, *FIT, "--max-epochs", "20", "--out", str(tmp_path / run), *more]
+        return [*main, *FIT, "--max-epochs", "12", "--out", str(tmp_path / run), *more]
 
     subprocess.run(command("whole"), check=True, capture_output=True)
     process = subprocess.Popen(

@@ -97,7 +97,7 @@ def test_six_categories_of_three_blobs_become_three(blobs):
     x, labels = (torch.from_numpy(part) for part in blobs)
     config = defaults.model_config(x.numpy()[:500], n_components=6)
     model = build(**config)
-    fit(model, x[:500], x[500:], defaults.recipe(500, config, max_epochs=100), accelerator="cpu")
+    fit(model, x[:500], x[500:], defaults.recipe(500, config, max_epochs=60), accelerator="cpu")
     found = compact(model, config, x[500:])
     assert found.model.n_components == 3
     assert found.config == {**config, "n_components": 3, "mixing_weights": "learned"}

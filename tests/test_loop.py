@@ -310,7 +310,7 @@ def test_three_blobs_are_recovered(blobs):
     x, labels = blobs
     config = defaults.model_config(x[:500], n_components=3)
     model = build(**config)
-    recipe = defaults.recipe(500, config, max_epochs=100)
+    recipe = defaults.recipe(500, config, max_epochs=60)
     fit(model, torch.from_numpy(x[:500]), torch.from_numpy(x[500:]), recipe, accelerator="cpu")
     assigned = model.cluster_probs(torch.from_numpy(x)).argmax(1).numpy()
     assert cluster_scores(labels, assigned)["accuracy"] > 0.97
