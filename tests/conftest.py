@@ -2,6 +2,7 @@ import math
 import os
 from pathlib import Path
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -20,6 +21,15 @@ def generator() -> torch.Generator:
 def _no_cache(tmp_path_factory, monkeypatch):
     """Nothing is read from or written to the user's cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def without_shape_checks():
+    """Runs a test as users run it. Checks of shapes at every call make a fit a third slower, and
+    are on in the tests of the functions themselves."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

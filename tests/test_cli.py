@@ -22,6 +22,8 @@ from cpvae import CPVAE, data
 from cpvae.cli import main as cli
 from cpvae.models.build import MODELS
 
+pytestmark = pytest.mark.usefixtures("without_shape_checks")
+
 FIT = ["fit", "digits", "--max-epochs", "3", "--components", "10", "--accelerator", "cpu"]
 
 

@@ -17,6 +17,8 @@ from cpvae.cli import main as cli
 from cpvae.experiments import accuracy, pictures, real, table1, tables, toy
 from cpvae.models.build import MODELS, build
 
+pytestmark = pytest.mark.usefixtures("without_shape_checks")
+
 SMALL = {"max_epochs": 2, "anneal_epochs": 1, "patience": 5}
 RECIPE = dataclasses.replace(table1.RECIPE, **SMALL)
 

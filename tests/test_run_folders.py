@@ -16,6 +16,8 @@ from cpvae.cli import main as cli
 from cpvae.cli.use import explore
 from cpvae.report import app
 
+pytestmark = pytest.mark.usefixtures("without_shape_checks")
+
 OLD = Path(__file__).parent / "folders" / "format-1"
 QUICK = {"max_epochs": 2, "random_state": 0}
 
