@@ -6,15 +6,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from cpvae.models.base import Model, Noise, Terms, normal_like, trunk_and_decoder
-from cpvae.models.functional import Gaussian, Mixture, gaussian_kl, mixture_log_prob
+from cpvae.models.base import Noise, Terms, normal_like, trunk_and_decoder
+from cpvae.models.functional import Gaussian, gaussian_kl, mixture_log_prob
 from cpvae.models.likelihoods import Likelihood
 from cpvae.models.networks import gated_mlp, glorot
 from cpvae.models.priors import Prior
-from cpvae.models.vae import kl_of_mixture
+from cpvae.models.vae import WithoutCategories, kl_of_mixture
 
 
-class HierarchicalVAE(Model):
+class HierarchicalVAE(WithoutCategories):
     """Two layers of latents, x | z1, z2 and z1 | z2, as in the VampPrior paper (section 4).
 
     q(z1, z2 | x) = q(z2 | x) q(z1 | x, z2), and the prior over z2 is N(0, I) or a VampPrior.
@@ -80,16 +80,6 @@ class HierarchicalVAE(Model):
         z2, z1 = latent
         return self.decoder(torch.cat([self.decode1(z1), self.decode2(z2)], dim=-1))
 
-    def mixture(self) -> Mixture:
-        """The prior as it stands, p(z2)."""
-        return self.prior(self.encode)
-
-    def log_qc(self, observed: Float[Tensor, "n f"]) -> Float[Tensor, "n k"]:
-        """Log-responsibilities of the prior's components at the posterior mean of z2."""
-        return mixture_log_prob(self.encode(self.likelihood.inputs(observed)).mean, self.mixture())[
-            1
-        ]
-
     def terms(
         self,
         x: Float[Tensor, "b f"],
@@ -110,11 +100,6 @@ class HierarchicalVAE(Model):
         kl_z = kl_2 + gaussian_kl(q1, self.lower_prior(z2))
         log_px = self.likelihood.log_prob(x, self.decode(z2, q1.sample(normal1)))
         return Terms(log_px, kl_z, torch.zeros_like(kl_z), log_qc)
-
-    @torch.no_grad()
-    def exact_terms(self, x: Float[Tensor, "b f"], normal: Float[Tensor, "b e"]) -> Terms:
-        """The same as `terms`, which has nothing to enumerate."""
-        return self.terms(x, Noise(normal, normal[:, :0]))
 
     @torch.no_grad()
     def log_weights(
@@ -139,13 +124,12 @@ class HierarchicalVAE(Model):
         inputs = self.likelihood.inputs(observed)
         z2 = self.encode(inputs).mean
         z1 = self.encode_lower(self.trunk1(inputs), z2).mean
-        return (z2, z1), mixture_log_prob(z2, self.mixture())[1]
+        return (z2, z1), self.log_responsibilities(z2)
 
     def draw(
         self, component: Int[Tensor, " n"], generator: torch.Generator
     ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
         """z2 from the components given, and z1 from p(z1 | z2)."""
-        mixture = self.mixture()
-        z2 = mixture.sample(component, normal_like(mixture.mean[component], generator))
+        z2 = self.draw_code(component, generator)
         lower = self.lower_prior(z2)
         return z2, lower.sample(normal_like(lower.mean, generator))

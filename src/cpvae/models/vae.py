@@ -1,5 +1,6 @@
 """The plain VAE: one layer of latents under a mixture of Gaussians."""
 
+import abc
 from collections.abc import Sequence
 
 import torch
@@ -13,7 +14,39 @@ from cpvae.models.networks import glorot
 from cpvae.models.priors import Prior
 
 
-class VAE(Model):
+class WithoutCategories(Model):
+    """A model with no q(c|x): its components are those of the prior over the z that it encodes."""
+
+    @abc.abstractmethod
+    def encode(self, inputs: Float[Tensor, "b i"]) -> Gaussian:
+        """The posterior of the latents that the prior is over, of what the networks read."""
+
+    def mixture(self) -> Mixture:
+        """The prior as it stands."""
+        return self.prior(self.encode)
+
+    def log_responsibilities(self, z: Float[Tensor, "n d"]) -> Float[Tensor, "n k"]:
+        """Log p(c=k | z) of the prior's components."""
+        return mixture_log_prob(z, self.mixture())[1]
+
+    def log_qc(self, observed: Float[Tensor, "n f"]) -> Float[Tensor, "n k"]:
+        """Log-responsibilities of the prior's components at the posterior mean."""
+        return self.log_responsibilities(self.encode(self.likelihood.inputs(observed)).mean)
+
+    @torch.no_grad()
+    def exact_terms(self, x: Float[Tensor, "b f"], normal: Float[Tensor, "b e"]) -> Terms:
+        """The same as `terms`, which has nothing to enumerate."""
+        return self.terms(x, Noise(normal, normal[:, :0]))
+
+    def draw_code(
+        self, component: Int[Tensor, " n"], generator: torch.Generator
+    ) -> Float[Tensor, "n d"]:
+        """A value from each of the prior's components given."""
+        mixture = self.mixture()
+        return mixture.sample(component, normal_like(mixture.mean[component], generator))
+
+
+class VAE(WithoutCategories):
     """x | z with z from a mixture of Gaussians: N(0, I), a learned one, or a VampPrior.
 
     Arguments:
@@ -55,16 +88,6 @@ class VAE(Model):
         """Parameters of p(x | z) of z (b, d), as the likelihood reads them."""
         return self.decoder(*latent)
 
-    def mixture(self) -> Mixture:
-        """The prior as it stands, p(z)."""
-        return self.prior(self.encode)
-
-    def log_qc(self, observed: Float[Tensor, "n f"]) -> Float[Tensor, "n k"]:
-        """Log-responsibilities of the prior's components at the posterior mean of z."""
-        return mixture_log_prob(self.encode(self.likelihood.inputs(observed)).mean, self.mixture())[
-            1
-        ]
-
     def terms(
         self,
         x: Float[Tensor, "b f"],
@@ -85,11 +108,6 @@ class VAE(Model):
         return Terms(log_px, kl_z, torch.zeros_like(kl_z), log_qc)
 
     @torch.no_grad()
-    def exact_terms(self, x: Float[Tensor, "b f"], normal: Float[Tensor, "b d"]) -> Terms:
-        """The same as `terms`, which has nothing to enumerate."""
-        return self.terms(x, Noise(normal, normal[:, :0]))
-
-    @torch.no_grad()
     def log_weights(
         self, x: Float[Tensor, "b f"], n_samples: int, generator: torch.Generator
     ) -> Float[Tensor, "s b"]:
@@ -103,14 +121,13 @@ class VAE(Model):
     def code(self, observed: Float[Tensor, "n f"]) -> tuple[tuple[Tensor], Float[Tensor, "n k"]]:
         """Posterior mean of z, and the log-responsibilities of the components there."""
         z = self.encode(self.likelihood.inputs(observed)).mean
-        return (z,), mixture_log_prob(z, self.mixture())[1]
+        return (z,), self.log_responsibilities(z)
 
     def draw(
         self, component: Int[Tensor, " n"], generator: torch.Generator
     ) -> tuple[Float[Tensor, "n d"]]:
         """A z from each of the components given."""
-        mixture = self.mixture()
-        return (mixture.sample(component, normal_like(mixture.mean[component], generator)),)
+        return (self.draw_code(component, generator),)
 
 
 def kl_of_mixture(
