@@ -37,7 +37,6 @@ EXPECTATIONS: tuple[str, ...] = get_args(Expectation)
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 INVARIANCES: tuple[str, ...] = get_args(Invariance)
 DRAW_FROM: tuple[str, ...] = get_args(DrawFrom)
-ACCELERATORS: tuple[str, ...] = get_args(Accelerator)
 LOGGERS: tuple[str, ...] = get_args(Logger)
 
 # endings of the files that can be read, see `data.files`

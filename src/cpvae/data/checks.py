@@ -78,3 +78,15 @@ def listed(index: Sequence[int] | np.ndarray, names: Sequence[str] | None) -> st
     """Names of columns for an error text: the first eight, and how many more there are."""
     found = [names[i] if names else str(i) for i in index]
     return ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
+
+
+def check_varies(x: np.ndarray, names: Sequence[str]) -> None:
+    """Refuses constant columns of a table (n, f), which have no scale to be standardised by."""
+    constant = np.flatnonzero(np.nanmin(x, axis=0) == np.nanmax(x, axis=0))
+    if len(constant):
+        looks_like_pixels = len(constant) > 1 and bool((x >= 0).all() and (x == np.rint(x)).all())
+        hint = " (If these are pixels, divide by their maximum: in [0, 1] they may be constant.)"
+        raise ValueError(
+            f"Column {listed(constant, names)} is constant and carries no information: drop it."
+            + (hint if looks_like_pixels else "")
+        )

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cpvae.choices import KINDS
-from cpvae.data.checks import check_finite, listed, single
+from cpvae.data.checks import check_finite, check_varies, listed, single
 from cpvae.extras import need
 
 Levels = dict[str, list[str]]  # categories of each column of text, by the column's name
@@ -191,14 +191,16 @@ class Schema:
                 )
         kinds = []
         for name, column in zip(names, x.T, strict=True):
-            fitting, boolean = _default_kind(column), self.levels.get(name) == BOOLEAN
-            if name in self.levels:
-                fitting = "binary" if boolean else "categorical"
-            kind = given.get(name, fitting)
             text = name in self.levels
-            of_numbers = [kind for kind in KINDS if kind != "categorical"]
-            of_text = ["binary", "categorical"] if boolean else ["categorical"]
-            allowed = of_text if text else of_numbers
+            if not text:
+                allowed = [kind for kind in KINDS if kind != "categorical"]
+                fitting = _default_kind(column)
+            else:  # booleans are text of two levels
+                allowed = (
+                    ["categorical"] if self.levels[name] != BOOLEAN else ["binary", "categorical"]
+                )
+                fitting = allowed[0]
+            kind = given.get(name, fitting)
             if kind not in allowed:
                 was = "was read as text" if text else "was not read as text"
                 raise ValueError(
@@ -421,7 +423,7 @@ def _check_kinds(x: np.ndarray, kinds: Sequence[str], names: Sequence[str]) -> N
 def _standardisation(x: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Origin and unit of every column of a table (n, f), or of every channel of images."""
     if x.ndim == 2:
-        _check_varies(x, names)
+        check_varies(x, names)
         loc = np.asarray(np.nanmean(x, 0, dtype=np.float64))
         scale = np.asarray(np.nanstd(x, 0, dtype=np.float64))
     else:
@@ -435,18 +437,6 @@ def _standardisation(x: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, n
             f"its mean, or drop it."
         )
     return loc, scale
-
-
-def _check_varies(x: np.ndarray, names: Sequence[str]) -> None:
-    """Refuses constant columns of a table (n, f), which have no scale to be standardised by."""
-    constant = np.flatnonzero(np.nanmin(x, axis=0) == np.nanmax(x, axis=0))
-    if len(constant):
-        looks_like_pixels = len(constant) > 1 and bool((x >= 0).all() and (x == np.rint(x)).all())
-        hint = " (If these are pixels, divide by their maximum: in [0, 1] they may be constant.)"
-        raise ValueError(
-            f"Column {listed(constant, names)} is constant and carries no information: drop it."
-            + (hint if looks_like_pixels else "")
-        )
 
 
 def _plain(values: np.ndarray) -> tuple[float, ...]:
