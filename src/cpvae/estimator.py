@@ -30,6 +30,7 @@ from cpvae.models.build import SETTINGS, build
 from cpvae.models.compact import TOLERANCE, compact
 from cpvae.models.inference import cluster_probs, elbo_of_each
 from cpvae.report.progress import printed
+from cpvae.streams import torch_stream
 from cpvae.training.diagnosis import Record
 from cpvae.training.fit import Plan, continue_fit, fit_plan, plan
 from cpvae.training.loop import fit_one_pass
@@ -316,7 +317,7 @@ class CPVAE(NamedFeaturesMixin, TransformerMixin, DensityMixin, BaseEstimator):
         """
         self._check_fitted()
         seed = self.recipe_.seed if random_state is None else random_state
-        generator = torch.Generator(self.model_.aggregated.device).manual_seed(seed)
+        generator = torch_stream(seed, "sampling", device=self.model_.aggregated.device)
         if mean is None:
             mean = self.config_["likelihood"] == "bernoulli"
         x, drawn = self.model_.sample(n_samples, component, from_, generator, mean)

@@ -116,9 +116,8 @@ def generate(
     seed: Seed = 0,
 ) -> None:
     """Generate examples, from one component or from all of them."""
-    import torch
-
     from cpvae.checkpoint import RunFolder
+    from cpvae.streams import torch_stream
 
     folder = RunFolder(run)
     info = folder.read_info()
@@ -126,7 +125,7 @@ def generate(
     is_image = schema.is_image
     out = out or Path("generated.png" if is_image else "generated.csv")
     _check_ending(out, (".png", ".npz") if is_image else (".csv", ".parquet", ".npz"))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch_stream(seed, "sampling")
     mean = info["model"]["likelihood"] == "bernoulli"
     x, drawn = (t.numpy() for t in model.sample(n, component, from_, generator, mean))
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -73,11 +73,12 @@ def overlap_mixture(table: Table, n_components: int, seed: int) -> OverlapMixtur
     """
     from scipy.sparse.csgraph import connected_components
 
-    some = np.random.default_rng(seed).permutation(len(table.numbers))[:EXAMPLES]
+    rng = np.random.default_rng(seed)
+    some = rng.permutation(len(table.numbers))[:EXAMPLES]
     table = Table(table.numbers[some], table.one_hot[some], table.n_levels)
     middle = np.array([_middle(column) for column in table.numbers.T])
     rows = _rows(table, middle)
-    rows = rows._replace(numbers=_dequantised(rows.numbers, seed))
+    rows = rows._replace(numbers=_dequantised(rows.numbers, rng))
     mixture = _best_mixture(rows, n_components, seed)
     _, merged = connected_components(_overlapping(rows, mixture), directed=False)
     category = np.argsort(np.argsort(merged, kind="stable"))  # side by side within a cluster
@@ -110,17 +111,19 @@ def _rows(table: Table, middle: Float[np.ndarray, " w"]) -> Rows:
     return Rows(numbers[:, ~two].astype(np.float64), one_hot, column)
 
 
-def _dequantised(numbers: Float[np.ndarray, "n a"], seed: int) -> Float[np.ndarray, "n a"]:
+def _dequantised(
+    numbers: Float[np.ndarray, "n a"], rng: np.random.Generator
+) -> Float[np.ndarray, "n a"]:
     """Each number anywhere as near to its value as half the way to the next (Uria et al. 2013).
 
     The density of a Gaussian on a value that many rows share, as a count of 0, has no limit.
     """
-    random, spread = np.random.default_rng(seed), np.empty_like(numbers)
+    spread = np.empty_like(numbers)
     for i, column in enumerate(numbers.T):
         values, place = np.unique(column, return_inverse=True)
         gap = np.pad(np.diff(values), 1, constant_values=np.inf if len(values) > 1 else 0)
         width = np.minimum(gap[:-1], gap[1:])[place]
-        spread[:, i] = column + width * random.uniform(-0.5, 0.5, len(column))
+        spread[:, i] = column + width * rng.uniform(-0.5, 0.5, len(column))
     return spread
 
 

@@ -10,6 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cpvae.streams import stream
+
 ROWS = 2000  # examples at once in evaluation
 
 
@@ -69,7 +71,7 @@ def fit_classifier(
         seed: of weights, order and dropout
     """
     with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-        torch.manual_seed(seed)
+        torch.manual_seed(stream(seed, "classifier"))
         classifier = Classifier(x.shape[1:], int(labels.max()) + 1).to(x.device)
         optimizer = torch.optim.Adam(classifier.parameters())
         steps = epochs * -(-len(x) // batch_size)

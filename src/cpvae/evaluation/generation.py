@@ -13,6 +13,7 @@ from torch import Tensor
 
 from cpvae.evaluation.classifier import Classifier
 from cpvae.models.base import Model
+from cpvae.streams import torch_stream
 
 NEIGHBOURS = 5
 
@@ -90,7 +91,7 @@ def quality(
         components ``component_agreement``: the share of a component's images that fall into the
         component's majority class, averaged over what is generated.
     """
-    generator = torch.Generator(real.device).manual_seed(seed)
+    generator = torch_stream(seed, "sampling", device=real.device)
     rows = model.rows_at_once()
     drawn = [
         model.sample(min(rows, len(real) - start), generator=generator, mean=True)

@@ -19,6 +19,7 @@ from cpvae.models.cpvae import ConditionalPriorVAE, has_categories
 from cpvae.models.functional import log_mean_exp, mutual_information
 from cpvae.models.inference import cluster_probs, components_used, exact_terms, one_draw
 from cpvae.models.networks import products
+from cpvae.streams import torch_stream
 
 Progress = Callable[[int, int], None]
 
@@ -94,7 +95,7 @@ def evaluate(
         ``mutual_information_c_nats`` (of the component alone and x, at most log K),
         ``components_used``, and with labels ``accuracy``, ``purity``, ``nmi``, ``ari``.
     """
-    generator = torch.Generator(x.device).manual_seed(seed)
+    generator = torch_stream(seed, "evaluation", device=x.device)
     observed = model.likelihood.observe(x.flatten(1), generator)
     terms = exact_terms(model, observed, generator)
     result: dict[str, float | int] = {

@@ -29,6 +29,7 @@ from cpvae.evaluation.metrics import evaluate
 from cpvae.experiments.cells import write
 from cpvae.models.build import build
 from cpvae.report.figures import BLUE, GREY, plain
+from cpvae.streams import numpy_stream, torch_stream
 from cpvae.training.loop import fit
 from cpvae.training.recipe import Recipe
 
@@ -115,7 +116,7 @@ def run(
 def _measure(name: str, k: int, spread: str, seed: int, file: Path) -> str:
     """Trains and measures one system in a process of its own."""
     torch.set_num_threads(1)
-    rng = np.random.default_rng(seed)
+    rng = numpy_stream(seed, "data")
     train, valid, test, truth, again = (
         draw(n, spread, rng) for n in (N_TRAIN, N_VALID, N_TEST, N_GENERATED, N_GENERATED)
     )
@@ -135,7 +136,7 @@ def _measure(name: str, k: int, spread: str, seed: int, file: Path) -> str:
     measured = evaluate(model, torch.from_numpy(test), None, IMPORTANCE_SAMPLES, seed)
     generated = {}
     for origin in ("aggregated", "uniform"):
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch_stream(seed, "sampling")
         x = model.sample(N_GENERATED, from_=origin, generator=generator)[0].numpy()[:, 0]
         generated[origin] = {
             "wasserstein": float(wasserstein_distance(x, truth[:, 0])),

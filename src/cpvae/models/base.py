@@ -19,6 +19,7 @@ from cpvae.models import networks
 from cpvae.models.functional import Mixture, gumbel
 from cpvae.models.likelihoods import Likelihood
 from cpvae.models.priors import Prior
+from cpvae.streams import torch_stream
 
 
 class Noise(NamedTuple):
@@ -172,7 +173,7 @@ class Model(nn.Module, abc.ABC):
         choose("from_", from_, DRAW_FROM)
         device = self.aggregated.device
         if generator is None:
-            generator = torch.Generator(device).manual_seed(0)
+            generator = torch_stream(0, "sampling", device=device)
         if component is not None:
             drawn = torch.full((n,), component, device=device)
         else:

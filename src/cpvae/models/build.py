@@ -14,6 +14,7 @@ from cpvae.models.hierarchical import HierarchicalVAE
 from cpvae.models.likelihoods import Likelihood
 from cpvae.models.priors import GaussianMixture, Prior, StandardNormal, VampPrior
 from cpvae.models.vae import VAE
+from cpvae.streams import stream
 
 
 class System(NamedTuple):
@@ -108,7 +109,7 @@ def build(
     p_x = _likelihood(likelihood, shape, kinds, n_levels, loc, scale, noise_scale)
     of_model = {name: settings.pop(name) for name in MODELS[model].of_model if name in settings}
     with torch.random.fork_rng(devices=[]):  # layers start from torch's global generator
-        torch.manual_seed(seed)
+        torch.manual_seed(stream(seed, "weights"))
         prior = _prior(model, n_components, latent_dim, p_x, shape, settings)
         made: Any = MODELS[model].model
         return made(shape, p_x, prior, latent_dim, hidden, network, **of_model)

@@ -24,6 +24,7 @@ from cpvae.clustering.communities import merge_connected
 from cpvae.models.base import Model
 from cpvae.models.cpvae import ConditionalPriorVAE, has_categories
 from cpvae.models.inference import cluster_probs, codes, exact_terms, represent, standardised
+from cpvae.streams import torch_stream
 
 MOST_EXAMPLES = 10_000  # whose neighbours are looked at
 TOLERANCE = 0.1  # nats below the best bound
@@ -123,7 +124,7 @@ class View(NamedTuple):
 @torch.no_grad()
 def look(model: ConditionalPriorVAE, x: Tensor, seed: int) -> View:
     """What a model makes of data (n, ...), with binarisation and noise of a seed."""
-    generator = torch.Generator(x.device).manual_seed(seed)
+    generator = torch_stream(seed, "compact", 0, x.device)
     observed = model.likelihood.observe(x.flatten(1), generator)
     parts = []
     for part in observed.split(max(1, model.rows_at_once() // model.n_components)):
@@ -136,7 +137,7 @@ def look(model: ConditionalPriorVAE, x: Tensor, seed: int) -> View:
 
 
 def _elbo(model: ConditionalPriorVAE, observed: Tensor, seed: int) -> float:
-    generator = torch.Generator(observed.device).manual_seed(seed)
+    generator = torch_stream(seed, "compact", 1, observed.device)
     return exact_terms(model, observed, generator).elbo().mean().item()
 
 
@@ -167,7 +168,7 @@ def _joined(costs: Float[Tensor, "k k"]) -> list[Groups]:
 @torch.no_grad()
 def _connected(model: ConditionalPriorVAE, groups: Groups, x: Tensor, seed: int) -> Groups:
     """Groups merged where they are connected in data, or in `MOST_EXAMPLES` examples of it."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch_stream(seed, "compact", 2)
     rows = torch.randperm(len(x), generator=generator)[:MOST_EXAMPLES]
     x = x[rows.to(x.device)]
     probs = cluster_probs(model, x)

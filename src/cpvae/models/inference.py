@@ -35,7 +35,8 @@ def exact_terms(model: Model, observed: Float[Tensor, "n f"], generator: torch.G
 def elbo_of_each(model: Model, x: Tensor, seed: int = 0) -> Float[Tensor, " n"]:
     """The one-hot bound (eq. 7) on data (n, ...) in the user's units, nats for each example.
 
-    Noise is seeded by the example itself, so its bound does not depend on those beside it.
+    Noise is seeded by the example itself and the seed, so that its bound does not depend on those
+    beside it.
     """
     likelihood, generator = model.likelihood, torch.Generator()
     each = []

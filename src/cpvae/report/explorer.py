@@ -13,6 +13,7 @@ from cpvae.data.schema import Schema
 from cpvae.models.base import Model
 from cpvae.models.inference import cluster_probs
 from cpvae.report import figures
+from cpvae.streams import torch_stream
 
 MOST = 3000  # examples on the map
 NEIGHBOURS = 11
@@ -47,7 +48,7 @@ class Explorer:
 
     def draw(self, component: int, n: int, seed: int) -> Tensor:
         """New examples (n, ...) of a component; images as their means."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch_stream(0, "pictures", seed)
         return self.model.sample(n, component, generator=generator, mean=self.is_image)[0]
 
     def real(self, component: int, n: int) -> Tensor:
@@ -82,7 +83,7 @@ class Explorer:
     def inside(self, component: int, seed: int) -> Tensor:
         """Means decoded along the line between two draws from a component, (STEPS, ...)."""
         drawn = torch.full((2,), component)
-        return self._line(self.model.draw(drawn, torch.Generator().manual_seed(seed)))
+        return self._line(self.model.draw(drawn, torch_stream(0, "pictures", seed)))
 
     def _line(self, ends: Sequence[Tensor]) -> Tensor:
         """Means (STEPS, ...) decoded along the line between two latent values, (2, _) each."""

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from cpvae.data.schema import Schema
 from cpvae.models.base import Model
 from cpvae.models.inference import cluster_probs
+from cpvae.streams import torch_stream
 
 MOST_ROWS = 20  # components that a sheet shows, the most used first
 COLUMNS = 12
@@ -85,7 +86,7 @@ def _image_sheet(model: Model, x: np.ndarray, assigned: np.ndarray) -> Figure:
     axes = figure.subplots(len(shown), 2, squeeze=False)
     blank = np.full((COLUMNS, *x.shape[1:]), np.nan, dtype=np.float32)
     for row, k in zip(axes, shown, strict=True):
-        generator = torch.Generator().manual_seed(int(k))
+        generator = torch_stream(0, "pictures", int(k))
         generated = model.sample(COLUMNS, int(k), generator=generator, mean=True)[0].numpy()
         real = x[assigned == k][:COLUMNS]
         padded = np.concatenate([real, blank])[:COLUMNS]
@@ -113,7 +114,7 @@ def _table_sheet(model: Model, x: np.ndarray, assigned: np.ndarray, schema: Sche
     for axes in all_axes[len(shown) :]:
         axes.set_visible(False)
     for axes, k in zip(all_axes, shown, strict=False):
-        generator = torch.Generator().manual_seed(int(k))
+        generator = torch_stream(0, "pictures", int(k))
         drawn = model.sample(500, int(k), generator=generator)[0].numpy()
         generated = (_features(drawn, schema)[0] - loc) / scale
         real = (x[assigned == k] - loc) / scale

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from cpvae.checkpoint import LOGS, RunFolder
@@ -13,6 +12,7 @@ from cpvae.choices import LOGGERS, choose
 from cpvae.extras import need
 from cpvae.models.base import Model
 from cpvae.report.figures import COLUMNS, by_share, displayable, enlarge, image_grid
+from cpvae.streams import torch_stream
 from cpvae.training.diagnosis import Record
 
 
@@ -69,7 +69,7 @@ class RunLogger:
         if len(model.shape) != 3:
             return
         for k in by_share(model.aggregated.numpy()):
-            generator = torch.Generator().manual_seed(int(k))
+            generator = torch_stream(0, "pictures", int(k))
             drawn = model.sample(COLUMNS, int(k), generator=generator, mean=True)[0].numpy()
             sheet = enlarge(image_grid(displayable(drawn, drawn), COLUMNS)).convert("RGB")
             self._picture(f"components/{k}", np.asarray(sheet), epoch)

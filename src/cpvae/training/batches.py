@@ -2,8 +2,8 @@
 
 Training data stays on the device, grey values in two bytes each. What a block of steps needs beside
 the model is made in one go: examples are gathered, changed, binarised, and all noise is drawn.
-Several models share the data, and nothing else: each has its own order, noise and binarisation from
-its own generator.
+Several models share the data, and nothing else: each has its own order, noise and binarisation,
+which are functions of its seed and the epoch (`streams`).
 """
 
 import math
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cpvae.data.augment import Augment
 from cpvae.models.base import Model, draw_noise
+from cpvae.streams import torch_stream
 
 MOST_STEPS = 50  # prepared at once
 MOST_BYTES = {"cpu": 2**25, "cuda": 2**30}  # memory that a block may take, about
@@ -44,7 +45,7 @@ class Batches:
 
     Arguments:
         models: one model, or several that were built from the same configuration but the seed
-        generators: of order, noise and binarisation, one a model
+        seeds: of order, noise and binarisation, one a model
         observed: training data as the models see it (n, f), on their device
         batch_size: examples a step
         augment: change of the data for the invariance term, or None to leave the term out
@@ -54,13 +55,13 @@ class Batches:
     def __init__(
         self,
         models: Sequence[Model],
-        generators: Sequence[torch.Generator],
+        seeds: Sequence[int],
         observed: Float[Tensor, "n f"],
         batch_size: int,
         augment: Augment | None,
         initialised: bool,
     ):
-        self.models, self.generators = list(models), list(generators)
+        self.models, self.seeds = list(models), list(seeds)
         self.batch_size, self.augment, self.device = batch_size, augment, observed.device
         self.likelihood = models[0].likelihood
         self.data = self.likelihood.store(observed)
@@ -74,12 +75,19 @@ class Batches:
         assert self.initial is not None  # who has initial clusters has said so
         self.initial[index] = ranges
 
-    def blocks(self) -> Iterator[Batch]:
+    def blocks(self, epoch: int) -> Iterator[Batch]:
         """One pass over the data, each model in its own random order, in blocks of steps."""
         n = len(self.data)
-        orders = [torch.randperm(n, generator=g, device=g.device) for g in self.generators]
+        orders = [
+            torch.randperm(n, generator=self._stream(r, "order", epoch), device=self.device)
+            for r in range(len(self.models))
+        ]
+        noise = [self._stream(r, "training", epoch) for r in range(len(self.models))]
         for index in self._cut(torch.stack(orders)):
-            yield self._prepare(index)
+            yield self._prepare(index, noise)
+
+    def _stream(self, r: int, purpose: str, epoch: int) -> torch.Generator:
+        return torch_stream(self.seeds[r], purpose, epoch, self.device)
 
     def _cut(self, order: Int[Tensor, "r n"]) -> list[Int[Tensor, "s r b"]]:
         """The order cut into blocks of full batches, and the batch that is left over."""
@@ -94,17 +102,17 @@ class Batches:
         rest = order[:, full * b :].unsqueeze(0)
         return [*batches.split(steps), *([rest] if n % b else [])]
 
-    def _prepare(self, index: Int[Tensor, "s r b"]) -> Batch:
+    def _prepare(self, index: Int[Tensor, "s r b"], generators: Sequence[torch.Generator]) -> Batch:
         """Examples and noise of a block; each model's from its own generator."""
-        parts = [self._of_model(r, index[:, r]) for r in range(len(self.models))]
+        parts = [self._of_model(r, index[:, r], of) for r, of in enumerate(generators)]
         if len(parts) == 1:
             return parts[0]
         together = zip(*(part.present().values() for part in parts), strict=True)
         stacked = (torch.stack(tensors, 1) for tensors in together)
         return Batch(**dict(zip(parts[0].present(), stacked, strict=True)))
 
-    def _of_model(self, r: int, index: Int[Tensor, "s b"]) -> Batch:
-        generator, likelihood = self.generators[r], self.likelihood
+    def _of_model(self, r: int, index: Int[Tensor, "s b"], generator: torch.Generator) -> Batch:
+        likelihood = self.likelihood
         stored = self.data[index.flatten()]
         noise = likelihood.noise(stored.shape, generator)
         observed = likelihood.draw(stored, noise)

@@ -32,7 +32,7 @@ class Engine:
 
     Arguments:
         models: one model, or several that were built from the same configuration but the seed
-        generators: one per model, for the order of rows, noise and binarisation
+        seeds: one per model, of the order of rows, noise and binarisation
         observed: training data (n, f) on the models' device, grey values as they are
         recipe: settings of the optimisation
         augment: change of the data for the invariance term, or None to leave the term out
@@ -43,7 +43,7 @@ class Engine:
     def __init__(
         self,
         models: Sequence[Model],
-        generators: Sequence[torch.Generator],
+        seeds: Sequence[int],
         observed: Float[Tensor, "n f"],
         recipe: Recipe,
         augment: Augment | None = None,
@@ -51,7 +51,7 @@ class Engine:
     ):
         self.models, self.precision = list(models), recipe.precision
         self.batches = Batches(
-            models, generators, observed, recipe.batch_size, augment, recipe.pretraining_epochs > 0
+            models, seeds, observed, recipe.batch_size, augment, recipe.pretraining_epochs > 0
         )
         self.device = observed.device
         self._objective = Objective(models[0], recipe.expectation)
@@ -88,7 +88,7 @@ class Engine:
             for model in self.models:
                 model.train()
                 stack.enter_context(products(model, self.precision))
-            for block in self.batches.blocks():
+            for block in self.batches.blocks(phase.epoch):
                 (self._captured or self._steps)(block)
         return Means(*(self._sums / len(self.batches.data)).unbind(1))
 
@@ -199,9 +199,8 @@ class Engine:
         self.batches.set_initial(index, ranges)
 
     def state(self, index: int) -> dict[str, Tensor]:
-        """What resuming needs beside a model's weights: Adam's, the generator, initial clusters."""
-        generator = self.batches.generators[index].get_state()
-        state = {"steps": self.adam.steps.clone(), "generator": generator}
+        """What resuming needs beside a model's weights: Adam's state, and initial clusters."""
+        state = {"steps": self.adam.steps.clone()}
         for name in ("mean", "square"):
             moments = getattr(self.adam, name)
             state |= {f"{name}.{i}": self._row(m, index) for i, m in enumerate(moments)}
@@ -211,7 +210,6 @@ class Engine:
     def load_state(self, index: int, state: dict[str, Tensor]) -> None:
         """Takes what `state` gave."""
         self.adam.steps.copy_(state["steps"])
-        self.batches.generators[index].set_state(state["generator"])
         for name in ("mean", "square"):
             for i, moment in enumerate(getattr(self.adam, name)):
                 self._row(moment, index).copy_(state[f"{name}.{i}"])

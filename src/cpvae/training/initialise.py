@@ -21,6 +21,7 @@ from cpvae.clustering.communities import Communities, communities
 from cpvae.clustering.overlap import Table, overlap_mixture
 from cpvae.models.base import Model
 from cpvae.models.inference import Representation, codes, represent, standardised
+from cpvae.streams import stream, torch_stream
 
 ENOUGH_ROWS = 1_000  # of a table, for neighbours to show its clusters
 ENOUGH_COLUMNS = 8  # of a table, for neighbours to show its clusters
@@ -54,7 +55,7 @@ def initial_clusters(
         return [_by_mixture(table, model.n_components, seed) for model, seed in each]
     at_once = Parallel(n_jobs=min(cpu_count(), len(models)))
     rows = [
-        torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:MOST_EXAMPLES]
+        torch.randperm(len(x), generator=torch_stream(seed, "initialisation"))[:MOST_EXAMPLES]
         for seed in seeds
     ]
     uneven = len(models[0].shape) == 1
@@ -63,7 +64,10 @@ def initial_clusters(
         each = zip(models, rows, seeds, representations, strict=True)
         return at_once(
             delayed(communities)(
-                represent(model, x[mine[:n_rows]], as_), model.n_components, seed, uneven
+                represent(model, x[mine[:n_rows]], as_),
+                model.n_components,
+                stream(seed, "initialisation", 1),
+                uneven,
             )
             for model, mine, seed, as_ in each
         )
@@ -105,4 +109,4 @@ def as_table(model: Model, x: Float[Tensor, "n f"]) -> Table:
 
 
 def _by_mixture(table: Table, n_components: int, seed: int) -> Int[Tensor, "n 2 2"]:
-    return overlap_mixture(table, n_components, seed).assign(table)
+    return overlap_mixture(table, n_components, stream(seed, "mixture")).assign(table)

@@ -23,6 +23,7 @@ from cpvae.data.augment import Augment
 from cpvae.models.base import Model
 from cpvae.models.functional import mutual_information
 from cpvae.models.inference import components_used, exact_terms, sampled_terms
+from cpvae.streams import stream, torch_stream
 from cpvae.training.device import choose_device, has_bfloat16
 from cpvae.training.diagnosis import Record, diverged
 from cpvae.training.engine import Engine
@@ -182,16 +183,15 @@ def fit_one_pass(
     """
     check_trainable(model, recipe, accelerator, augment)
     device = choose_device(accelerator)
-    engine = _engine([model], [recipe.seed + epoch], x, recipe, augment, device, "plain")
+    engine = _engine([model], [recipe.seed], x, recipe, augment, device, "plain")
     state = state or {}
     if state:
-        fresh = engine.state(0)["generator"]
-        engine.load_state(0, {**state, "generator": fresh})
+        engine.load_state(0, state)
     kept = under("mixture.", state)
     if recipe.pretraining_epochs and recipe.pretraining_epochs <= epoch < recipe.anneal_epochs:
         table = as_table(model, x)
         found = OverlapMixture(**kept) if kept else None
-        found = found or overlap_mixture(table, model.n_components, recipe.seed)
+        found = found or overlap_mixture(table, model.n_components, stream(recipe.seed, "mixture"))
         kept = found._asdict()
         engine.set_initial(0, found.assign(table))
     phase = recipe.at(epoch)
@@ -238,7 +238,7 @@ def check_trainable(
 
 def validation_data(model: Model, x: Float[Tensor, "m f"], seed: int) -> Float[Tensor, "r f"]:
     """Validation data as the model sees it, drawn once; small sets are drawn several times over."""
-    generator = torch.Generator(x.device).manual_seed(seed)
+    generator = torch_stream(seed, "validation data", device=x.device)
     times = math.ceil(ENOUGH_VALIDATION / len(x))
     return model.likelihood.observe(x.repeat(times, 1), generator)
 
@@ -251,7 +251,8 @@ def validate(model: Model, observed: Float[Tensor, "r f"], seed: int) -> Record:
     """
     model.eval()
     terms_of = exact_terms if model.n_components <= MOST_ENUMERATED else sampled_terms
-    terms = terms_of(model, observed, torch.Generator(observed.device).manual_seed(seed))
+    generator = torch_stream(seed, "validation", device=observed.device)
+    terms = terms_of(model, observed, generator)
     aggregated = terms.log_qc.exp().mean(0)
     model.aggregated.copy_(aggregated)  # until the end of the run takes it over the training data
     return {
@@ -351,13 +352,13 @@ def _engine(
     for model in models:
         model.to(device)
     train = models[0].likelihood.observe(x.flatten(1).to(device))
-    generators = [torch.Generator(device).manual_seed(seed) for seed in seeds]
-    for model, generator in zip(models, generators, strict=True):
+    for model, seed in zip(models, seeds, strict=True):
         if model.prior.starts_from_data:
+            generator = torch_stream(seed, "pseudo-inputs", device=device)
             inputs = model.likelihood.inputs(train)
             model.prior.start_from(inputs, generator)  # type: ignore[operator]  # it has one
     changes = augment if recipe.invariance_weight else None
-    return Engine(models, generators, train, recipe, changes, kernels)
+    return Engine(models, seeds, train, recipe, changes, kernels)
 
 
 @contextlib.contextmanager

@@ -41,6 +41,7 @@ class Phase(NamedTuple):
     weights: LossWeights = LossWeights()
     temperature: float = 0.5
     expectation: str = "straight_through"
+    epoch: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,6 +154,7 @@ class Recipe:
             weights,
             self._annealed(epoch, self.temperature_start, self.temperature_end),
             "exact" if exact else self.expectation,
+            epoch,
         )
 
     def _annealed(self, epoch: int, start: float, end: float) -> float:

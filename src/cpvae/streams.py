@@ -1,0 +1,71 @@
+"""Streams of random numbers: one for each purpose of a seed, never two from the same integer.
+
+A seed that is used twice meets itself: noise drawn from a generator with the seed that the weights
+were drawn from is those weights again. So nothing is seeded by the user's seed itself. Every use
+has a purpose, and where it applies a number, such as the epoch, and these three name a stream: a
+fit that is resumed needs no stored generator, and whoever knows the three draws the same numbers.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+PURPOSES = (
+    "weights",
+    "split",
+    "order",
+    "training",
+    "validation data",
+    "validation",
+    "pseudo-inputs",
+    "initialisation",
+    "mixture",
+    "evaluation",
+    "compact",
+    "sampling",
+    "pictures",
+    "classifier",
+    "data",
+)
+NUMBERS = 2**24  # of a purpose: epochs, components, ...
+
+
+def stream(seed: int, purpose: str, number: int = 0) -> int:
+    """An integer of 32 bits to seed a generator with, another one for each purpose and number.
+
+    Those of one seed never meet: they are places after a start that is hashed from the seed
+    (`numpy.random.SeedSequence`), and torch's generator on a processor reads 32 bits of its seed.
+
+    Arguments:
+        seed: of the user, from 0
+        purpose: one of `PURPOSES`
+        number: of an epoch, a component or the like, from 0
+
+    Raises:
+        ValueError: an unknown purpose, or a number that is too large.
+    """
+    import numpy as np
+
+    place = PURPOSES.index(purpose)
+    if not 0 <= number < NUMBERS:
+        raise ValueError(f"number={number}: use one from 0 to {NUMBERS - 1}.")
+    start = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    return (start + place * NUMBERS + number) % 2**32
+
+
+def torch_stream(
+    seed: int, purpose: str, number: int = 0, device: Any = "cpu"
+) -> "torch.Generator":
+    """A generator of torch on a device; arguments as for `stream`."""
+    import torch
+
+    return torch.Generator(device).manual_seed(stream(seed, purpose, number))
+
+
+def numpy_stream(seed: int, purpose: str, number: int = 0) -> "np.random.Generator":
+    """A generator of numpy; arguments as for `stream`."""
+    import numpy as np
+
+    return np.random.default_rng(stream(seed, purpose, number))
