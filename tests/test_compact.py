@@ -113,7 +113,7 @@ def test_a_dead_category_is_dropped_and_its_name_is_no_longer_paid_for(build_sma
     with torch.no_grad():
         many.classifier.bias[3:] = -300
     found = compact(many, config, x, tolerance=0.0)
-    assert max(k for group in found.groups for k in group) < 3
+    assert found.model.n_components == 3  # a category that nothing is in costs nothing to join
     assert found.elbo_after_nats >= found.elbo_before_nats + math.log(2) - 1e-3
     assert found.elbo_after_nats == max(bound for _, bound in found.curve)
 
@@ -126,12 +126,13 @@ def test_a_cluster_that_is_worth_several_categories_becomes_one():
     x += np.einsum("nij,nj->ni", shape[kind], rng.normal(size=(1500, 8)))
     model = CPVAE(8, max_epochs=60, random_state=0).fit(x)
     data = torch.from_numpy(x).float()
-    by_bound = compact(model.model_, model.config_, data)
-    found = compact(model.model_, model.config_, data, connected_in=data)
+    by_bound = compact(model.model_, model.config_, data, tolerance=0.02)
+    found = compact(model.model_, model.config_, data, tolerance=0.02, connected_in=data)
     assert found.model.n_components == 3 < by_bound.model.n_components
     assert found.elbo_after_nats < by_bound.elbo_after_nats
     assert (
-        cluster_scores(kind, model.compact(x, merge_connected=True).predict(x))["accuracy"] > 0.95
+        cluster_scores(kind, model.compact(x, 0.02, merge_connected=True).predict(x))["accuracy"]
+        > 0.95
     )
     merged = sorted(sorted(group) for group in found.groups)
     assert all(any(set(g) <= set(group) for group in merged) for g in by_bound.groups)

@@ -113,7 +113,7 @@ def test_history_has_the_fields_that_it_promises(data):
 def test_best_weights_are_kept_by_the_validation_bound(data):
     records = []
     model, history = fitted(
-        data, dataclasses.replace(RECIPE, learning_rate=0.5), on_epoch=records.append
+        data, dataclasses.replace(RECIPE, learning_rate=0.3), on_epoch=records.append
     )
     best = max(r["valid_elbo_nats"] for r in history)
     valid = validation_data(model, data[1], RECIPE.seed)

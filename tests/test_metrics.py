@@ -4,7 +4,19 @@ import numpy as np
 import pytest
 import torch
 
-from cpvae.evaluation.metrics import MEANING, cluster_scores, evaluate, kl_split, log_likelihood
+from cpvae.evaluation.metrics import (
+    MEANING,
+    MOST_DRAWS,
+    MOST_ROUNDS,
+    NOISE_ERROR,
+    bound_draws,
+    cluster_scores,
+    estimate,
+    evaluate,
+    kl_split,
+    log_likelihood,
+)
+from cpvae.models.base import Terms
 from cpvae.models.functional import log_mean_exp
 from cpvae.models.inference import components_used, exact_terms, sampled_terms
 
@@ -14,7 +26,10 @@ def test_all_keys_are_there_and_finite(any_model, generator):
     labels = np.arange(30) % 3
     result = evaluate(any_model, x, labels, n_samples=20)
     assert all(math.isfinite(value) for value in result.values())
-    assert set(result) - {"n_examples", "n_components", "importance_samples"} <= set(MEANING)
+    counts = {"n_examples", "n_components", "importance_samples", "draws"}
+    assert {key for key in result if "_se_" not in key} - counts <= set(MEANING)
+    errors = {key.replace("_noise", "").replace("_se", "") for key in result if "_se_" in key}
+    assert errors <= set(result)
     kl = result["kl_z_nats"] + result.get("kl_c_nats", 0.0)  # without c there is no KL(c)
     bound = result["reconstruction_nats"] - kl
     assert result["elbo_exact_nats"] == pytest.approx(bound, rel=1e-4, abs=1e-3)
@@ -24,7 +39,8 @@ def test_all_keys_are_there_and_finite(any_model, generator):
             for key in ("mutual_information_nats", "aggregated_kl_z_nats", "aggregated_kl_c_nats")
         )
         assert split == pytest.approx(result["kl_c_nats"] + result["kl_z_nats"], rel=1e-4, abs=1e-3)
-    assert result["log_likelihood_nats"] > result["elbo_exact_nats"] - 0.5
+    noise = [result[f"{name}_noise_se_nats"] for name in ("elbo_exact", "log_likelihood")]
+    assert result["elbo_exact_nats"] < result["log_likelihood_nats"] + 4 * math.hypot(*noise)
     clustered = {"accuracy", "purity", "nmi", "ari"} & set(result)
     assert len(clustered) == (4 if result["n_components"] > 1 else 0)
     assert "accuracy" not in evaluate(any_model, x, n_samples=2)
@@ -33,20 +49,73 @@ def test_all_keys_are_there_and_finite(any_model, generator):
 
 def test_likelihood_does_not_depend_on_the_chunks(any_model, observed, monkeypatch):
     """Equal in the mean: chunks draw other noise, so many samples are compared."""
-    whole = log_likelihood(any_model, observed, 3000, torch.Generator().manual_seed(0))
+    whole, _ = log_likelihood(any_model, observed, 3000, torch.Generator().manual_seed(0))
     monkeypatch.setattr(type(any_model), "rows_at_once", lambda model: 700)
-    chunked = log_likelihood(any_model, observed, 3000, torch.Generator().manual_seed(0))
-    assert whole == pytest.approx(chunked, abs=0.2, rel=0.02)
+    chunked, _ = log_likelihood(any_model, observed, 3000, torch.Generator().manual_seed(0))
+    assert whole.mean == pytest.approx(chunked.mean, abs=0.2, rel=0.02)
 
 
 def test_likelihood_with_rounded_products_is_close_and_leaves_the_model(any_model, observed):
     """Same noise; then the model takes products in single precision again."""
     seeded = [torch.Generator().manual_seed(0) for _ in range(3)]
-    before = log_likelihood(any_model, observed, 200, seeded[0])
-    rounded = log_likelihood(any_model, observed, 200, seeded[1], precision="bfloat16")
+    before, _ = log_likelihood(any_model, observed, 200, seeded[0], most_error=math.inf)
+    rounded, _ = log_likelihood(
+        any_model, observed, 200, seeded[1], precision="bfloat16", most_error=math.inf
+    )
     assert rounded != before
-    assert rounded == pytest.approx(before, rel=0.02)
-    assert log_likelihood(any_model, observed, 200, seeded[2]) == before
+    assert rounded.mean == pytest.approx(before.mean, rel=0.02)
+    again, _ = log_likelihood(any_model, observed, 200, seeded[2], most_error=math.inf)
+    assert again == before
+
+
+class Weights:
+    """A model whose log-weights are Gaussian with a mean of its own for each example."""
+
+    compute, rows_at_once = "float32", staticmethod(lambda: 5000)
+
+    def __init__(self, spread):
+        self.spread = spread
+
+    def log_weights(self, x, n_samples, generator):
+        noise = torch.randn(n_samples, len(x), generator=generator, dtype=torch.float64)
+        return x[:, 0] + self.spread * noise
+
+
+def test_errors_of_the_noise_are_those_between_seeds():
+    """Of the bound and of the likelihood: the standard deviation of 300 estimates."""
+    x = torch.linspace(-3, 3, 12).unsqueeze(1)
+    model, found = Weights(0.7), []
+    for seed in range(300):
+        generator = torch.Generator().manual_seed(seed)
+        likelihood, n = log_likelihood(model, x, 40, generator, most_error=math.inf)
+        found.append((likelihood, estimate(model.log_weights(x, 10, generator))))
+    assert n == 40
+    for each in zip(*found, strict=True):
+        between = np.std([one.mean for one in each])
+        assert np.mean([one.noise_error for one in each]) == pytest.approx(between, rel=0.15)
+        over_examples = x.std().item() / 12**0.5
+        assert np.mean([one.error for one in each]) == pytest.approx(over_examples, rel=0.05)
+
+
+def test_draws_are_added_until_the_error_of_the_noise_is_small():
+    x = torch.zeros(20, 1)
+    generator = torch.Generator().manual_seed(0)
+    likelihood, n = log_likelihood(Weights(0.7), x, 10, generator)
+    assert likelihood.noise_error <= NOISE_ERROR
+    assert 10 < n < 10 * MOST_ROUNDS
+    assert likelihood.mean == pytest.approx(0.5 * 0.7**2, abs=5 * NOISE_ERROR)
+    _, n = log_likelihood(Weights(4.0), x, 10, generator)
+    assert n == 10 * MOST_ROUNDS
+
+    def terms(spread):
+        noise = spread * torch.randn(20, generator=generator)
+        return Terms(noise, torch.zeros(20), torch.zeros(20), torch.zeros(20, 1))
+
+    draws = bound_draws(lambda: terms(0.3))
+    assert 2 < len(draws.log_px) < MOST_DRAWS
+    assert estimate(draws.elbo()).noise_error == pytest.approx(NOISE_ERROR, rel=0.4)
+    assert len(bound_draws(lambda: terms(30.0)).log_px) == MOST_DRAWS
+    assert len(bound_draws(lambda: terms(0.01)).log_px) == 2
 
 
 def test_one_sampled_category_estimates_the_enumerated_bound(any_cpvae, observed_cpvae, generator):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cpvae.checkpoint import EVALUATION, HISTORY, NAMES, RunFolder
-from cpvae.evaluation.metrics import meaning
+from cpvae.evaluation.metrics import errors_of, meaning
 from cpvae.extras import need
 from cpvae.models.base import Model
 from cpvae.models.build import MODELS
@@ -121,7 +121,9 @@ def _card(run: RunFolder, name: str, info: dict[str, Any], pictured: bool) -> st
         has_categories=has_categories,
         shape=run.read_schema().shape,
         picture=PICTURE if pictured else None,
-        rows=[(*meant[key], result[key]) for key in meant if key in result],
+        rows=[
+            (*meant[key], result[key], *errors_of(result, key)) for key in meant if key in result
+        ],
         result=result,
     )
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
 PURPOSES = (
     "weights",
-    "split",
     "order",
     "training",
     "validation data",
@@ -37,6 +36,7 @@ def stream(seed: int, purpose: str, number: int = 0) -> int:
 
     Those of one seed never meet: they are places after a start that is hashed from the seed
     (`numpy.random.SeedSequence`), and torch's generator on a processor reads 32 bits of its seed.
+    Only the split of data is drawn from the seed itself, as it always was: runs keep their parts.
 
     Arguments:
         seed: of the user, from 0

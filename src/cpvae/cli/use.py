@@ -51,8 +51,8 @@ def evaluate(
     parts of the bound, and the information that components carry about an example.
     """
     from cpvae.checkpoint import RunFolder
+    from cpvae.evaluation.metrics import errors_of, meaning
     from cpvae.evaluation.metrics import evaluate as evaluate_model
-    from cpvae.evaluation.metrics import meaning
     from cpvae.report.page import evaluate_run
     from cpvae.report.progress import RowsBar
 
@@ -75,15 +75,18 @@ def evaluate(
         print(json.dumps(result))
         return
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     table = Table(
-        "quantity", "key", "value", "unit", title=f"{run}, {result['n_examples']} examples"
+        *("quantity", Column("key", no_wrap=True), "value", "±", "± noise"),
+        title=f"{run}, {result['n_examples']} examples",
+        caption="±: standard error over examples; ± noise: of the draws for these examples.",
     )
-    for key, (what, _, unit) in meaning(result).items():
+    for key, (what, *_) in meaning(result).items():
         if key in result:
             value = result[key]
-            table.add_row(what, key, f"{value}" if isinstance(value, int) else f"{value:.3f}", unit)
+            shown = f"{value}" if isinstance(value, int) else f"{value:.3f}"
+            table.add_row(what, key, shown, *errors_of(result, key))
     Console().print(table)
 
 

@@ -8,7 +8,6 @@ import numpy as np
 
 from cpvae.data.checks import check
 from cpvae.data.schema import Schema
-from cpvae.streams import numpy_stream
 
 
 class Selection(NamedTuple):
@@ -102,7 +101,7 @@ def split(
     """
     check(source.x, source.schema.names)
     n = len(source.x)
-    order = numpy_stream(seed, "split")
+    order = np.random.default_rng(seed)
     if source.parts is not None:
         train, valid, test = source.parts
     else:

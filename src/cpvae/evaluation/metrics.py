@@ -3,10 +3,15 @@
 All quantities are in nats per example, means over the data given, and each key of a result names
 its unit and its estimator. Bounds are taken with one-hot c; the relaxed value, which is not a
 bound, is called relaxed. Labels are used here and nowhere else.
+
+An estimate has two standard errors. ``..._se_nats`` is over examples: how far it may be from that
+of all data of this kind. ``..._noise_se_nats`` is of the noise alone: how far it may be from that
+of these very examples with another seed.
 """
 
+import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +27,9 @@ from cpvae.models.networks import products
 from cpvae.streams import torch_stream
 
 Progress = Callable[[int, int], None]
+NOISE_ERROR = 0.02  # nats: draws are added until the noise of an estimate has a smaller one
+MOST_DRAWS = 50  # of each example's noise, for the bounds
+MOST_ROUNDS = 20  # of importance samples, as many each as were asked for
 
 # key: what it is, estimator, unit
 MEANING = {
@@ -64,6 +72,13 @@ def meaning(result: dict[str, Any]) -> dict[str, tuple[str, str, str]]:
     return MEANING if "kl_c_nats" in result else MEANING | WITHOUT_C
 
 
+def errors_of(result: dict[str, Any], key: str) -> tuple[str, str]:
+    """The two standard errors of a figure, over examples and of the noise, as text; "" for none."""
+    keys = (key.removesuffix("_nats") + each for each in ("_se_nats", "_noise_se_nats"))
+    over_examples, noise = (f"{result[each]:.3f}" if each in result else "" for each in keys)
+    return over_examples, noise
+
+
 def evaluate(
     model: Model,
     x: Tensor,
@@ -89,46 +104,87 @@ def evaluate(
     Returns:
         ``elbo_exact_nats`` (eq. 7, every category enumerated), ``log_likelihood_nats`` (importance
         samples, from below), ``reconstruction_nats`` and ``kl_z_nats`` (eq. 7 and 8). For CP-VAE
-        ``elbo_relaxed_nats``, ``kl_c_nats`` (eq. 8) and the three terms of eq. 13 whose sum equals
-        the two KLs (``mutual_information_nats``, ``aggregated_kl_z_nats``,
+        ``elbo_relaxed_nats`` (eq. 11), ``kl_c_nats`` (eq. 8) and the three terms of eq. 13 whose
+        sum equals the two KLs (``mutual_information_nats``, ``aggregated_kl_z_nats``,
         ``aggregated_kl_c_nats``). For models with several components
         ``mutual_information_c_nats`` (of the component alone and x, at most log K),
-        ``components_used``, and with labels ``accuracy``, ``purity``, ``nmi``, ``ari``.
+        ``components_used``, and with labels ``accuracy``, ``purity``, ``nmi``, ``ari``. Estimates
+        have their standard errors beside them, ``..._se_nats`` and ``..._noise_se_nats``;
+        ``draws`` and ``importance_samples`` say how many it took to bring the latter below
+        `NOISE_ERROR` for the bounds and the likelihood, or that the most were not enough.
     """
     generator = torch_stream(seed, "evaluation", device=x.device)
     observed = model.likelihood.observe(x.flatten(1), generator)
-    terms = exact_terms(model, observed, generator)
+    draws = bound_draws(lambda: exact_terms(model, observed, generator))
     result: dict[str, float | int] = {
         "n_examples": len(x),
         "n_components": model.n_components,
-        "importance_samples": n_samples,
-        "elbo_exact_nats": terms.elbo().mean().item(),
+        "draws": len(draws.log_px),
     }
+    result |= estimate(draws.elbo()).named("elbo_exact")
     if has_categories(model):
-        result["elbo_relaxed_nats"] = relaxed_elbo(model, observed, generator, temperature)
-    likelihood = log_likelihood(model, observed, n_samples, generator, progress, precision)
-    result |= {
-        "log_likelihood_nats": likelihood,
-        "reconstruction_nats": terms.log_px.mean().item(),
-        "kl_z_nats": terms.kl_z.mean().item(),
-    }
+        relaxed = bound_draws(lambda: one_draw(model, observed, generator, temperature, "relaxed"))
+        result |= estimate(relaxed.elbo()).named("elbo_relaxed")
+    likelihood, samples = log_likelihood(model, observed, n_samples, generator, progress, precision)
+    result["importance_samples"] = samples
+    result |= likelihood.named("log_likelihood")
+    result |= estimate(draws.log_px).named("reconstruction")
+    result |= estimate(draws.kl_z).named("kl_z")
     if has_categories(model):
-        result["kl_c_nats"] = terms.kl_c.mean().item()
-        result |= kl_split(model, observed, terms, generator)
+        result |= estimate(draws.kl_c).named("kl_c")
+        result |= kl_split(model, observed, Terms(*(each.mean(0) for each in draws)), generator)
     if model.n_components > 1:
         probs = cluster_probs(model, x)
-        result["mutual_information_c_nats"] = mutual_information(terms.log_qc).item()
+        result["mutual_information_c_nats"] = mutual_information(draws.log_qc[0]).item()
         result["components_used"] = components_used(probs.mean(0))
         if labels is not None:
             result |= cluster_scores(np.asarray(labels), probs.argmax(1).cpu().numpy())
     return result
 
 
-def relaxed_elbo(
-    model: Model, observed: Float[Tensor, "n f"], generator: torch.Generator, temperature: float
-) -> float:
-    """The paper's training value with a Gumbel-Softmax c (eq. 11), nats; not a bound."""
-    return one_draw(model, observed, generator, temperature, "relaxed").elbo().mean().item()
+class Estimate(NamedTuple):
+    """A mean over examples with its standard errors, over examples and of the noise; nats."""
+
+    mean: float
+    error: float
+    noise_error: float
+
+    def named(self, name: str) -> dict[str, float]:
+        """As figures of an evaluation; one example has no error over examples."""
+        figures = {"nats": self.mean, "se_nats": self.error, "noise_se_nats": self.noise_error}
+        return {f"{name}_{key}": each for key, each in figures.items() if not math.isnan(each)}
+
+
+def estimate(draws: Float[Tensor, "d n"]) -> Estimate:
+    """Of two or more draws of each example's value."""
+    d = len(draws)
+    return _estimate(draws.mean(0), draws.var(0) / d)
+
+
+def _estimate(value: Float[Tensor, " n"], variance: Float[Tensor, " n"]) -> Estimate:
+    """Of each example's value, and the variance of its noise."""
+    n = len(value)
+    spread = value.double().std().item() if n > 1 else math.nan
+    return Estimate(
+        value.double().mean().item(), spread / n**0.5, variance.double().sum().item() ** 0.5 / n
+    )
+
+
+def bound_draws(draw: Callable[[], Terms], most_error: float = NOISE_ERROR) -> Terms:
+    """Draws of a bound's terms, as many as bring the error of their noise below a size.
+
+    Arguments:
+        draw: gives the terms of every example, each (n), with new noise
+        most_error: of the mean bound, in nats; `MOST_DRAWS` may leave it larger
+
+    Returns:
+        Terms with the draws in front, each (d, n).
+    """
+    terms = [draw(), draw()]
+    error = estimate(torch.stack([each.elbo() for each in terms])).noise_error
+    needed = min(MOST_DRAWS, math.ceil(2 * (error / most_error) ** 2)) if error < math.inf else 2
+    terms += [draw() for _ in range(needed - 2)]
+    return Terms(*(torch.stack(each) for each in zip(*terms, strict=True)))
 
 
 def log_likelihood(
@@ -138,27 +194,58 @@ def log_likelihood(
     generator: torch.Generator,
     progress: Progress | None = None,
     precision: str = "float32",
-) -> float:
+    most_error: float = NOISE_ERROR,
+) -> tuple[Estimate, int]:
     """Mean log p(x) in nats by importance samples over (z, c); a lower bound that rises with them.
 
     Both samples and examples are taken in chunks, so memory does not grow with either. With the
     ``precision`` of ``bfloat16`` it is the likelihood of the model whose products are rounded to
     bfloat16, and a lower bound of that one: the rounded networks are functions of x and z too.
+
+    Arguments:
+        model: a fitted model
+        observed: data as the model sees it, (n, f)
+        n_samples: of each example and round
+        generator: of the samples
+        progress: called with (rows done, rows in all) in each round
+        precision: of the networks' products
+        most_error: of the noise, in nats: rounds are added until it is smaller, or `MOST_ROUNDS`
+
+    Returns:
+        The estimate, and the samples of each example that it took. The error of the noise is that
+        of the first order (delta method): where few samples carry the weight it is too small.
     """
-    total, done = 0.0, 0
+    log_sum = log_square = observed.new_full((len(observed),), -math.inf, dtype=torch.float64)
+    for rounds in range(1, MOST_ROUNDS + 1):
+        with products(model, precision):
+            parts = list(_sums_of_weights(model, observed, n_samples, generator, progress))
+        first, second = (torch.cat(part) for part in zip(*parts, strict=True))
+        log_sum, log_square = torch.logaddexp(log_sum, first), torch.logaddexp(log_square, second)
+        samples = rounds * n_samples
+        relative = (log_square - 2 * log_sum).exp() * samples  # E w^2 / (E w)^2
+        found = _estimate(log_sum - math.log(samples), (relative - 1).clamp_min(0) / samples)
+        if samples > 1 and not found.noise_error > most_error:
+            break
+    return found, samples
+
+
+def _sums_of_weights(
+    model: Model,
+    observed: Float[Tensor, "n f"],
+    n_samples: int,
+    generator: torch.Generator,
+    progress: Progress | None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The log of the sum of each example's weights, and of their squares, in chunks of examples."""
     rows = model.rows_at_once()
-    at_once = min(n_samples, rows)
-    with products(model, precision):
-        for x in observed.split(max(1, rows // at_once)):
-            parts = []
-            for start in range(0, n_samples, at_once):
-                count = min(at_once, n_samples - start)
-                parts.append(model.log_weights(x, count, generator))
-            total += log_mean_exp(torch.cat(parts), dim=0).sum().item()
-            done += len(x)
-            if progress:
-                progress(done, len(observed))
-    return total / len(observed)
+    at_once, done = min(n_samples, rows), 0
+    for x in observed.split(max(1, rows // at_once)):
+        counts = [min(at_once, n_samples - s) for s in range(0, n_samples, at_once)]
+        weights = torch.cat([model.log_weights(x, count, generator) for count in counts]).double()
+        yield weights.logsumexp(0), (2 * weights).logsumexp(0)
+        done += len(x)
+        if progress:
+            progress(done, len(observed))
 
 
 def kl_split(
@@ -178,25 +265,26 @@ def kl_split(
     aggregated = qc.mean(0)
     entropy = -(aggregated * aggregated.clamp_min(torch.finfo(qc.dtype).tiny).log()).sum().item()
     kl_c = -(aggregated @ model.log_pc()).item() - entropy
-    mutual_information = _mutual_information(model, observed, terms.log_qc, generator)
-    total = (terms.kl_z + terms.kl_c).mean().item()
+    information = _information_of_each(model, observed, terms.log_qc, generator)
+    found = _estimate(information, torch.full_like(information, math.nan))
+    total = (terms.kl_z + terms.kl_c).double().mean().item()
     return {
-        "mutual_information_nats": mutual_information,
-        "aggregated_kl_z_nats": total - kl_c - mutual_information,
+        **found.named("mutual_information"),
+        "aggregated_kl_z_nats": total - kl_c - found.mean,
         "aggregated_kl_c_nats": kl_c,
     }
 
 
 @torch.no_grad()
-def _mutual_information(
+def _information_of_each(
     model: ConditionalPriorVAE,
     observed: Float[Tensor, "n f"],
     log_qc: Float[Tensor, "n k"],
     generator: torch.Generator,
-) -> float:
-    """E log q(z,c|x) / q(z,c), with q(z,c) = mean_j q(c|x_j) q(z|x_j,c)."""
+) -> Float[Tensor, " n"]:
+    """Log q(z,c|x) / q(z,c) at a draw for each x, with q(z,c) = mean_j q(c|x_j) q(z|x_j,c)."""
     component = torch.multinomial(log_qc.exp(), 1, generator=generator).squeeze(1)
-    total = 0.0
+    information = torch.empty(len(observed), dtype=torch.float64, device=observed.device)
     for k in component.unique().tolist():
         mine = (component == k).nonzero().squeeze(1)
         mean, logvar = (
@@ -209,8 +297,8 @@ def _mutual_information(
         for rows, z_part in zip(mine.split(500), z.split(500), strict=True):
             joint = constant + z_part @ (mean * precision).T - 0.5 * z_part**2 @ precision.T
             own = joint.gather(1, rows.unsqueeze(1)).squeeze(1)
-            total += (own - log_mean_exp(joint, dim=1)).sum().item()
-    return total / len(observed)
+            information[rows] = (own - log_mean_exp(joint, dim=1)).double()
+    return information
 
 
 def _posteriors(

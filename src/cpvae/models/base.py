@@ -41,7 +41,7 @@ class Terms(NamedTuple):
     kl_c: Tensor
     log_qc: Tensor
 
-    def elbo(self) -> Float[Tensor, " b"]:
+    def elbo(self) -> Float[Tensor, "*d b"]:
         """Log p(x|z,c) - KL(c) - KL(z), nats per example (eq. 7)."""
         return self.log_px - self.kl_z - self.kl_c
 

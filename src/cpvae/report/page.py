@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from cpvae.checkpoint import FIGURES, RunFolder, best_of
 from cpvae.data import Splits
-from cpvae.evaluation.metrics import Progress, evaluate, meaning
+from cpvae.evaluation.metrics import Progress, errors_of, evaluate, meaning
 from cpvae.models.inference import cluster_probs
 from cpvae.report import figures
 
@@ -73,7 +73,9 @@ def write_report(
         info=info,
         epochs=len(history),
         seconds=history[-1]["seconds"],
-        rows=[(*meant[key], result[key]) for key in meant if key in result],
+        rows=[
+            (*meant[key], result[key], *errors_of(result, key)) for key in meant if key in result
+        ],
         n_samples=result["importance_samples"],
         n_test=len(splits.test.x),
         pictured="test " if len(splits.test.x) >= ENOUGH else "",
