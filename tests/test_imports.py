@@ -68,6 +68,7 @@ LAYOUT = {
         "pictures",
         "table1",
         "toy",
+        "baselines",
         "tables",
         "real",
         "commands",

@@ -15,7 +15,15 @@ import pandas as pd
 
 from cpvae.experiments import tables
 
-METHODS = ("CPVAE", "GaussianMixture", "KMeans")
+METHODS = (
+    "CPVAE",
+    "Start",
+    "GaussianMixture",
+    "GaussianMixture-BIC",
+    "KMeans",
+    "Louvain",
+    "HDBSCAN",
+)
 SCORES = ("accuracy", "ari")
 
 
