@@ -64,11 +64,11 @@ LAYOUT = {
     " estimator": ("estimator",),
     "experiments": (
         "cells",
+        "baselines",
         "accuracy",
         "pictures",
         "table1",
         "toy",
-        "baselines",
         "tables",
         "real",
         "commands",

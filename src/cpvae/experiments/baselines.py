@@ -4,7 +4,7 @@ Each is fitted to rows and assigns new ones, as scikit-learn's mixtures do.
 """
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -63,7 +63,7 @@ class Start:
     def __init__(self, n_components: int, seed: int):
         self.n_components, self.seed = n_components, seed
 
-    def fit(self, rows: pd.DataFrame) -> Self:
+    def fit(self, rows: pd.DataFrame) -> "Start":
         """Finds the initial clusters of the rows that `CPVAE` would train on."""
         x, schema = encode_frame(rows, None, (), list(rows.columns))
         splits = split(Source("rows", x, schema=schema), self.seed, test_fraction=0.0)
@@ -90,7 +90,7 @@ class BestForm(BaseEstimator):
     def __init__(self, n_components: int, seed: int):
         self.n_components, self.seed = n_components, seed
 
-    def fit(self, points: Float[np.ndarray, "n d"], y: Any = None) -> Self:
+    def fit(self, points: Float[np.ndarray, "n d"], y: Any = None) -> "BestForm":
         """Chooses the form, and fits it."""
         how = self.n_components, self.seed
         tries = [gaussian_mixture(*how, form, 1).fit(points) for form in FORMS]
@@ -122,7 +122,7 @@ class ByNeighbours(BaseEstimator):
     def __init__(self, cluster: Callable[[np.ndarray], np.ndarray], n_neighbours: int):
         self.cluster, self.n_neighbours = cluster, n_neighbours
 
-    def fit(self, points: Float[np.ndarray, "n d"], y: Any = None) -> Self:
+    def fit(self, points: Float[np.ndarray, "n d"], y: Any = None) -> "ByNeighbours":
         """Clusters the rows."""
         self.nearest_ = _nearest(points, self.cluster(points), self.n_neighbours)
         return self
