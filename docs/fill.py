@@ -42,7 +42,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "generation": lambda: markdown(table1.generation(cells.read(RESULTS / "table1"))),
     "tables": lambda: markdown(tables.rows(tables.run_all(RESULTS / "tables"))),
     "real": lambda: markdown(real.rows(cells.read(RESULTS / "real"))),
-    "accuracy": lambda: markdown(accuracy.summary(cells.read(RESULTS / "accuracy"))),
+    "comparison": lambda: markdown(real.comparison(cells.read(RESULTS / "real"))),
+    "moved": lambda: markdown(real.moved(cells.read(RESULTS / "real"))),
+    "accuracy": lambda: markdown(
+        accuracy.summary(cells.read(RESULTS / "accuracy"), cells.read(RESULTS / "start"))
+    ),
     "accuracy mnist-affine-k10": partial(seeds, "mnist-affine-k10"),
     "accuracy mnist-plain-k10": partial(seeds, "mnist-plain-k10"),
     "accuracy mnist-thin10-affine-k10": partial(seeds, "mnist-thin10-affine-k10"),

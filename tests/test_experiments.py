@@ -14,8 +14,10 @@ import torch
 
 from cpvae import data
 from cpvae.cli import main as cli
-from cpvae.experiments import accuracy, pictures, real, table1, tables, toy
+from cpvae.experiments import accuracy, baselines, cells, pictures, real, table1, tables, toy
 from cpvae.models.build import MODELS, build
+from cpvae.models.inference import standardised
+from cpvae.training import initialise
 
 pytestmark = pytest.mark.usefixtures("without_shape_checks")
 
@@ -338,12 +340,89 @@ def test_real_tables_are_held_out_once_a_seed_and_lie_beside_the_mixtures(tmp_pa
     assert {file.name for file in tmp_path.iterdir()} == {
         f"two_of_each-{method}.json" for method in real.METHODS
     }
-    assert [len(result["scores"]) for result in results] == [3, 3, 3]
+    assert [len(result["scores"]) for result in results] == [3] * len(real.METHODS)
+    fits = results[0]["fits"]
+    assert [fit["recipe"]["seed"] for fit in fits] == [0, 1, 2]
+    assert all(len(fit["curve"]["valid_elbo_nats"]) <= 100 for fit in fits)
     (row,) = real.rows(results)
     assert (row["rows"], row["classes"], row["worst seed"]) == (60, 2, 1.0)
-    assert [row[method] for method in real.METHODS] == ["1.000, 1.000"] * 3
+    assert [row[method] for method in real.METHODS] == ["1.000, 1.000"] * len(real.METHODS)
     monkeypatch.setattr(tables, "METHODS", {})  # nothing is fitted twice
     assert real.run_all(tmp_path) == results
+
+
+@pytest.mark.parametrize("columns", [3, 10])
+def test_the_start_has_the_initial_clusters_of_the_fit(monkeypatch, columns):
+    monkeypatch.setattr(initialise, "codes", standardised)  # of a network there are none
+    rng = np.random.default_rng(0)
+    kind = rng.integers(3, size=1500)
+    rows = torch.tensor(rng.normal(8 * kind[:, None], 1, size=(1500, columns)), dtype=torch.float32)
+    model = build(shape=(columns,), likelihood="gaussian", n_components=3)
+    (found,) = initialise.initial_clusters([model], rows, [5])
+    own = baselines.start(model, rows, 5)(rows)
+    np.testing.assert_array_equal(own, found[:, 0, 0])
+    assert found[:, 0].diff().abs().max() == 0  # every row has a category of its own
+
+
+def test_rows_without_a_cluster_go_where_their_nearest_are():
+    points = np.array([[0.0], [1.0], [9.0], [10.0], [8.0]])
+    fitted = baselines.ByNeighbours(lambda x: np.array([1, 1, 0, 0, -1]), 1).fit(points)
+    assert fitted.predict(np.array([[8.0], [2.0]])).tolist() == [0, 1]
+    noise = baselines.ByNeighbours(lambda x: np.full(len(x), -1), 1).fit(points)
+    assert len(set(noise.predict(points))) == 1
+
+
+def test_a_mixture_takes_the_form_of_the_data():
+    rng = np.random.default_rng(0)
+    round_ = rng.normal(np.repeat([0, 9], 100)[:, None], 1, size=(200, 3))
+    assert baselines.BestForm(2, 0).fit(round_).form_ == "spherical"
+    turned = round_ @ rng.normal(size=(3, 3))
+    assert baselines.BestForm(2, 0).fit(turned).form_ == "tied"
+
+
+def test_methods_are_compared_over_data_sets(monkeypatch):
+    monkeypatch.setattr(real, "DATASETS", dict.fromkeys("abcdef"))
+    monkeypatch.setattr(real, "METHODS", ("CPVAE", "Start"))
+    better = dict(zip("abcdef", [0.01, 0.015, 0.03, 0.04, 0.05, -0.06], strict=True))
+    results = [
+        {"dataset": name, "method": method, "scores": [{"accuracy": value, "ari": 0.5}]}
+        for name, less in better.items()
+        for method, value in (("CPVAE", 0.9), ("Start", 0.9 - less))
+    ]
+    own, start = real.comparison(results)
+    assert own == {
+        "method": "CPVAE",
+        "accuracy": pytest.approx(0.9),
+        "ARI": 0.5,
+        "CPVAE less it": "",
+        "95 % interval": "",
+        "p": "",
+    }
+    assert start["CPVAE less it"] == pytest.approx(0.085 / 6)
+    assert start["p"] == pytest.approx(28 / 64)  # of 64 signs those with a rank sum up to 6, twice
+    low, high = map(float, start["95 % interval"].split(" to "))
+    assert -0.06 < low < 0.085 / 6 < high < 0.05
+    assert [row["data"] for row in real.moved(results)] == ["e", "d", "c", "f"]
+
+
+def test_the_start_of_digits_is_measured_for_every_seed(tmp_path):
+    digits = data.load("digits")
+    results = accuracy.run_start(10, [0, 1], digits, tmp_path)
+    assert results == accuracy.run_start(10, [0, 1], digits, tmp_path)  # not measured again
+    assert [result["seed"] for result in results] == [0, 1]
+    assert all(0.8 < result["accuracy"] <= 1 for result in results)
+
+
+def test_results_say_what_made_them():
+    said = cells.provenance()
+    root = Path(__file__).parent.parent
+    assert said["schema"] == cells.SCHEMA
+    if (root / ".git").exists():
+        command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+        head = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert head.startswith(said["commit"].removesuffix("-dirty"))
+    else:
+        assert said["commit"] == said["versions"]["cpvae"]
 
 
 def test_real_tables_say_which_packages_they_need(monkeypatch):

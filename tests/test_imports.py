@@ -64,6 +64,7 @@ LAYOUT = {
     " estimator": ("estimator",),
     "experiments": (
         "cells",
+        "baselines",
         "accuracy",
         "pictures",
         "table1",

@@ -5,7 +5,9 @@ yet.
 """
 
 import dataclasses
+import json
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cpvae.data import Split, Splits, augment
-from cpvae.experiments.cells import generated, run_cell
+from cpvae.evaluation.metrics import cluster_scores
+from cpvae.experiments.baselines import start
+from cpvae.experiments.cells import generated, provenance, run_cell, write
 from cpvae.models.base import Model
+from cpvae.models.build import build
 from cpvae.report.figures import BLUE, ORANGE, plain
 from cpvae.training import defaults
 from cpvae.training.diagnosis import Record
@@ -101,6 +106,32 @@ def run(
     )
 
 
+def run_start(
+    n_components: int, seeds: Sequence[int], splits: Splits, results: Path
+) -> list[dict[str, Any]]:
+    """Measures the start alone, see `baselines.start`, and keeps a file a seed."""
+    config, _ = settings("learned", n_components, splits)
+    results.mkdir(parents=True, exist_ok=True)
+    measured = []
+    for seed in seeds:
+        file = results / f"{named(splits.name, 'start', n_components)}-s{seed}.json"
+        if not file.is_file():
+            began = time.perf_counter()
+            assign = start(build(**config, seed=seed), splits.train.tensor(), seed)
+            assigned = assign(splits.test.tensor())
+            result = {
+                "dataset": splits.name,
+                "components": n_components,
+                "seed": seed,
+                **cluster_scores(np.asarray(splits.test.labels), assigned),
+                "seconds": time.perf_counter() - began,
+                **provenance(),
+            }
+            write(file, result)
+        measured.append(json.loads(file.read_text(encoding="utf-8")))
+    return measured
+
+
 def named(dataset: str, objective: str, n_components: int) -> str:
     """Name of a set of seeds, which its files begin with."""
     return f"{dataset}-{objective}-k{n_components}"
@@ -130,12 +161,21 @@ def rows(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [*each, {"seed": "median", **median}, by_bound]
 
 
-def summary(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row a set of seeds: medians, the worst accuracy, that of the seed with the best bound."""
+def summary(
+    results: Sequence[dict[str, Any]], starts: Sequence[dict[str, Any]] = ()
+) -> list[dict[str, Any]]:
+    """A row a set of seeds: medians, the worst accuracy, that of the seed with the best bound.
+
+    Beside them the median accuracy of the start alone, from the results of `run_start`.
+    """
     table = []
     for name in sorted(set(map(_set_of, results))):
-        *each, median, by_bound = rows(of(name, results))
+        mine = of(name, results)
+        *each, median, by_bound = rows(mine)
+        data = [mine[0][key] for key in ("dataset", "components")]
+        own = [s["accuracy"] for s in starts if [s["dataset"], s["components"]] == data]
         accuracy = {
+            "start": _median(own),
             "accuracy": median["accuracy"],
             "worst": min(row["accuracy"] for row in each),
             "by bound": by_bound["accuracy"],

@@ -5,8 +5,10 @@ are not run again.
 """
 
 import dataclasses
+import functools
 import json
 import re
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from cpvae.checkpoint import RunFolder, best_of, describe
+from cpvae import __file__ as PACKAGE
+from cpvae import __version__
+from cpvae.checkpoint import RunFolder, best_of, describe, versions
 from cpvae.data import Splits
 from cpvae.data.augment import Augment
 from cpvae.evaluation.classifier import Classifier, fit_classifier
@@ -28,6 +32,7 @@ from cpvae.training.loop import TrainingData, fit_together
 from cpvae.training.recipe import Recipe
 
 CURVE = ("train_loss_nats", "valid_elbo_nats", "valid_kl_z_nats", "components_used")
+SCHEMA = 1  # of result files: those that have one say what made them, see `provenance`
 
 
 def run_cell(
@@ -111,7 +116,7 @@ def run_cell(
             **(also(model, file) if also else {}),
             "config": {"shape": list(splits.shape), **described["model"]},
             "recipe": described["recipe"],
-            "versions": described["versions"],
+            **provenance(),
             "curve": {key: [round(r[key], 4) for r in history] for key in CURVE},
         }
         write(file, result)
@@ -120,6 +125,22 @@ def run_cell(
             folders[index].write_info(_info(config, seeded, splits, "finished") | ended)
         written.append(file)
     return written
+
+
+def provenance() -> dict[str, Any]:
+    """What made a result, for its file: number of the format, commit, versions and hardware."""
+    return {"schema": SCHEMA, "commit": _commit(), "versions": versions()}
+
+
+@functools.cache
+def _commit() -> str:
+    """The commit of the package's own checkout; of an installed package its version."""
+    root = Path(PACKAGE).parents[2]
+    if not (root / ".git").exists():
+        return __version__
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty"]
+    said = subprocess.run(command, capture_output=True, text=True)
+    return said.stdout.strip() or __version__
 
 
 _CLASSIFIERS: dict[str, Classifier] = {}

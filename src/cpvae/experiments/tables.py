@@ -1,5 +1,6 @@
-"""CP-VAE beside scikit-learn's mixtures on small tables: components of held-out rows."""
+"""CP-VAE beside its start and methods of others on small tables: components of held-out rows."""
 
+import dataclasses
 import json
 import statistics
 import time
@@ -11,18 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cpvae.checkpoint import versions
 from cpvae.estimator import CPVAE
 from cpvae.evaluation.metrics import cluster_scores
+from cpvae.experiments.baselines import BestForm, Start, gaussian_mixture, hdbscan, louvain
+from cpvae.experiments.cells import provenance, write
 
 FOLDS = 5
 SEEDS = (0, 1, 2)  # of the folds and of the methods
-
-
-def _gaussian_mixture(k: int, seed: int) -> Any:
-    from sklearn.mixture import GaussianMixture
-
-    return GaussianMixture(k, n_init=10, reg_covar=1e-3, random_state=seed)
 
 
 def _k_means(k: int, seed: int) -> Any:
@@ -34,8 +30,12 @@ def _k_means(k: int, seed: int) -> Any:
 METHODS: dict[str, Callable[[int, int], Any]] = {
     "CPVAE": lambda k, seed: CPVAE(n_components=k, random_state=seed),
     "CPVAE-masking": lambda k, seed: CPVAE(k, invariance="masking", random_state=seed),
-    "GaussianMixture": _gaussian_mixture,
+    "Start": Start,
+    "GaussianMixture": gaussian_mixture,
+    "GaussianMixture-BIC": BestForm,
     "KMeans": _k_means,
+    "Louvain": louvain,
+    "HDBSCAN": lambda k, seed: hdbscan(k),
 }
 DATASETS = ("wine", "breast_cancer", "unequal_blobs", "unequal_long", "unequal_mixed")
 
@@ -124,16 +124,18 @@ def run(
     from sklearn.pipeline import make_pipeline
 
     x, labels = load(dataset)
-    scores, start = [], time.perf_counter()
+    scores, fits, start = [], [], time.perf_counter()
     for seed in SEEDS:
         parts = StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(x, labels)
         for train, test in islice(parts, folds):
             fitted = METHODS[method](len(set(labels)), seed)
-            if not method.startswith("CPVAE"):
+            if not isinstance(fitted, CPVAE | Start):
                 fitted = make_pipeline(_standardised(), fitted)
             fitted.fit(x.iloc[train])
             assigned = fitted.predict(_known(x.iloc[test], x.iloc[train]))
             scores.append({"seed": seed, **cluster_scores(labels[test], np.asarray(assigned))})
+            if isinstance(fitted, CPVAE):
+                fits.append(_described(fitted))
     result = {
         "dataset": dataset,
         "method": method,
@@ -142,12 +144,19 @@ def run(
         "folds": folds,
         "seeds": list(SEEDS),
         "scores": scores,
+        **({"fits": fits} if fits else {}),
         "minutes": (time.perf_counter() - start) / 60,
-        "versions": versions(),
+        **provenance(),
     }
     results.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write(file, result)
     return result
+
+
+def _described(fitted: CPVAE) -> dict[str, Any]:
+    """The recipe of a fit, with what was chosen from the data, and its curve."""
+    curve = [round(record["valid_elbo_nats"], 4) for record in fitted.history_]
+    return {"recipe": dataclasses.asdict(fitted.recipe_), "curve": {"valid_elbo_nats": curve}}
 
 
 def run_all(results: Path) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ from scipy.stats import norm, wasserstein_distance
 from cpvae.checkpoint import describe
 from cpvae.data.schema import Schema
 from cpvae.evaluation.metrics import evaluate
-from cpvae.experiments.cells import write
+from cpvae.experiments.cells import CURVE, provenance, write
 from cpvae.models.build import build
 from cpvae.report.figures import BLUE, GREY, plain
 from cpvae.streams import numpy_stream, torch_stream
@@ -161,7 +161,8 @@ def _measure(name: str, k: int, spread: str, seed: int, file: Path) -> str:
         "epochs": len(history),
         "config": {"shape": [1], **described["model"]},
         "recipe": described["recipe"],
-        "versions": described["versions"],
+        **provenance(),
+        "curve": {key: [round(r[key], 4) for r in history] for key in CURVE},
     }
     write(file, result)
     return file.stem

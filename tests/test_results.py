@@ -1,0 +1,29 @@
+"""Files of record say what made them."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+RESULTS = Path(__file__).parent.parent / "results"
+# Files from before there was a number of the format, see results/README.md: none may be added
+WITHOUT = {"accuracy": 114, "real": 60, "started": 1, "table1": 36, "tables": 20, "toy": 14}
+
+
+def read():
+    for file in sorted(RESULTS.glob("*/*.json")):
+        yield file, json.loads(file.read_text(encoding="utf-8"))
+
+
+def test_no_new_file_lacks_a_number_of_the_format():
+    assert Counter(file.parent.name for file, r in read() if "schema" not in r) == WITHOUT
+
+
+def test_files_with_a_number_of_the_format_have_what_it_promises():
+    for file, result in read():
+        if "schema" in result:
+            assert {"commit", "versions"} <= set(result), file
+            assert {"seed", "seeds"} & set(result), file
+            trained = result.get("method", "").startswith("CPVAE")
+            fits = result.get("fits", []) if trained else [result] if "epochs" in result else []
+            assert not trained or len(fits) == len(result["scores"]), file
+            assert all({"recipe", "curve"} <= set(fit) for fit in fits), file
