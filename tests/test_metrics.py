@@ -3,9 +3,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.special import rel_entr
+from scipy.stats import norm
 
 from cpvae.evaluation.metrics import MEANING, cluster_scores, evaluate, kl_split, log_likelihood
-from cpvae.models.functional import log_mean_exp
 from cpvae.models.inference import components_used, exact_terms, sampled_terms
 
 
@@ -18,12 +19,6 @@ def test_all_keys_are_there_and_finite(any_model, generator):
     kl = result["kl_z_nats"] + result.get("kl_c_nats", 0.0)  # without c there is no KL(c)
     bound = result["reconstruction_nats"] - kl
     assert result["elbo_exact_nats"] == pytest.approx(bound, rel=1e-4, abs=1e-3)
-    if any_model.has_categories:
-        split = sum(
-            result[key]
-            for key in ("mutual_information_nats", "aggregated_kl_z_nats", "aggregated_kl_c_nats")
-        )
-        assert split == pytest.approx(result["kl_c_nats"] + result["kl_z_nats"], rel=1e-4, abs=1e-3)
     assert result["log_likelihood_nats"] > result["elbo_exact_nats"] - 0.5
     clustered = {"accuracy", "purity", "nmi", "ari"} & set(result)
     assert len(clustered) == (4 if result["n_components"] > 1 else 0)
@@ -58,31 +53,40 @@ def test_one_sampled_category_estimates_the_enumerated_bound(any_cpvae, observed
     assert sampled.elbo().mean().item() == pytest.approx(exact.elbo().mean().item(), abs=6 * error)
 
 
-def test_mutual_information_is_enumeration_by_hand(any_cpvae, observed_cpvae, generator):
-    """Against log q(z,c) summed example by example, and never above log n."""
-    terms = exact_terms(any_cpvae, observed_cpvae, generator)
-    many = observed_cpvae.repeat(300, 1)  # the same empirical distribution, many draws
-    split = kl_split(any_cpvae, many, exact_terms(any_cpvae, many, generator), generator)
-    features, log_qc = any_cpvae.infer(observed_cpvae)
-    total, n = 0.0, 4000
+@pytest.mark.parametrize("gate", ["probabilities", "category"])
+def test_each_term_of_the_split_kl_is_an_integral(gate, build_small, generator):
+    """Eq. 13 in double precision: sums over examples and categories, z on a grid."""
+    config = {"shape": (6,), "likelihood": "bernoulli", "mixing_weights": "learned"}
+    model = build_small({**config, "latent_dim": 2, "gate": gate})
     with torch.no_grad():
-        for i in range(8):
-            c = torch.multinomial(log_qc[i].exp(), n, replacement=True, generator=generator)
-            joint = torch.empty(n, 8)
-            for k in range(4):
-                posteriors = any_cpvae.posterior_given(observed_cpvae, k)
-                mine = c == k
-                normal = torch.randn(int(mine.sum()), 3, generator=generator)
-                z = posteriors.mean[i] + torch.exp(0.5 * posteriors.logvar[i]) * normal
-                for j in range(8):
-                    q = torch.distributions.Normal(
-                        posteriors.mean[j], torch.exp(0.5 * posteriors.logvar[j])
-                    )
-                    joint[mine, j] = q.log_prob(z).sum(-1) + log_qc[j, k]
-            total += (joint[:, i] - log_mean_exp(joint, 1)).mean().item() / 8
-    assert split["mutual_information_nats"] == pytest.approx(total, abs=0.08)
-    assert split["mutual_information_nats"] <= math.log(8) + 1e-3
-    assert terms.kl_c.shape == (8,)
+        model.classifier.weight.mul_(6)  # so that categories and codes say something of x
+        model.posterior.weight.mul_(4)
+    x = torch.randint(2, (6, 6), generator=generator).float()
+    many = x.repeat(700, 1)  # the same empirical distribution, many draws
+    split = kl_split(model, many, exact_terms(model, many, generator), generator)
+
+    side, step = np.linspace(-12, 12, 301, retstep=True)
+    z = np.stack(np.meshgrid(side, side), -1).reshape(-1, 1, 2)
+    with torch.no_grad():
+        qc = model.log_qc(x).double().exp().numpy()
+        posteriors = [model.posterior_given(x, k) for k in range(4)]
+        prior = model.mixture()
+        p_c = prior.logits.double().softmax(0).numpy()
+
+    def densities(gaussian):
+        mean, logvar = (t.detach().double().numpy() for t in (gaussian.mean, gaussian.logvar))
+        return norm.pdf(z, mean, np.exp(0.5 * logvar)).prod(-1)  # (z, rows)
+
+    joint = np.stack([qc[:, k] * densities(q) for k, q in enumerate(posteriors)])  # (k, z, x)
+    q_zc, q_c = joint.mean(-1), qc.mean(0)
+    p_zc = q_c[:, None] * densities(prior).T  # with q(c), so that it has q(c) p(z|c)
+    information = rel_entr(joint, q_zc[:, :, None]).sum() * step**2 / 6
+    assert 0.3 < information < math.log(6)
+    assert split == {
+        "mutual_information_nats": pytest.approx(information, abs=0.03),
+        "aggregated_kl_z_nats": pytest.approx(rel_entr(q_zc, p_zc).sum() * step**2, abs=0.03),
+        "aggregated_kl_c_nats": pytest.approx(rel_entr(q_c, p_c).sum(), abs=1e-5),
+    }
 
 
 def test_components_used_counts_shares_from_a_tenth_of_an_even_one():

@@ -101,7 +101,8 @@ def test_importance_weights_average_to_the_bound_and_rise_above_it(any_model, ob
 
 def test_log_likelihood_of_a_linear_gaussian_model_is_known(generator):
     """With x | z Gaussian and a linear decoder, log p(x) is a mixture of two Gaussian densities."""
-    model = build(shape=(2,), likelihood="gaussian", n_components=2, latent_dim=1, noise_scale=0.5)
+    config = {"shape": (2,), "likelihood": "gaussian", "mixing_weights": "learned"}
+    model = build(**config, n_components=2, latent_dim=1, noise_scale=0.5)
     weight = torch.tensor([[1.0], [-0.5]])
 
     def decode(z, c):
@@ -110,11 +111,12 @@ def test_log_likelihood_of_a_linear_gaussian_model_is_known(generator):
     model.decode = decode
     with torch.no_grad():
         model.prior.mean.copy_(torch.tensor([[-1.0], [1.0]]))
+        model.prior.logits.copy_(torch.tensor([3 * 0.8, 3 * 0.2]).log())
     x = torch.tensor([[0.5, 0.5], [3.0, 0.2]])
     covariance = weight @ weight.T + 0.25 * torch.eye(2)
     means = torch.tensor([[-1.0, 0.5], [3.0, 0.5]])  # decoder at the prior mean of each component
     components = torch.distributions.MultivariateNormal(means, covariance)
-    expected = log_mean_exp(components.log_prob(x.unsqueeze(1)), 1)
+    expected = (components.log_prob(x.unsqueeze(1)).exp() @ torch.tensor([0.8, 0.2])).log()
     estimate = log_mean_exp(model.log_weights(model.likelihood.observe(x), 200_000, generator), 0)
     torch.testing.assert_close(estimate, expected, atol=0.03, rtol=0)
 
