@@ -67,11 +67,14 @@ MIXED = {
     "likelihood": "mixed",
     "kinds": ("count", "gaussian", "categorical", "binary", "gaussian", "categorical"),
     "n_levels": (0, 0, 3, 0, 0, 2),
+    "loc": (0.5, -1.0, 0.0, 0.0, 1.0, 0.0),
+    "scale": (0.5, 2.0, 1.0, 1.0, 0.5, 1.0),
 }
+UNITS = dict.fromkeys(("loc", "scale"), MIXED["scale"])  # the data's own, not the networks'
 LEARNED = {"mixing_weights": "learned"}  # and uneven, see `small`: an even p(c) hides what drops it
 CONFIGS = [
     {"shape": (6,), "likelihood": "bernoulli", **LEARNED},
-    {"shape": (6,), "likelihood": "gaussian", "covariance": "full", **LEARNED},
+    {"shape": (6,), "likelihood": "gaussian", "covariance": "full", **UNITS, **LEARNED},
     {"shape": (6,), "likelihood": "bernoulli", "gate": "category", **LEARNED},
     {"shape": (6,), "likelihood": "bernoulli", "mixing_weights": "uniform"},
     {"shape": (6,), "likelihood": "gaussian", "gate": "category", "covariance": "full", **LEARNED},
@@ -92,7 +95,7 @@ OTHERS = [
     {"model": "vae", "shape": (6,), "likelihood": "bernoulli", "n_components": 1},
     {"model": "mog", "shape": (6,), "likelihood": "gaussian", "covariance": "full"},
     {"model": "vamp", "shape": (6,), "likelihood": "bernoulli"},
-    {"model": "vamp", "shape": (6,), "likelihood": "gaussian"},
+    {"model": "vamp", "shape": (6,), "likelihood": "gaussian", **UNITS},
     {
         "model": "hvae",
         "shape": (1, 5, 6),
@@ -107,7 +110,8 @@ OTHERS = [
 
 
 def name_of(config: dict) -> str:
-    named = {key: v for key, v in config.items() if key not in ("kinds", "n_levels")}
+    of_columns = ("kinds", "n_levels", "loc", "scale")
+    named = {key: v for key, v in config.items() if key not in of_columns}
     return "-".join(str(v) for v in named.values())
 
 
