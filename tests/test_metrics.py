@@ -7,7 +7,9 @@ from scipy.special import rel_entr
 from scipy.stats import norm
 
 from cpvae.evaluation.metrics import MEANING, cluster_scores, evaluate, kl_split, log_likelihood
+from cpvae.models.base import draw_noise
 from cpvae.models.inference import components_used, exact_terms, sampled_terms
+from cpvae.streams import torch_stream
 
 
 def test_all_keys_are_there_and_finite(any_model, generator):
@@ -26,12 +28,56 @@ def test_all_keys_are_there_and_finite(any_model, generator):
     assert result == evaluate(any_model, x, labels, n_samples=20)
 
 
-def test_likelihood_does_not_depend_on_the_chunks(any_model, observed, monkeypatch):
-    """Equal in the mean: chunks draw other noise, so many samples are compared."""
-    whole = log_likelihood(any_model, observed, 3000, torch.Generator().manual_seed(0))
-    monkeypatch.setattr(type(any_model), "rows_at_once", lambda model: 700)
-    chunked = log_likelihood(any_model, observed, 3000, torch.Generator().manual_seed(0))
-    assert whole == pytest.approx(chunked, abs=0.2, rel=0.02)
+@pytest.mark.parametrize("rows", [1000, 4, 3, 1])
+def test_every_sample_counts_once_whatever_the_chunks(rows, build_small, monkeypatch):
+    """Of 10 weights each of 7 examples, told by their numbers; rows that are decoded at once."""
+    model = build_small({"shape": (6,), "likelihood": "bernoulli"})
+    log_w = np.random.default_rng(0).normal(size=(10, 7), scale=3)
+    seen = [0] * 7
+
+    def log_weights(x, n_samples, generator):
+        columns = x[:, 0].long().tolist()
+        first = {seen[i] for i in columns}.pop()
+        for i in columns:
+            seen[i] += n_samples
+        return torch.from_numpy(log_w[first : first + n_samples, columns])
+
+    monkeypatch.setattr(model, "rows_at_once", lambda: rows)
+    monkeypatch.setattr(model, "log_weights", log_weights)
+    observed = torch.arange(7.0).unsqueeze(1).repeat(1, 6)
+    progress = []
+    value = log_likelihood(
+        model, observed, 10, torch.Generator(), lambda *done: progress.append(done)
+    )
+    assert value == pytest.approx(np.log(np.exp(log_w).mean(0)).mean(), abs=1e-6)
+    assert seen == [10] * 7
+    assert progress[-1] == (7, 7)
+
+
+def test_figures_are_means_of_the_terms_under_the_noise_of_the_seed(any_model, generator):
+    x = torch.rand(30, *any_model.shape, generator=generator)
+    with torch.no_grad():  # one component is next to never taken
+        if any_model.has_categories:
+            any_model.classifier.bias[2] -= 12
+    result = evaluate(any_model, x, n_samples=2, seed=3, temperature=0.2)
+    stream = torch_stream(3, "evaluation")
+    observed = any_model.likelihood.observe(x.flatten(1), stream)
+    terms = exact_terms(any_model, observed, stream)
+    expected = {"elbo_exact_nats": terms.elbo(), "kl_z_nats": terms.kl_z}
+    expected["reconstruction_nats"] = terms.log_px
+    if any_model.has_categories:
+        expected["kl_c_nats"] = terms.kl_c
+        noise = draw_noise(any_model, 30, stream)
+        with torch.no_grad():
+            expected["elbo_relaxed_nats"] = any_model.terms(observed, noise, 0.2, "relaxed").elbo()
+        shares = any_model.cluster_probs(x).mean(0)
+        assert result["components_used"] == int((shares >= 0.1 / 4).sum()) < 4
+    for key, each in expected.items():
+        assert result[key] == pytest.approx(each.double().mean().item(), rel=1e-5), key
+    if any_model.n_components > 1:
+        q = terms.log_qc.double().exp().numpy()
+        information = rel_entr(q, q.mean(0)).sum(1).mean()
+        assert result["mutual_information_c_nats"] == pytest.approx(information, abs=1e-5)
 
 
 def test_likelihood_with_rounded_products_is_close_and_leaves_the_model(any_model, observed):
