@@ -67,16 +67,26 @@ MIXED = {
     "likelihood": "mixed",
     "kinds": ("count", "gaussian", "categorical", "binary", "gaussian", "categorical"),
     "n_levels": (0, 0, 3, 0, 0, 2),
+    "loc": (0.5, -1.0, 0.0, 0.0, 1.0, 0.0),
+    "scale": (0.5, 2.0, 1.0, 1.0, 0.5, 1.0),
 }
+UNITS = dict.fromkeys(("loc", "scale"), MIXED["scale"])  # the data's own, not the networks'
+LEARNED = {"mixing_weights": "learned"}  # and uneven, see `small`: an even p(c) hides what drops it
 CONFIGS = [
-    {"shape": (6,), "likelihood": "bernoulli"},
-    {"shape": (6,), "likelihood": "gaussian", "covariance": "full"},
-    {"shape": (6,), "likelihood": "bernoulli", "gate": "category"},
-    {"shape": (6,), "likelihood": "bernoulli", "mixing_weights": "learned"},
-    {"shape": (6,), "likelihood": "gaussian", "gate": "category", "covariance": "full"},
-    {"shape": (1, 5, 6), "likelihood": "bernoulli", "network": "conv"},
-    {"shape": (3, 8, 8), "likelihood": "gaussian", "network": "conv", "noise_scale": 0.3},
-    MIXED,
+    {"shape": (6,), "likelihood": "bernoulli", **LEARNED},
+    {"shape": (6,), "likelihood": "gaussian", "covariance": "full", **UNITS, **LEARNED},
+    {"shape": (6,), "likelihood": "bernoulli", "gate": "category", **LEARNED},
+    {"shape": (6,), "likelihood": "bernoulli", "mixing_weights": "uniform"},
+    {"shape": (6,), "likelihood": "gaussian", "gate": "category", "covariance": "full", **LEARNED},
+    {"shape": (1, 5, 6), "likelihood": "bernoulli", "network": "conv", **LEARNED},
+    {
+        "shape": (3, 8, 8),
+        "likelihood": "gaussian",
+        "network": "conv",
+        "noise_scale": 0.3,
+        **LEARNED,
+    },
+    {**MIXED, **LEARNED},
 ]
 
 
@@ -85,7 +95,7 @@ OTHERS = [
     {"model": "vae", "shape": (6,), "likelihood": "bernoulli", "n_components": 1},
     {"model": "mog", "shape": (6,), "likelihood": "gaussian", "covariance": "full"},
     {"model": "vamp", "shape": (6,), "likelihood": "bernoulli"},
-    {"model": "vamp", "shape": (6,), "likelihood": "gaussian"},
+    {"model": "vamp", "shape": (6,), "likelihood": "gaussian", **UNITS},
     {
         "model": "hvae",
         "shape": (1, 5, 6),
@@ -100,17 +110,20 @@ OTHERS = [
 
 
 def name_of(config: dict) -> str:
-    named = {key: v for key, v in config.items() if key not in ("kinds", "n_levels")}
+    of_columns = ("kinds", "n_levels", "loc", "scale")
+    named = {key: v for key, v in config.items() if key not in of_columns}
     return "-".join(str(v) for v in named.values())
 
 
 def small(config: dict):
-    """A small model, moved away from its start so that nothing is zero."""
+    """A small model, moved away from its start: nothing is zero, a learned p(c) is uneven."""
     model = build(**{"n_components": 4, "latent_dim": 3, "hidden": (16, 16), "seed": 1, **config})
     torch.manual_seed(2)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
+        if isinstance(getattr(model.prior, "logits", None), torch.nn.Parameter):
+            model.prior.logits.add_(torch.linspace(1.0, -1.0, model.n_components))
     return model.eval()
 
 

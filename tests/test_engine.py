@@ -10,6 +10,7 @@ from cpvae.data.augment import Augment
 from cpvae.models.base import Noise
 from cpvae.models.build import build
 from cpvae.training.adam import Adam
+from cpvae.training.batches import Batches
 from cpvae.training.engine import Engine
 from cpvae.training.objective import loss
 from cpvae.training.recipe import LossWeights, Phase, Recipe
@@ -164,6 +165,25 @@ def test_an_epoch_is_one_pass_over_all_examples_in_batches_of_the_size_asked_for
     assert [block.normal.shape[-2] for block in blocks] == [20, 10]
     assert sum(len(block.normal) for block in blocks) == 5
     assert sorted(torch.cat(seen).tolist()) == list(range(90))
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "bernoulli"])
+def test_all_that_is_drawn_differs_by_seed_and_by_epoch_and_by_nothing_else(likelihood):
+    """Order (of rows that are numbered) or binarisation (of rows that are equal), and all noise."""
+    model = build(shape=[12], n_components=3, latent_dim=2, hidden=[8, 8], likelihood=likelihood)
+    rows = torch.arange(40.0) if likelihood == "gaussian" else torch.full((40,), 0.5)
+    moved = Augment(12, lambda x, u: u)
+
+    def drawn(seed, epoch):
+        batches = Batches([model], [seed], rows.unsqueeze(1).repeat(1, 12), 20, moved, False)
+        (block,) = batches.blocks(epoch)
+        return block.present()
+
+    first, again, others = drawn(3, 1), drawn(3, 1), [drawn(4, 1), drawn(3, 2)]
+    assert set(first) == {"observed", "normal", "gumbel", "changed"}
+    for name, tensor in first.items():
+        assert torch.equal(tensor, again[name]), name
+        assert not any(torch.equal(tensor, other[name]) for other in others), name
 
 
 @pytest.mark.parametrize(("name", "n_components"), SYSTEMS)

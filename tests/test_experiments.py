@@ -15,6 +15,7 @@ import torch
 from cpvae import data
 from cpvae.cli import main as cli
 from cpvae.experiments import accuracy, baselines, cells, pictures, real, table1, tables, toy
+from cpvae.experiments.cells import run_cell
 from cpvae.models.build import MODELS, build
 from cpvae.models.inference import standardised
 from cpvae.training import initialise
@@ -62,6 +63,52 @@ def test_a_cell_lands_as_one_file_a_seed_and_is_not_run_again(
     (again,) = table1.run(cell, [0, 1, 2], splits, tmp_path, "cpu", recipe=RECIPE)
     assert again.name.endswith("-s2.json")
     assert written[0].stat().st_mtime_ns == before
+
+
+def test_a_cell_is_trained_without_the_test_part(tmp_path):
+    """Another test part changes the figures alone, another validation part its own curve alone."""
+    splits = data.load("digits")
+    config = {"model": "vae", "shape": splits.shape, "hidden": (8, 8), "latent_dim": 2}
+    results = {}
+    for name in ("plain", "valid", "test"):
+        part = getattr(splits, name, None)
+        changed = {} if part is None else {name: part._replace(x=1 - part.x)}
+        run_cell(
+            lambda seed, name=name: tmp_path / f"{name}.json",
+            {},
+            config,
+            RECIPE,
+            [0],
+            dataclasses.replace(splits, **changed),
+            importance_samples=2,
+            accelerator="cpu",
+        )
+        results[name] = json.loads((tmp_path / f"{name}.json").read_text())
+    plain, valid, test = results.values()
+    assert test["curve"] == plain["curve"]
+    assert test["elbo_nats"] != plain["elbo_nats"]
+    assert valid["curve"]["train_loss_nats"] == plain["curve"]["train_loss_nats"]
+    assert valid["curve"]["valid_elbo_nats"] != plain["curve"]["valid_elbo_nats"]
+
+
+def test_a_fold_is_held_out_of_the_fit(tmp_path, monkeypatch):
+    fitted, held_out = [], []
+
+    class Noted:
+        def fit(self, x):
+            fitted.append(set(x.index))
+
+        def predict(self, x):
+            held_out.append(set(x.index))
+            return np.zeros(len(x))
+
+    monkeypatch.setitem(tables.METHODS, "CPVAE, noted", lambda k, seed: Noted())
+    x, labels = pd.DataFrame({"a": np.arange(50.0)}), np.arange(50) % 2
+    tables.run("made up", "CPVAE, noted", tmp_path, lambda name: (x, labels))
+    assert len(fitted) == len(held_out) == tables.FOLDS * len(tables.SEEDS)
+    for rows, others in zip(fitted, held_out, strict=True):
+        assert not rows & others
+        assert rows | others == set(x.index)
 
 
 def test_accuracy_is_measured_for_every_seed(tmp_path):
@@ -246,6 +293,14 @@ def test_the_toy_by_its_command(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(toy, name, size)
     monkeypatch.setattr(joblib, "cpu_count", lambda: 1)
     monkeypatch.setattr(torch, "set_num_threads", lambda n: None)
+    parts = []
+    monkeypatch.setattr(
+        toy,
+        "fit",
+        lambda model, train, valid, recipe, of=toy.fit: (
+            parts.append((len(train), len(valid))) or of(model, train, valid, recipe)
+        ),
+    )
     code, out, _ = run_command(
         monkeypatch, capsys, "toy", "--spread", "variance", "--out", tmp_path
     )
@@ -253,6 +308,8 @@ def test_the_toy_by_its_command(tmp_path, monkeypatch, capsys):
     assert "CP, K=150" in out
     results = [json.loads(file.read_text()) for file in sorted(tmp_path.glob("*.json"))]
     assert [r["model"] for r in results] == ["cpvae", "vae"]
+    assert parts == [(500, 100)] * 2  # the test part, of 50, is for figures alone
+    assert [r["n_examples"] for r in results] == [50, 50]
     for result in results:
         for origin in ("aggregated", "uniform"):
             histogram = result["generated"][origin]["histogram"]

@@ -2,7 +2,13 @@ import math
 
 import pytest
 import torch
-from torch.distributions import Categorical, MultivariateNormal, Normal, kl_divergence
+from torch.distributions import (
+    Categorical,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+    kl_divergence,
+)
 
 from cpvae.models.functional import (
     Gaussian,
@@ -10,8 +16,10 @@ from cpvae.models.functional import (
     categorical_kl,
     component_kl,
     component_log_prob,
+    gaussian_kl,
     gumbel,
     log_mean_exp,
+    mixture_log_prob,
 )
 
 B, K, D = 5, 7, 4
@@ -67,6 +75,25 @@ def test_samples_of_a_component_have_the_moments_that_the_density_states(full, g
     torch.testing.assert_close(z.T.cov(), oracle.covariance_matrix[3], atol=0.25, rtol=0.03)
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_density_and_responsibilities_of_an_uneven_mixture_are_torch_distributions(full):
+    mixture, components = a_mixture(full)
+    mixture = mixture._replace(logits=torch.linspace(-2, 3, K))
+    weights = Categorical(logits=mixture.logits)
+    z = torch.randn(B, D) + 20
+    log_pz, log_responsibilities = mixture_log_prob(z, mixture)
+    expected = MixtureSameFamily(weights, components).log_prob(z)
+    torch.testing.assert_close(log_pz, expected, rtol=1e-4, atol=1e-3)
+    by_bayes = (components.log_prob(z.unsqueeze(1)) + weights.logits).log_softmax(1)
+    torch.testing.assert_close(log_responsibilities, by_bayes, rtol=1e-4, atol=1e-3)
+
+
+def test_kl_between_gaussians_is_torch_distributions():
+    q, p = Gaussian(*torch.randn(2, B, D)), Gaussian(*torch.randn(2, B, D))
+    oracles = [Normal(g.mean, torch.exp(0.5 * g.logvar)) for g in (q, p)]
+    torch.testing.assert_close(gaussian_kl(q, p), kl_divergence(*oracles).sum(-1))
+
+
 def test_one_dimensional_density_integrates_to_one():
     mixture = Mixture(torch.zeros(2), torch.tensor([[-1.0], [2.0]]), torch.tensor([[0.3], [-1.0]]))
     z = torch.linspace(-20, 20, 20_001).unsqueeze(1)
@@ -98,4 +125,5 @@ def test_gumbel_is_finite_at_both_ends_and_has_the_right_mean(generator):
 def test_log_mean_exp_does_not_overflow():
     assert log_mean_exp(torch.tensor([1000.0, 1000.0]), 0).item() == pytest.approx(1000)
     x = torch.randn(6, 2)
-    torch.testing.assert_close(log_mean_exp(x, 0), x.exp().mean(0).log())
+    for dim in (0, 1):
+        torch.testing.assert_close(log_mean_exp(x, dim), x.exp().mean(dim).log())

@@ -36,10 +36,10 @@ def test_stored_grey_values_are_drawn_with_their_probability_to_16_bits(generato
     torch.testing.assert_close(chance, x[0].double(), atol=3e-5, rtol=0)
     assert chance[0] == 0
     assert chance[-1] == 1
-    drawn = p_x.noise((1000, 7), generator)
+    drawn = p_x.noise((10_000, 70), generator)  # each level ten times, but for the greatest
     assert drawn.dtype == torch.int16
-    assert drawn.max() < 2**15 - 1
-    assert drawn.double().mean().abs() < 700  # 2**15 / sqrt(3 * 7000), three times over
+    assert (drawn.min(), drawn.max()) == (-(2**15), 2**15 - 2)
+    assert drawn.double().mean().abs() < 70  # 2**15 / sqrt(3 * 700_000), three times over
 
 
 def gaussian(noise_scale: float | None) -> Likelihood:
@@ -177,6 +177,13 @@ def test_mixed_samples_have_the_moments_of_their_columns(generator):
     assert (x[:, 0] == x[:, 0].round()).all()
 
 
+def test_a_mean_count_has_an_upper_limit():
+    head = HEADS["count"](torch.tensor([1.0]), torch.tensor([2.0]), [])
+    params = torch.tensor([[1e4]])
+    assert head.mean(params).item() == pytest.approx(math.exp(15))
+    assert head.log_prob(torch.tensor([[3.0]]), params).isfinite().all()
+
+
 def test_kinds_of_mixed_columns_are_checked():
     one = torch.ones(1)
     with pytest.raises(ValueError, match="kind='colour' is unknown: choose from gaussian, binary"):
@@ -200,12 +207,17 @@ def test_every_head_keeps_the_contract(kind, generator):
         assert head.standardised(observed).shape == (500, head.n_inputs)
     whole = head.log_prob(observed, params)
     assert whole.shape == (500,)
-    total = torch.zeros(500)
-    for column in range(3):
+    total, together = torch.zeros(500), torch.zeros(500)
+    widths = (3, 2, 4) if head.n_levels else (1, 1, 1)
+    for column, mine in enumerate(params.split(widths, 1)):
+        one = slice(column, column + 1)
+        single = HEADS[kind](loc[one], scale[one], [3, 2, 4][one])
+        together = together + single.log_prob(observed[:, one], mine)
         alone = torch.full_like(observed, math.nan)
         alone[:, column] = observed[:, column]
         total = total + head.log_prob(alone, params)
     torch.testing.assert_close(total, whole)
+    torch.testing.assert_close(together, whole)
     torch.testing.assert_close(head.log_prob(alone * math.nan, params), torch.zeros(500))
     for gradient in torch.autograd.grad(total.sum(), [params, *head.parameters()]):
         assert torch.isfinite(gradient).all()

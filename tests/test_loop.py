@@ -49,7 +49,7 @@ def test_two_equal_runs_are_equal_bit_for_bit(data, expectation):
     for key, value in one.state_dict().items():
         assert torch.equal(value, two.state_dict()[key]), key
     _, third = fitted(data, dataclasses.replace(recipe, seed=4), augment=jitter)
-    assert without_time(third) != without_time(first)
+    assert third[0]["train_loss_nats"] != first[0]["train_loss_nats"]  # from the same weights
 
 
 class Killed(Exception):

@@ -3,15 +3,16 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
-from torch.distributions import Categorical, Normal, kl_divergence
+from torch.distributions import Categorical, MultivariateNormal, Normal, kl_divergence
 from torch.nn import functional as F
 
 from cpvae.choices import EXPECTATIONS, SYSTEMS
 from cpvae.models.base import Noise, draw_noise
 from cpvae.models.build import MODELS, build
-from cpvae.models.functional import component_kl, log_mean_exp
+from cpvae.models.functional import Gaussian, component_kl, log_mean_exp
 
 
 @pytest.mark.parametrize("expectation", EXPECTATIONS)
@@ -43,23 +44,32 @@ def test_state_dict_round_trip_gives_equal_outputs(
     )
 
 
-def test_exact_is_enumeration_by_hand(any_cpvae, observed_cpvae, generator):
+def test_exact_is_enumeration_by_hand(any_cpvae, observed_cpvae, generator, monkeypatch):
     noise = draw_noise(any_cpvae, 8, generator)
     features, log_qc = any_cpvae.infer(observed_cpvae)
     log_px, kl_z = torch.zeros(8), torch.zeros(8)
+    each = any_cpvae.given_each(observed_cpvae, noise.normal)
     for k in range(4):
         c = F.one_hot(torch.full((8,), k), 4).float()
         q = any_cpvae.encode(features, log_qc.exp() if any_cpvae.gate == "probabilities" else c)
         params = any_cpvae.decode(q.mean + torch.exp(0.5 * q.logvar) * noise.normal, c)
-        log_px += log_qc[:, k].exp() * any_cpvae.likelihood.log_prob(observed_cpvae, params)
-        kl_z += log_qc[:, k].exp() * component_kl(q, any_cpvae.prior())[:, k]
+        log_px_k = any_cpvae.likelihood.log_prob(observed_cpvae, params)
+        kl_k = component_kl(q, any_cpvae.prior())[:, k]
+        log_px += log_qc[:, k].exp() * log_px_k
+        kl_z += log_qc[:, k].exp() * kl_k
+        torch.testing.assert_close(each[:, k], log_px_k - kl_k, atol=1e-4, rtol=1e-5)
     exact = any_cpvae.terms(observed_cpvae, noise, expectation="exact")
     torch.testing.assert_close(exact.log_px, log_px)
     torch.testing.assert_close(exact.kl_z, kl_z)
     p_c = Categorical(logits=any_cpvae.mixture().logits)
     torch.testing.assert_close(exact.kl_c, kl_divergence(Categorical(logits=log_qc), p_c))
-    sparse = any_cpvae.exact_terms(observed_cpvae, noise.normal)
-    torch.testing.assert_close(sparse.elbo(), exact.elbo(), atol=1e-4, rtol=1e-5)
+    for rows in (1000, 5):  # 32 pairs of example and category at once, or five
+        monkeypatch.setattr(any_cpvae, "rows_at_once", lambda rows=rows: rows)
+        sparse = any_cpvae.exact_terms(observed_cpvae, noise.normal)
+        torch.testing.assert_close(sparse[:3], exact[:3], atol=1e-4, rtol=1e-5)
+    if any_cpvae.gate == "probabilities":  # then KL(z) has no noise from c
+        one = any_cpvae.terms(observed_cpvae, noise, 0.5, "straight_through")
+        torch.testing.assert_close(one.kl_z, exact.kl_z)
 
 
 def test_straight_through_is_an_unbiased_estimate_of_the_exact_bound(
@@ -101,7 +111,8 @@ def test_importance_weights_average_to_the_bound_and_rise_above_it(any_model, ob
 
 def test_log_likelihood_of_a_linear_gaussian_model_is_known(generator):
     """With x | z Gaussian and a linear decoder, log p(x) is a mixture of two Gaussian densities."""
-    model = build(shape=(2,), likelihood="gaussian", n_components=2, latent_dim=1, noise_scale=0.5)
+    config = {"shape": (2,), "likelihood": "gaussian", "mixing_weights": "learned"}
+    model = build(**config, n_components=2, latent_dim=1, noise_scale=0.5)
     weight = torch.tensor([[1.0], [-0.5]])
 
     def decode(z, c):
@@ -110,11 +121,12 @@ def test_log_likelihood_of_a_linear_gaussian_model_is_known(generator):
     model.decode = decode
     with torch.no_grad():
         model.prior.mean.copy_(torch.tensor([[-1.0], [1.0]]))
+        model.prior.logits.copy_(torch.tensor([3 * 0.8, 3 * 0.2]).log())
     x = torch.tensor([[0.5, 0.5], [3.0, 0.2]])
     covariance = weight @ weight.T + 0.25 * torch.eye(2)
     means = torch.tensor([[-1.0, 0.5], [3.0, 0.5]])  # decoder at the prior mean of each component
     components = torch.distributions.MultivariateNormal(means, covariance)
-    expected = log_mean_exp(components.log_prob(x.unsqueeze(1)), 1)
+    expected = (components.log_prob(x.unsqueeze(1)).exp() @ torch.tensor([0.8, 0.2])).log()
     estimate = log_mean_exp(model.log_weights(model.likelihood.observe(x), 200_000, generator), 0)
     torch.testing.assert_close(estimate, expected, atol=0.03, rtol=0)
 
@@ -179,8 +191,15 @@ def test_pseudo_inputs_start_at_examples_and_all_components_are_drawn_at_random(
     model = build(name, shape=(6,), n_components=5, latent_dim=2, hidden=(8, 8))
     x = torch.randint(2, (40, 6), generator=generator).float()
     model.prior.start_from(x, generator)
-    nearest = torch.cdist(model.prior.pseudo_inputs.detach(), x).min(1).values
-    assert nearest.max() < 0.1
+    nearest = torch.cdist(model.prior.pseudo_inputs.detach(), x).min(1)
+    assert nearest.values.max() < 0.1
+    assert nearest.indices.max() >= 5  # not the first ones
+    assert not model.prior.starts_from_data
+    starts = []
+    for _ in range(2):
+        model.prior.start_from(x, torch.Generator().manual_seed(7))
+        starts.append(model.prior.pseudo_inputs.detach().clone())
+    assert torch.equal(*starts)
     _, drawn = model.sample(500, generator=generator)
     assert drawn[:20].tolist() != sorted(drawn[:20].tolist())
     assert torch.bincount(drawn, minlength=5).min() > 60
@@ -189,6 +208,12 @@ def test_pseudo_inputs_start_at_examples_and_all_components_are_drawn_at_random(
 def test_pseudo_inputs_may_start_at_random():
     prior = build("vamp", shape=(6,), n_components=5, pseudo_inputs="random").prior
     assert not prior.starts_from_data
+    assert 0 <= prior.pseudo_inputs.min() < prior.pseudo_inputs.max() <= 1
+    with torch.no_grad():
+        prior.pseudo_inputs.copy_(torch.linspace(-1, 2, 30).view(5, 6))
+    mixture = prior(lambda inputs: Gaussian(inputs, -inputs))
+    torch.testing.assert_close(mixture.mean, torch.linspace(-1, 2, 30).view(5, 6).clamp(0, 1))
+    torch.testing.assert_close(mixture.logvar, -mixture.mean)
     with pytest.raises(ValueError, match="choose from data, random"):
         build("vamp", shape=(6,), pseudo_inputs="zeros")
 
@@ -199,6 +224,42 @@ def test_components_are_drawn_with_the_weights_of_the_prior_unless_the_model_has
         model.aggregated.copy_(torch.tensor([0.5, 0.5, 0.0, 0.0]))
         _, drawn = model.sample(2000, generator=generator)
         assert abs((drawn == 3).float().mean() - expected) < 0.04
+
+
+def test_means_of_the_prior_start_with_the_spread_that_was_asked_for():
+    mean = build(shape=(6,), n_components=200, prior_scale=0.3).prior.mean
+    assert mean.std().item() == pytest.approx(0.3, rel=0.05)
+    assert mean.mean().item() == pytest.approx(0, abs=0.02)
+
+
+@pytest.mark.parametrize("covariance", ["diag", "full"])
+def test_merged_components_have_the_moments_of_their_mixture(covariance, build_small):
+    """Sum of p (S + m m^T) less the square of the mean, as numpy has it."""
+    prior = build_small({"shape": (6,), "covariance": covariance}).prior
+    with torch.no_grad():
+        prior.mean.mul_(20)
+    share = torch.tensor([[0.5, 0.3, 0.2, 0.0], [0.0, 0.0, 0.0, 1.0]])
+    logits = torch.tensor([0.2, -0.4])
+
+    def moments(mixture):
+        scale = np.exp(0.5 * mixture.logvar.detach().double().numpy())
+        tril = np.stack([np.eye(3)] * len(scale))
+        if mixture.unit_tril is not None:
+            tril = mixture.unit_tril.detach().double().numpy()
+        return mixture.mean.detach().double().numpy(), tril * scale[:, None]
+
+    mean, root = moments(prior())
+    second = root @ root.transpose(0, 2, 1) + mean[:, :, None] * mean[:, None]
+    expected = share.double().numpy() @ mean
+    second = np.tensordot(share.double().numpy(), second, 1)
+    covariances = second - expected[:, :, None] * expected[:, None]
+    small = prior.merged(share, logits)
+    found, root = moments(small())
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    if covariance == "diag":
+        covariances = covariances * np.eye(3)
+    np.testing.assert_allclose(root @ root.transpose(0, 2, 1), covariances, atol=1e-4, rtol=1e-4)
+    assert (small.n_components, small.logits.tolist()) == (2, logits.tolist())
 
 
 def test_a_setting_of_another_model_is_refused():
@@ -215,16 +276,98 @@ def test_component_samples_come_from_that_component(any_model, generator):
     assert component.tolist() == [last] * 20
 
 
-def test_codes_of_a_component_have_the_moments_of_its_prior(any_cpvae, generator):
-    seen = []
-    any_cpvae.decode = lambda z, c: (seen.append(z), any_cpvae.decoder(torch.cat([z, c], -1)))[1]
-    any_cpvae.sample(50_000, component=1, generator=generator)
-    prior = any_cpvae.prior()
-    factor = torch.diag(torch.exp(0.5 * prior.logvar[1]))
+def test_codes_of_a_component_have_the_moments_of_its_prior(any_model, generator):
+    last = any_model.n_components - 1
+    with torch.no_grad():
+        z = any_model.draw(torch.full((50_000,), last), generator)[0]
+        prior = any_model.mixture()
+    factor = torch.diag(torch.exp(0.5 * prior.logvar[last]))
     if prior.unit_tril is not None:
-        factor = prior.unit_tril[1] @ factor
-    torch.testing.assert_close(seen[0].mean(0), prior.mean[1], atol=0.05, rtol=0)
-    torch.testing.assert_close(seen[0].T.cov(), factor @ factor.T, atol=0.05, rtol=0.05)
+        factor = prior.unit_tril[last] @ factor
+    torch.testing.assert_close(z.mean(0), prior.mean[last], atol=0.05, rtol=0)
+    torch.testing.assert_close(z.T.cov(), factor @ factor.T, atol=0.05, rtol=0.05)
+
+
+def test_each_example_is_drawn_from_its_own_component(any_cpvae, generator):
+    component = torch.tensor([2, 0, 3, 3])
+    with torch.no_grad():
+        any_cpvae.prior.mean.copy_(100 * torch.arange(4.0).unsqueeze(1).expand(4, 3))
+        z, c = any_cpvae.draw(component, generator)
+    assert (z / 100).round().tolist() == [[k] * 3 for k in component.tolist()]
+    assert c.argmax(1).tolist() == component.tolist()
+    assert (c.sum(1) == 1).all()
+
+
+def test_the_code_is_what_the_bound_decodes_without_noise(any_model, observed):
+    normal, gumbel = (torch.zeros(8, n) for n in (any_model.normal_dim, any_model.gumbel_dim))
+    terms = any_model.terms(observed, Noise(normal, gumbel), 0.5, "straight_through")
+    code, log_qc = any_model.code(observed)
+    log_px = any_model.likelihood.log_prob(observed, any_model.decode(*code))
+    torch.testing.assert_close(log_px, terms.log_px)
+    torch.testing.assert_close(log_qc, terms.log_qc)
+    torch.testing.assert_close(any_model.log_qc(observed), log_qc)
+
+
+def test_components_of_models_without_c_are_inferred_by_bayes(any_model, observed, generator):
+    """Responsibilities at z, of the noise that was given; written out with torch.distributions."""
+    if any_model.has_categories:
+        pytest.skip("it has a q(c|x)")
+    noise = draw_noise(any_model, 8, generator)
+    with torch.no_grad():
+        mixture = any_model.mixture()
+        mean, std = _mean_std(any_model.encode(any_model.likelihood.inputs(observed)))
+        z = mean + std * noise.normal[:, :3]
+        scale = torch.diag_embed(torch.exp(0.5 * mixture.logvar))
+        tril = scale if mixture.unit_tril is None else mixture.unit_tril @ scale
+        log_prob = MultivariateNormal(mixture.mean, scale_tril=tril).log_prob(z.unsqueeze(1))
+        terms = any_model.terms(observed, noise)
+    torch.testing.assert_close(terms.log_qc, log_prob.log_softmax(1), atol=1e-4, rtol=1e-4)
+
+
+def test_what_users_ask_is_of_data_in_its_own_units(any_model, generator):
+    x, _ = any_model.sample(6, generator=generator)
+    again, _ = any_model.sample(6, generator=generator)
+    assert not torch.equal(x, again)
+    with torch.no_grad():
+        observed = any_model.likelihood.observe(x.flatten(1))
+        code, log_qc = any_model.code(observed)
+        mean = any_model.likelihood.mean(any_model.decode(*code))
+    torch.testing.assert_close(any_model.embed(x), code[0])
+    torch.testing.assert_close(any_model.cluster_probs(x), log_qc.exp())
+    torch.testing.assert_close(any_model.reconstruct(x).flatten(1), mean)
+
+
+def test_a_mean_is_what_many_draws_from_the_same_codes_have(generator):
+    """One component of next to no spread, so that all draws are of one code."""
+    for likelihood in ("bernoulli", "gaussian"):
+        model = build(shape=(6,), likelihood=likelihood, n_components=3, latent_dim=2, seed=2)
+        with torch.no_grad():
+            model.prior.logvar.fill_(-30)
+        mean, component = model.sample(5, component=0, mean=True, generator=generator)
+        assert component.tolist() == [0] * 5
+        torch.testing.assert_close(mean, mean[:1].expand(5, 6), atol=1e-4, rtol=0)
+        drawn, component = model.sample(20_000, component=0, generator=generator)
+        assert not component.any()
+        torch.testing.assert_close(drawn.mean(0), mean[0], atol=0.04, rtol=0)
+        variance = mean[0] * (1 - mean[0]) if likelihood == "bernoulli" else torch.ones(6)
+        torch.testing.assert_close(drawn.var(0), variance, atol=0.04, rtol=0)
+
+
+def test_noise_is_standard_normal_and_gumbel(generator):
+    normal, gumbel = draw_noise(build(shape=(6,), latent_dim=5), 20_000, generator)
+    for noise, mean, variance in ((normal, 0.0, 1.0), (gumbel, 0.5772, math.pi**2 / 6)):
+        assert noise.mean().item() == pytest.approx(mean, abs=0.02)
+        assert noise.var().item() == pytest.approx(variance, abs=0.05)
+
+
+def test_a_gate_with_no_weights_leaves_the_features_as_they_are(generator):
+    model = build(shape=(6,), n_components=4, latent_dim=3, hidden=(8, 8))
+    features, gate = torch.randn(5, 8, generator=generator), torch.eye(4)[[0, 1, 2, 3, 0]]
+    with torch.no_grad():
+        model.posterior_gate.weight.zero_()
+        q = model.encode(features, gate)
+        mean, logvar = model.posterior(torch.cat([features, gate], 1)).split(3, 1)
+    torch.testing.assert_close((q.mean, q.logvar), (mean, logvar))
 
 
 def test_components_are_drawn_from_the_aggregated_posterior_or_the_uniform(any_cpvae, generator):
