@@ -36,6 +36,9 @@ def seeds(name: str) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "toy sd": lambda: markdown(toy.rows(toy.run("sd", RESULTS / "toy"))),
+    "toy seeds": lambda: markdown(
+        toy.seed_rows([toy.run("sd", RESULTS / "toy", seed) for seed in range(3)])
+    ),
     "toy variance": lambda: markdown(toy.rows(toy.run("variance", RESULTS / "toy"))),
     "table1": lambda: table1.table(cells.read(RESULTS / "table1")),
     "started": lambda: table1.table(cells.read(RESULTS / "started"), table1.STARTED_CELLS),

@@ -56,17 +56,18 @@ def test_figures_of_the_card_are_those_of_the_evaluation(run, tmp_path):
         "n_examples": 60,
         "importance_samples": 7,
         "elbo_exact_nats": -12.3456,
+        "elbo_exact_se_nats": 0.5,
         "reconstruction_nats": -9.5,
     }
     (path / "evaluation.json").write_text(
         json.dumps({**figures, "best_epoch": folder.read_info().get("best_epoch")})
     )
     card = (hub.save_pretrained(path, tmp_path / "shared") / "README.md").read_text()
-    assert "Means over 60 test examples; 7 importance samples" in card
-    assert "| Bound on log p(x) | -12.346 | nats |" in card
+    assert "Means over 60 test examples with their standard errors; 7 importance samples" in card
+    assert "| Bound on log p(x) | -12.346 | 0.500 | nats |" in card
     rows = [line for line in card.splitlines() if line.startswith("|")]
     assert len(rows) == 4
-    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {5}  # a bar in a cell is escaped
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {6}  # a bar in a cell is escaped
 
 
 def test_refusals(run, tmp_path):

@@ -202,6 +202,19 @@ def rows(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [*table, truth]
 
 
+def seed_rows(by_seed: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """A row a system: log p(x) less that of the truth, and % between the modes, of each seed."""
+    table = []
+    for results in zip(*by_seed, strict=True):
+        row = {"model": f"{NAMES[results[0]['model']]}, K={results[0]['components']}"}
+        for result in results:
+            less = result["log_likelihood_nats"] - result["true_log_density_nats"]
+            between = 100 * result["generated"][_origins(result)[0]]["valley_share"]
+            row[f"seed {result['seed']}"] = f"{less:.3f}, {between:.1f} %"
+        table.append(row)
+    return table
+
+
 def _origins(result: dict[str, Any]) -> tuple[str, str]:
     """Where the paper draws components from, and the uniform prior, as keys of `generated`."""
     return result["drawn_from"], "uniform"
