@@ -209,8 +209,12 @@ class RunFolder:
 def best_of(
     history: Sequence[dict[str, Any]], pretraining_epochs: int = 0
 ) -> dict[str, Any] | None:
-    """The record with the best bound, of those after pretraining; None of no records."""
-    counted = [record for record in history if record["epoch"] > pretraining_epochs] or history
+    """The record with the best bound, of those that may be chosen; None of no records.
+
+    Those are after the pretraining, and do not say that they do not count (`refine.refine`).
+    """
+    after = [r for r in history if r["epoch"] > pretraining_epochs or not pretraining_epochs]
+    counted = [record for record in after or history if record.get("counts", True)]
     return max(counted, key=lambda record: record["valid_elbo_nats"], default=None)
 
 

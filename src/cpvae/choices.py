@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from typing import Any, Literal, TypeVar, cast, get_args
 
 Dataset = Literal["digits", "mnist", "omniglot"]
-System = Literal["cpvae", "vae", "mog", "vamp", "hvae", "hvamp"]
+System = Literal["cpvae", "residual", "vae", "mog", "vamp", "hvae", "hvamp"]
 Likelihood = Literal["bernoulli", "gaussian", "mixed"]
 Kind = Literal["gaussian", "binary", "count", "categorical"]
 Network = Literal["mlp", "conv"]

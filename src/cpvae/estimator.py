@@ -106,7 +106,7 @@ class CPVAE(NamedFeaturesMixin, TransformerMixin, DensityMixin, BaseEstimator):
         self,
         n_components: int | None = None,
         *,
-        model: str = "cpvae",
+        model: str | None = None,
         latent_dim: int | None = None,
         hidden: Sequence[int] | None = None,
         network: str = "mlp",
@@ -195,7 +195,7 @@ class CPVAE(NamedFeaturesMixin, TransformerMixin, DensityMixin, BaseEstimator):
         x, shape, schema = self._read(X, reset=first)
         if first:
             check(x, schema.names)
-            planned = self._plan(x, schema, self._seed()).in_parts(len(x))
+            planned = self._plan(x, schema, self._seed(), self.model or "cpvae").in_parts(len(x))
             self.history_, self._optimiser = [], None
             self._take(build(**planned.config), planned, shape)
         else:
@@ -228,9 +228,10 @@ class CPVAE(NamedFeaturesMixin, TransformerMixin, DensityMixin, BaseEstimator):
         source = Source(type(X).__name__, x, schema=schema)
         return split(source, seed, self.validation_fraction, test_fraction=0.0), shape
 
-    def _plan(self, x: np.ndarray, schema: Schema, seed: int) -> Plan:
+    def _plan(self, x: np.ndarray, schema: Schema, seed: int, model: str | None = None) -> Plan:
         """What is built and how it is trained, from training data and settings."""
         given = {name: getattr(self, name) for name in FRONT}
+        given["model"] = model or self.model
         given |= {**(self.recipe or {}), "seed": seed}
         return plan(x, schema, given, self.kinds, self.invariance, self.accelerator)
 

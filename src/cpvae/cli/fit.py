@@ -117,7 +117,7 @@ def fit(
             rich_help_panel=MODEL,
             help="Fit another model instead, as a baseline. vae, hvae: without clusters. mog, "
             "vamp, hvamp: mixtures of other forms (docs/models.md).",
-            show_default="cpvae",
+            show_default="residual for tables of numbers without gaps, else cpvae",
         ),
     ] = None,
     mixing_weights: Annotated[

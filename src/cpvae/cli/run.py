@@ -150,7 +150,8 @@ class FitRun:
 
     def _print_outcome(self, fitted: Fitted, best_epoch: int) -> None:
         history, planned = fitted.history, fitted.plan
-        best, k = history[best_epoch - 1], planned.config["n_components"]
+        best = next(record for record in history if record["epoch"] == best_epoch)
+        k = planned.config["n_components"]
         used = f"; {best['components_used']} of {k} components in use" * (k > 1)
         self.console.print(
             f"\n[bold]Done[/] after {len(history)} epochs, {history[-1]['seconds']:.0f} s. Best "

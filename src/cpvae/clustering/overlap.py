@@ -55,12 +55,15 @@ class OverlapMixture(NamedTuple):
 
     def assign(self, table: Table) -> Int[Tensor, "n 2 2"]:
         """The ranges of the most probable component of each row, new ones too."""
+        return self.ranges[self.log_prob(table).argmax(1)]
+
+    def log_prob(self, table: Table) -> Float[np.ndarray, "n k"]:
+        """Log p(x, c) in nats of each row, new ones too, and each component."""
         middle, *mixture = [each.numpy() for each in self[:-1]]
         rows = _rows(table, middle)
         n = len(rows.numbers)
         parts = zip(*(np.array_split(each, 1 + n // EXAMPLES) for each in rows[:2]), strict=True)
-        own = [Mixture(*mixture).log_prob(*part).argmax(1) for part in parts]
-        return self.ranges[np.concatenate(own)]
+        return np.concatenate([Mixture(*mixture).log_prob(*part) for part in parts])
 
 
 def overlap_mixture(table: Table, n_components: int, seed: int) -> OverlapMixture:

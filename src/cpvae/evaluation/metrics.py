@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from cpvae.models.base import Model, Terms
-from cpvae.models.cpvae import ConditionalPriorVAE, has_categories
+from cpvae.models.build import WithCategories, has_categories
 from cpvae.models.functional import log_mean_exp, mutual_information
 from cpvae.models.inference import cluster_probs, components_used, exact_terms, one_draw
 from cpvae.models.networks import products
@@ -249,7 +249,7 @@ def _sums_of_weights(
 
 
 def kl_split(
-    model: ConditionalPriorVAE,
+    model: WithCategories,
     observed: Float[Tensor, "n f"],
     terms: Terms,
     generator: torch.Generator,
@@ -277,7 +277,7 @@ def kl_split(
 
 @torch.no_grad()
 def _information_of_each(
-    model: ConditionalPriorVAE,
+    model: WithCategories,
     observed: Float[Tensor, "n f"],
     log_qc: Float[Tensor, "n k"],
     generator: torch.Generator,
@@ -301,9 +301,7 @@ def _information_of_each(
     return information
 
 
-def _posteriors(
-    model: ConditionalPriorVAE, observed: Tensor, k: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _posteriors(model: WithCategories, observed: Tensor, k: int) -> Iterator[tuple[Tensor, Tensor]]:
     for x in observed.split(model.rows_at_once()):
         yield model.posterior_given(x, k)
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 
@@ -13,8 +13,11 @@ from cpvae.models.cpvae import ConditionalPriorVAE
 from cpvae.models.hierarchical import HierarchicalVAE
 from cpvae.models.likelihoods import Likelihood
 from cpvae.models.priors import GaussianMixture, Prior, StandardNormal, VampPrior
+from cpvae.models.residual import ResidualCPVAE
 from cpvae.models.vae import VAE
 from cpvae.streams import stream
+
+WithCategories = ConditionalPriorVAE | ResidualCPVAE
 
 
 class System(NamedTuple):
@@ -44,6 +47,7 @@ MODELS = {
         of_prior=("covariance", "prior_scale", "mixing_weights"),
         prior_scale=0.05,
     ),
+    "residual": System(ResidualCPVAE, GaussianMixture),
     "vae": System(VAE, StandardNormal),
     "mog": System(VAE, GaussianMixture, of_prior=("covariance", "prior_scale")),
     "vamp": System(VAE, VampPrior, of_prior=("pseudo_inputs",)),
@@ -106,13 +110,18 @@ def build(
     choose("model", model, SYSTEMS)
     noise_scale = settings.pop("noise_scale", None)
     _check_settings(model, settings)
-    p_x = _likelihood(likelihood, shape, kinds, n_levels, loc, scale, noise_scale)
+    p_x = _likelihood(model, likelihood, shape, kinds, n_levels, loc, scale, noise_scale)
     of_model = {name: settings.pop(name) for name in MODELS[model].of_model if name in settings}
     with torch.random.fork_rng(devices=[]):  # layers start from torch's global generator
         torch.manual_seed(stream(seed, "weights"))
         prior = _prior(model, n_components, latent_dim, p_x, shape, settings)
         made: Any = MODELS[model].model
         return made(shape, p_x, prior, latent_dim, hidden, network, **of_model)
+
+
+def has_categories(model: Model) -> TypeGuard[WithCategories]:
+    """Whether a model infers c by a q(c|x) of its own; it then has all that `infer` brings."""
+    return model.has_categories
 
 
 def _check_settings(model: str, settings: dict[str, Any]) -> None:
@@ -126,6 +135,7 @@ def _check_settings(model: str, settings: dict[str, Any]) -> None:
 
 
 def _likelihood(
+    model: str,
     likelihood: str,
     shape: Sequence[int],
     kinds: Sequence[str],
@@ -140,6 +150,13 @@ def _likelihood(
         return likelihoods.bernoulli(n)
     origin = torch.zeros(n) if loc is None else torch.tensor(loc, dtype=torch.float32)
     unit = torch.ones(n) if scale is None else torch.tensor(scale, dtype=torch.float32)
+    if model == "residual":
+        if likelihood != "gaussian" or noise_scale is not None:
+            raise ValueError(
+                "The model 'residual' is for tables of numbers with a Gaussian likelihood whose "
+                "noise is learned: leave likelihood, kinds and noise_scale out, or take 'cpvae'."
+            )
+        return likelihoods.noisy_gaussian(origin, unit)
     if likelihood == "gaussian":
         return likelihoods.gaussian(origin, unit, noise_scale)
     return likelihoods.mixed(kinds, n_levels, origin, unit)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from cpvae.clustering.communities import merge_connected
 from cpvae.models.base import Model
-from cpvae.models.cpvae import ConditionalPriorVAE, has_categories
+from cpvae.models.build import WithCategories, has_categories
 from cpvae.models.inference import cluster_probs, codes, exact_terms, represent, standardised
 from cpvae.streams import torch_stream
 
@@ -40,7 +40,7 @@ class Compacted(NamedTuple):
     in nats per example of the data given.
     """
 
-    model: ConditionalPriorVAE
+    model: WithCategories
     config: dict[str, Any]
     groups: Groups
     elbo_before_nats: float
@@ -97,7 +97,7 @@ def compact(
     return Compacted(small.eval(), config, groups, before, after, sorted(bounds.items()))
 
 
-def _tries(model: ConditionalPriorVAE, view: "View", seed: int) -> list[tuple[float, Groups]]:
+def _tries(model: WithCategories, view: "View", seed: int) -> list[tuple[float, Groups]]:
     """The bound of every number of categories that is tried, with and without unused ones."""
     shares, tries = view.log_qc.exp().mean(0), []
     by_number = {len(groups): groups for groups in _joined(view.costs)}
@@ -122,7 +122,7 @@ class View(NamedTuple):
 
 
 @torch.no_grad()
-def look(model: ConditionalPriorVAE, x: Tensor, seed: int) -> View:
+def look(model: WithCategories, x: Tensor, seed: int) -> View:
     """What a model makes of data (n, ...), with binarisation and noise of a seed."""
     generator = torch_stream(seed, "compact", 0, x.device)
     observed = model.likelihood.observe(x.flatten(1), generator)
@@ -136,7 +136,7 @@ def look(model: ConditionalPriorVAE, x: Tensor, seed: int) -> View:
     return View(observed, features, log_qc, costs)
 
 
-def _elbo(model: ConditionalPriorVAE, observed: Tensor, seed: int) -> float:
+def _elbo(model: WithCategories, observed: Tensor, seed: int) -> float:
     generator = torch_stream(seed, "compact", 1, observed.device)
     return exact_terms(model, observed, generator).elbo().mean().item()
 
@@ -166,7 +166,7 @@ def _joined(costs: Float[Tensor, "k k"]) -> list[Groups]:
 
 
 @torch.no_grad()
-def _connected(model: ConditionalPriorVAE, groups: Groups, x: Tensor, seed: int) -> Groups:
+def _connected(model: WithCategories, groups: Groups, x: Tensor, seed: int) -> Groups:
     """Groups merged where they are connected in data, or in `MOST_EXAMPLES` examples of it."""
     generator = torch_stream(seed, "compact", 2)
     rows = torch.randperm(len(x), generator=generator)[:MOST_EXAMPLES]

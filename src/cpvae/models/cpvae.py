@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Sequence
-from typing import TypeGuard
 
 import torch
 from jaxtyping import Float, Int
@@ -285,8 +284,3 @@ class ConditionalPriorVAE(Model):
         small.aggregated = aggregated / aggregated.sum()
         small.prior = self.prior.merged(share, small.aggregated.clamp_min(1e-6).log())
         return small
-
-
-def has_categories(model: Model) -> TypeGuard[ConditionalPriorVAE]:
-    """Whether a model infers c by a q(c|x) of its own; it then has all that `infer` brings."""
-    return model.has_categories

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int16
 from torch import Tensor, nn
 
 from cpvae.choices import KINDS, choose
-from cpvae.models.heads import HEADS, BinaryHead, GaussianHead, Head, filled
+from cpvae.models.heads import HEADS, BinaryHead, GaussianHead, Head, NoisyGaussianHead, filled
 
 GREY_LEVELS = 2**16  # that binarisation tells apart
 
@@ -161,6 +161,11 @@ def gaussian(
 ) -> Likelihood:
     """Measurements; the decoder's output is their standardised mean, see `heads.GaussianHead`."""
     return Likelihood([GaussianHead(loc, scale, noise_scale)])
+
+
+def noisy_gaussian(loc: Float[Tensor, " f"], scale: Float[Tensor, " f"]) -> Likelihood:
+    """Measurements; the decoder's output is their mean and log-variance, both standardised."""
+    return Likelihood([NoisyGaussianHead(loc, scale)])
 
 
 def mixed(

@@ -21,6 +21,11 @@ OF_C = ("expectation", "kl_c_start", "pretraining_epochs", "invariance_weight")
 INVARIANCE = 2.0  # weight of the term, where an augmentation is given
 MARGINAL_ENTROPY = 8.0  # where components are of one size; less lets two merge and a third split
 ENOUGH_FOR_BFLOAT16 = 100_000  # weights of the first layer from which products in bfloat16 pay
+LARGE_BATCH = 1_000  # a step of it takes no longer than one of 100 where networks are small
+MOST_COLUMNS = 100  # of a table that starts as a mixture: covariances have the square of them
+ROWS_A_COLUMN = 5  # at least, for the same
+RESIDUAL_STEPS = 1_000  # at most, of a model that starts as a mixture
+OF_RESIDUAL = ("max_epochs", "batch_size", "learning_rate", "patience", "seed")
 STEPS = 10_000  # optimisation steps that a run gets by default, between 100 and 1000 epochs
 
 
@@ -45,12 +50,17 @@ def sort_settings(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, A
 
 
 def describe_data(
-    x: np.ndarray, schema: Schema, kinds: Kinds | None = None, likelihood: str | None = None
+    x: np.ndarray,
+    schema: Schema,
+    kinds: Kinds | None = None,
+    likelihood: str | None = None,
+    model: str = "cpvae",
 ) -> tuple[str, Schema]:
     """The likelihood for training examples ``x`` (n, ...), and their schema with all it needs.
 
-    Data in [0, 1] gets a Bernoulli likelihood, other data and data with missing values (NaN) a
-    Gaussian one on features standardised one by one for a table and channel by channel for images.
+    Data in [0, 1] gets a Bernoulli likelihood, unless the model is ``residual``; other data and
+    data with missing values (NaN) get a Gaussian one on features standardised one by one for a
+    table and channel by channel for images.
     A table with columns of text, or for whose columns kinds are given, gets a mixed one.
 
     Raises:
@@ -69,6 +79,7 @@ def describe_data(
     in_unit_interval = bool(low >= 0 and high <= 1)
     missing = schema.missing or bool(np.isnan(x).any())
     default = "bernoulli" if in_unit_interval and not missing else "gaussian"
+    default = "gaussian" if model == "residual" else default
     likelihood = likelihood or default
     if likelihood == "bernoulli" and not in_unit_interval:
         raise ValueError(
@@ -83,6 +94,26 @@ def describe_data(
     if likelihood not in ("gaussian", "mixed"):  # `build` refuses what is unknown
         return likelihood, dataclasses.replace(schema, kinds=(), loc=(), scale=())
     return likelihood, schema.with_kinds_and_units(x, likelihood, kinds)
+
+
+def choose_model(
+    x: np.ndarray, schema: Schema, given: Mapping[str, Any], kinds: Kinds | None = None
+) -> str:
+    """The model for training examples ``x`` (n, ...) where the user names none.
+
+    ``residual`` for a table of numbers with enough rows for their covariances, none missing, where
+    no setting is given that it has no use for; else ``cpvae``.
+    """
+    settings = {name for name, value in given.items() if value is not None}
+    known = settings <= {*OF_RESIDUAL, "n_components", "hidden", "likelihood", "network"}
+    usual = given.get("likelihood") in (None, "gaussian") and given.get("network") in (None, "mlp")
+    numbers = x.ndim == 2 and not schema.levels and not kinds and not np.isnan(x).any()
+    if not (known and usual and numbers) or given.get("invariance_weight"):
+        return "cpvae"
+    n, n_columns = x.shape
+    enough = n_columns <= MOST_COLUMNS and n >= ROWS_A_COLUMN * n_columns
+    two_values = bool(np.isin(x, (0, 1)).all())
+    return "residual" if enough and not two_values else "cpvae"
 
 
 def model_config(
@@ -105,7 +136,9 @@ def model_config(
     schema = schema or Schema(x.shape[1:])
     given = _plain(given)
     _check_sizes(given, len(x))
-    likelihood, schema = describe_data(x, schema, kinds, given.get("likelihood"))
+    given.setdefault("model", choose_model(x, schema, given, kinds))
+    model = given["model"]
+    likelihood, schema = describe_data(x, schema, kinds, given.get("likelihood"), model)
     return configured(len(x), schema, {**given, "likelihood": likelihood})
 
 
@@ -124,6 +157,12 @@ def configured(n: int, schema: Schema, given: dict[str, Any]) -> dict[str, Any]:
     }
     if "mixing_weights" in MODELS[model].settings:
         config["mixing_weights"] = "learned"
+    if model == "residual":
+        if schema.missing:
+            raise ValueError(
+                "The model 'residual' takes no missing values yet: fill them in, or take 'cpvae'."
+            )
+        config["latent_dim"] = n_features
     config |= schema.features() | given
     _check_sizes(config, n)
     return config
@@ -152,6 +191,8 @@ def recipe(
     given = _plain(given)
     _check_whole(given, ("max_epochs", "batch_size", "anneal_epochs", "pretraining_epochs"))
     model = config["model"]
+    if model == "residual":
+        return _recipe_of_residual(n_examples, given)
     has_categories = MODELS[model].model.has_categories
     for name in () if has_categories else OF_C:
         if given.get(name):
@@ -184,6 +225,28 @@ def recipe(
         "marginal_entropy": MARGINAL_ENTROPY if rewarded else 0.0,
         "precision": _precision(config, accelerator),
     }
+    return Recipe(**(defaults | given))
+
+
+def _recipe_of_residual(n_examples: int, given: dict[str, Any]) -> Recipe:
+    """A few large batches: the model starts where others end."""
+    batch_size = given.get("batch_size", min(LARGE_BATCH, n_examples))
+    steps = max(1, n_examples // max(1, batch_size))
+    epochs = given.get("max_epochs", math.ceil(RESIDUAL_STEPS / steps))
+    defaults: dict[str, Any] = {
+        "batch_size": batch_size,
+        "max_epochs": epochs,
+        "expectation": "exact",
+        "anneal_epochs": 0,
+        "patience": max(1, epochs // 4),
+    }
+    for field in dataclasses.fields(Recipe):
+        name, usual = field.name, defaults.get(field.name, field.default)
+        if name not in OF_RESIDUAL and given.get(name, usual) != usual:
+            raise ValueError(
+                f"{name} has no use for the model 'residual', which starts as a mixture: give "
+                f"{', '.join(OF_RESIDUAL)}, or take the model 'cpvae'."
+            )
     return Recipe(**(defaults | given))
 
 

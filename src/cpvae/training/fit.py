@@ -25,12 +25,14 @@ from cpvae.data.augment import Augment, named
 from cpvae.data.schema import Kinds, Schema
 from cpvae.models.base import Model
 from cpvae.models.build import MODELS, build
+from cpvae.models.residual import ResidualCPVAE
 from cpvae.training import defaults
 from cpvae.training.device import choose_device
 from cpvae.training.diagnosis import Diagnosis, Diverged, Record, diagnose, overfitted
 from cpvae.training.initialise import needs_mixture
-from cpvae.training.loop import TrainingData, check_trainable, fit, fit_together
+from cpvae.training.loop import TrainingData, check_trainable, fit_together
 from cpvae.training.recipe import Recipe
+from cpvae.training.refine import refine
 
 POLL = 0.5  # seconds between two looks at how far the processes are
 
@@ -143,7 +145,13 @@ def plan(
             data, or data that cannot be learned from.
     """
     of_model, of_recipe = defaults.sort_settings(given)
-    likelihood, schema = defaults.describe_data(x, schema, kinds, of_model.get("likelihood"))
+    if not of_model.get("model"):
+        changes = {"invariance": invariance} if invariance else {}
+        of_model["model"] = defaults.choose_model(x, schema, {**given, **changes}, kinds)
+    named_model = of_model["model"]
+    likelihood, schema = defaults.describe_data(
+        x, schema, kinds, of_model.get("likelihood"), named_model
+    )
     config = defaults.configured(len(x), schema, {**of_model, "likelihood": likelihood})
     augment = named(invariance, schema.shape)
     if augment and not MODELS[config["model"]].model.has_categories:
@@ -214,6 +222,13 @@ def continue_fit(
     plan = dataclasses.replace(plan, recipe=recipe)
     data = TrainingData(train, valid, plan.augment)
     with (watch or (lambda _: nullcontext(None)))(plan) as on_epoch:
+        if isinstance(model, ResidualCPVAE):
+            tell = on_epoch or (lambda *_: None)
+            history = refine(
+                model, data, recipe, None, lambda r: tell(0, r), accelerator, anew=False
+            )
+            outcome = _outcome(recipe, history)
+            return Fitted(model, plan, history, [outcome], diagnose(model, history, recipe))
         (history,) = fit_together(
             [model], data, [recipe], on_epoch=on_epoch, accelerator=accelerator
         )
@@ -260,14 +275,15 @@ def fit_restarts(
     if n_restarts == 1:
         model = build(**{**config, "seed": recipe.seed})
         tell = on_epoch or (lambda *_: None)
-        given = (data.augment, folder, lambda record: tell(0, record), accelerator)
-        history = fit(model, data.train, data.valid, recipe, *given)
+        history = _fit_one(
+            model, data, recipe, folder, folder, lambda record: tell(0, record), accelerator
+        )
         return Best(model, history, [_outcome(recipe, history)])
     with tempfile.TemporaryDirectory() as aside:
         home = Path(aside) if folder is None else folder.path / RESTARTS
         recipes = [dataclasses.replace(recipe, seed=recipe.seed + r) for r in range(n_restarts)]
         folders = [RunFolder(home / f"seed-{r.seed}") for r in recipes]
-        together = choose_device(accelerator).type == "cuda"
+        together = choose_device(accelerator).type == "cuda" and config["model"] != "residual"
         _check_same_device(home, folders, together)
         schema = Schema(tuple(config["shape"]))  # enough for folders that do not outlive the fit
         if folder and folder.exists():
@@ -292,6 +308,25 @@ def fit_restarts(
             folder.write_model(model.state_dict())
     model = model.eval().to(choose_device(accelerator))
     return Best(model, histories[best], outcomes)
+
+
+def _fit_one(
+    model: Model,
+    data: TrainingData,
+    recipe: Recipe,
+    folder: RunFolder | None,
+    home: RunFolder | None,
+    on_epoch: Callable[[Record], None],
+    accelerator: str,
+) -> list[Record]:
+    """One model, in the way that is its own; arguments as for `loop.fit_together`."""
+    if isinstance(model, ResidualCPVAE):
+        return refine(model, data, recipe, folder, on_epoch, accelerator)
+    folders = [folder] if folder else None
+    (history,) = fit_together(
+        [model], data, [recipe], folders, home, lambda _, record: on_epoch(record), accelerator
+    )
+    return history
 
 
 def _outcome(recipe: Recipe, history: Sequence[Record]) -> dict[str, Any]:
@@ -379,7 +414,7 @@ def _train_one(
     data = TrainingData(torch.tensor(x_train), torch.tensor(x_valid), augment)
     home = folder if resumable else None
     try:
-        fit_together([model], data, [recipe], [folder], home, None, accelerator)
+        _fit_one(model, data, recipe, folder, home, lambda _: None, accelerator)
     except Diverged as error:
         return str(error)
     return None

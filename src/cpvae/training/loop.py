@@ -23,6 +23,7 @@ from cpvae.data.augment import Augment
 from cpvae.models.base import Model
 from cpvae.models.functional import mutual_information
 from cpvae.models.inference import components_used, exact_terms, sampled_terms
+from cpvae.models.residual import ResidualCPVAE
 from cpvae.streams import stream, torch_stream
 from cpvae.training.device import choose_device, has_bfloat16
 from cpvae.training.diagnosis import Record, diverged
@@ -142,7 +143,7 @@ def fit_together(
     runs = [Run(*each) for each in zip(models, seeds, mine, strict=True)]
     group = Group(runs, engine, home)
     group.restore()
-    with _torch_settings(device, small):
+    with torch_settings(device, small):
         _loop(group, data, recipe, on_epoch)
     for run in runs:
         run.finish(data.train.flatten(1), device)
@@ -181,6 +182,11 @@ def fit_one_pass(
         Diverged: the loss stopped being finite.
         ValueError: as for `fit`.
     """
+    if isinstance(model, ResidualCPVAE):
+        raise ValueError(
+            "The model 'residual' learns from all its data at once: for data that comes in parts "
+            "give model='cpvae', or fit again to all of it."
+        )
     check_trainable(model, recipe, accelerator, augment)
     device = choose_device(accelerator)
     engine = _engine([model], [recipe.seed], x, recipe, augment, device, "plain")
@@ -362,7 +368,7 @@ def _engine(
 
 
 @contextlib.contextmanager
-def _torch_settings(device: torch.device, small: bool) -> Iterator[None]:
+def torch_settings(device: torch.device, small: bool) -> Iterator[None]:
     """Threads and precision of products that training wants; as they were before, after it."""
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
     if small:

@@ -60,7 +60,7 @@ class Run:
     def add(self, record: Record) -> None:
         """Takes an epoch's record, and the weights if they are the best so far."""
         self.history.append(record)
-        if record["valid_elbo_nats"] > self.best_elbo:
+        if record["valid_elbo_nats"] > self.best_elbo and record.get("counts", True):
             self.best_epoch, self.best_elbo = record["epoch"], record["valid_elbo_nats"]
             self.best = self._weights()
         if self.folder:

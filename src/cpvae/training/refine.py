@@ -1,0 +1,212 @@
+"""Training of a model that starts as a Gaussian mixture of the data (`models.residual`).
+
+The mixture is the first candidate: its bound is its log-likelihood. Training goes on while held-out
+rows gain by it and ends early where they do not, and the mixture is left only where the gain is
+more than its standard error. A few hundred steps of large batches do, in seconds, so a run that was
+stopped begins again.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from cpvae.checkpoint import RunFolder
+from cpvae.clustering.gaussians import Gaussians, fit_gaussians
+from cpvae.models.base import Terms
+from cpvae.models.functional import mutual_information
+from cpvae.models.inference import components_used, exact_terms
+from cpvae.models.residual import ResidualCPVAE, pairs_of
+from cpvae.streams import torch_stream
+from cpvae.training.device import choose_device
+from cpvae.training.diagnosis import Record, diverged
+from cpvae.training.initialise import initial_gaussians
+from cpvae.training.loop import ENOUGH_VALIDATION, TrainingData, torch_settings
+from cpvae.training.recipe import Recipe
+from cpvae.training.state import Run
+
+EVERY = 25  # steps between two validations, at least
+LIKELY = 1e-3  # training enumerates no category of an example that is less probable
+TRIAL = 0.2  # of a run, after which it ends where nothing was gained
+MOST_GRADIENT = 10.0  # norm that gradients are clipped to
+DECAY = 0.01  # of all weights; of the networks' it goes towards the mixture
+
+
+def refine(
+    model: ResidualCPVAE,
+    data: TrainingData,
+    recipe: Recipe,
+    folder: RunFolder | None = None,
+    on_epoch: Callable[[Record], None] | None = None,
+    accelerator: str = "auto",
+    anew: bool = True,
+) -> list[Record]:
+    """Makes ``model`` the mixture of the data, trains it, and leaves it with its best weights.
+
+    Arguments:
+        model: from `build`
+        data: what it is trained on
+        recipe: ``max_epochs``, ``batch_size``, ``learning_rate``, ``patience`` and ``seed`` of it
+        folder: where to save
+        on_epoch: called with each record
+        accelerator: as for `loop.fit`
+        anew: whether the model becomes the mixture first; else it goes on from where it is
+
+    Returns:
+        Records as those of `loop.fit`, of epochs that are `EVERY` steps apart or more. The first is
+        of epoch 0, the mixture. ``gain_nats`` is what held-out rows gained over it, and
+        ``gain_se_nats`` the standard error of that; where it is not exceeded, ``counts`` is false.
+
+    Raises:
+        Diverged: the loss stopped being finite.
+        ValueError: no such accelerator.
+    """
+    device, started = choose_device(accelerator), time.monotonic()
+    x_train, x_valid = (part.flatten(1) for part in (data.train, data.valid))
+    run = Run(model, recipe.seed, folder)
+    if folder:
+        folder.write_history([])
+    with torch_settings(device, small=True):
+        if anew:
+            mixture = initial_gaussians(model, x_train, recipe.seed)
+            model.start_from(*map(torch.from_numpy, mixture))
+        model.to(device)
+        held_out = HeldOut(model, x_valid.to(device), recipe.seed)
+        train = model.likelihood.observe(x_train.to(device))
+        for epoch, trained in _epochs(model, train, recipe):
+            record = {"epoch": epoch, "seconds": time.monotonic() - started, **trained}
+            record |= held_out.validate()
+            if not math.isfinite(record["train_loss_nats"] + record["valid_elbo_nats"]):
+                run.keep_best()
+                raise diverged(epoch, recipe.learning_rate)
+            run.add(record)
+            if on_epoch:
+                on_epoch(record)
+            if _is_over(run, recipe):
+                break
+        if anew and run.best_epoch == 0:  # so no row needs to be held out
+            model.start_from(*map(torch.from_numpy, _on_all(mixture, model, x_train, x_valid)))
+            run.best = {key: value.detach().clone() for key, value in model.state_dict().items()}
+        run.finish(x_train, device)
+    return run.history
+
+
+class HeldOut:
+    """The bound of held-out rows under the same noise in every epoch, beside the mixture's.
+
+    Arguments:
+        model: as the mixture
+        x: held-out rows (m, f) in the data's units
+        seed: of the noise
+    """
+
+    def __init__(self, model: ResidualCPVAE, x: Float[Tensor, "m f"], seed: int):
+        self.model, self.seed, self.n = model, seed, len(x)
+        self.observed = model.likelihood.observe(x.repeat(math.ceil(ENOUGH_VALIDATION / len(x)), 1))
+        self.of_mixture = self._of_each(self._terms())
+
+    def validate(self) -> Record:
+        """The validation half of a record."""
+        terms = self._terms()
+        gain = self._of_each(terms) - self.of_mixture
+        error = gain.std().item() / self.n**0.5 if self.n > 1 else math.inf
+        shares = terms.log_qc.exp().mean(0)
+        self.model.aggregated.copy_(shares)
+        is_mixture = not gain.any()
+        return {
+            "valid_elbo_nats": terms.elbo().mean().item(),
+            "valid_reconstruction_nats": terms.log_px.mean().item(),
+            "valid_kl_z_nats": terms.kl_z.mean().item(),
+            "valid_kl_c_nats": terms.kl_c.mean().item(),
+            "valid_mutual_information_c_nats": mutual_information(terms.log_qc).item(),
+            "components_used": components_used(shares),
+            "gain_nats": gain.mean().item(),
+            "gain_se_nats": 0.0 if is_mixture else error,
+            "counts": is_mixture or gain.mean().item() > error,
+        }
+
+    def _terms(self) -> Terms:
+        self.model.eval()
+        generator = torch_stream(self.seed, "validation", device=self.observed.device)
+        return exact_terms(self.model, self.observed, generator)
+
+    def _of_each(self, terms: Terms) -> Float[Tensor, " m"]:
+        return terms.elbo().double().view(-1, self.n).mean(0)
+
+
+def _epochs(
+    model: ResidualCPVAE, train: Float[Tensor, "n f"], recipe: Recipe
+) -> Iterator[tuple[int, Record]]:
+    """Trains, and gives an epoch and the training half of its record every `EVERY` steps.
+
+    The first is epoch 0, before any step. The learning rate rises and falls once (Smith 2018).
+    """
+    n, batch_size = len(train), min(recipe.batch_size, len(train))
+    steps, between = n // batch_size, math.ceil(EVERY / (n // batch_size))
+    with torch.no_grad():
+        parts = [model.infer(part) for part in train.split(model.rows_at_once())]
+    inputs, log_qc = (torch.cat(part) for part in zip(*parts, strict=True))
+    optimiser = torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, recipe.learning_rate, total_steps=recipe.max_epochs * steps + 1
+    )
+    yield (
+        0,
+        _record(_step_terms(model, train, (inputs, log_qc), torch_stream(recipe.seed, "training"))),
+    )
+    kept: list[Terms] = []
+    for epoch in range(recipe.max_epochs):
+        noise = torch_stream(recipe.seed, "training", epoch + 1, train.device)
+        order = torch_stream(recipe.seed, "order", epoch + 1)
+        rows = torch.randperm(n, generator=order)[: steps * batch_size].to(train.device)
+        model.train()
+        for batch in rows.split(batch_size):
+            terms = _step_terms(model, train[batch], (inputs[batch], log_qc[batch]), noise)
+            optimiser.zero_grad()
+            (-terms.elbo().mean()).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), MOST_GRADIENT)
+            optimiser.step()
+            schedule.step()
+            kept.append(Terms(*(each.detach() for each in terms)))
+        if (epoch + 1) % between == 0 or epoch + 1 == recipe.max_epochs:
+            yield epoch + 1, _record(Terms(*(torch.cat(each) for each in zip(*kept, strict=True))))
+            kept.clear()
+
+
+def _step_terms(
+    model: ResidualCPVAE,
+    x: Float[Tensor, "b f"],
+    inferred: tuple[Tensor, Float[Tensor, "b k"]],
+    noise: torch.Generator,
+) -> Terms:
+    """The terms of the bound over the categories of each example that are likely."""
+    normal = torch.randn(x.shape, generator=noise, device=x.device)
+    return model.bound_of(x, inferred, pairs_of(inferred[1].exp(), LIKELY), normal)
+
+
+def _record(terms: Terms) -> Record:
+    means = [each.detach().mean().item() for each in (terms.elbo(), *terms[:3])]
+    names = ("elbo_exact", "reconstruction", "kl_z", "kl_c")
+    return {
+        "train_loss_nats": -means[0],
+        **{f"train_{name}_nats": mean for name, mean in zip(names, means, strict=True)},
+    }
+
+
+def _is_over(run: Run, recipe: Recipe) -> bool:
+    """Whether nothing was gained in the `TRIAL`, or nothing more for the recipe's patience."""
+    epoch = run.history[-1]["epoch"]
+    if run.best_epoch == 0:
+        return epoch >= TRIAL * recipe.max_epochs
+    return epoch - run.best_epoch >= recipe.patience
+
+
+def _on_all(mixture: Gaussians, model: ResidualCPVAE, *parts: Tensor) -> Gaussians:
+    """The mixture fitted once more to the rows of all parts."""
+    observed = model.likelihood.observe(torch.cat(parts).to(model.aggregated.device))
+    x = model.likelihood.inputs(observed).double().cpu().numpy()
+    joint = mixture.log_prob(x)
+    return fit_gaussians(x, torch.from_numpy(joint).softmax(1).numpy())
