@@ -1,0 +1,258 @@
+"""The model that starts as a Gaussian mixture: against scikit-learn's and scipy's densities."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import multivariate_normal
+from sklearn.datasets import make_blobs
+from sklearn.mixture import GaussianMixture
+
+from cpvae import CPVAE
+from cpvae.clustering.gaussians import fit_gaussians, stability_under_em, stable_gaussians
+from cpvae.evaluation.metrics import log_likelihood
+from cpvae.models.build import build
+from cpvae.models.residual import pairs_of
+from cpvae.training.loop import TrainingData
+from cpvae.training.recipe import Recipe
+from cpvae.training.refine import refine
+
+RECIPE = Recipe(max_epochs=150, batch_size=200, learning_rate=5e-3, anneal_epochs=0, patience=50)
+
+
+def moons(n, seed):
+    """Two arcs with noise, far from Gaussian, and a third column that depends on their place."""
+    rng = np.random.default_rng(seed)
+    kind, angle = rng.integers(2, size=n), rng.uniform(0, np.pi, n)
+    x = np.stack([np.cos(angle) + 4 * kind, np.sin(angle), angle**2], 1)
+    return torch.from_numpy(x + 0.05 * rng.normal(size=x.shape)).float()
+
+
+def covariances_of(mixture):
+    """Covariances (k, d, d) of scikit-learn's forms."""
+    k, d = mixture.means_.shape
+    of = {
+        "full": lambda c: c,
+        "tied": lambda c: np.stack([c] * k),
+        "diag": lambda c: np.stack([np.diag(each) for each in c]),
+        "spherical": lambda c: np.stack([each * np.eye(d) for each in c]),
+    }
+    return of[mixture.covariance_type](mixture.covariances_)
+
+
+def started(mixture):
+    k, d = mixture.means_.shape
+    model = build(
+        "residual", shape=(d,), likelihood="gaussian", n_components=k, latent_dim=d, hidden=(8, 8)
+    )
+    values = np.log(mixture.weights_), mixture.means_, covariances_of(mixture)
+    model.start_from(*map(torch.from_numpy, values))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def rows():
+    rng = np.random.default_rng(0)
+    kind = rng.choice(3, 400, p=[0.6, 0.3, 0.1])
+    mix = rng.normal(size=(3, 5, 5))
+    x = 3 * rng.normal(size=(3, 5))[kind] + np.einsum(
+        "nij,nj->ni", mix[kind], rng.normal(size=(400, 5))
+    )
+    x[:, 4] = x[:, 3] + 0.15 * x[:, 4]  # nearly collinear
+    return x.astype(np.float32)
+
+
+@pytest.fixture(scope="module", params=["full", "tied", "diag", "spherical"])
+def mixture(request, rows):
+    return GaussianMixture(3, covariance_type=request.param, random_state=0).fit(rows)
+
+
+def test_at_the_start_the_bound_is_the_likelihood_of_the_mixture(mixture, rows, generator):
+    model, x = started(mixture), torch.from_numpy(rows)
+    expected = mixture.score_samples(rows)
+    for _ in range(2):  # whatever the draw
+        terms = model.exact_terms(x, torch.randn(len(x), 5, generator=generator))
+        np.testing.assert_allclose(terms.elbo(), expected, atol=1e-3)
+    np.testing.assert_allclose(model.cluster_probs(x), mixture.predict_proba(rows), atol=1e-4)
+    weights = model.log_weights(x, 3, generator)
+    np.testing.assert_allclose(weights, np.broadcast_to(expected, (3, 400)), atol=1e-3)
+
+
+def test_enumerating_likely_categories_alone_is_a_bound_and_close(mixture, rows, generator):
+    model, x = started(mixture), torch.from_numpy(rows)
+    inferred, normal = model.infer(x), torch.randn(len(x), 5, generator=generator)
+    qc = inferred[1].exp()
+    full, some = (model.bound_of(x, inferred, pairs_of(qc, p), normal).elbo() for p in (0.0, 1e-3))
+    assert ((some - full) < 1e-4).all()
+    assert ((full - some) < 3e-3).all()
+    assert (full - some).mean() < 1e-3
+    assert len(pairs_of(qc, 1e-3).row) < len(pairs_of(qc, 0.0).row)
+
+
+def test_missing_values_leave_the_density_of_the_others(mixture, rows, generator):
+    """Responsibilities and expected values are those of the marginals, as scipy has them."""
+    model, x = started(mixture), rows[:6].astype(np.float64)
+    gone = np.zeros((6, 5), bool)
+    gone[0, 0] = gone[1, 0] = gone[2, [1, 3]] = gone[3] = True
+    covariances, there = covariances_of(mixture), ~gone
+    holes = torch.from_numpy(np.where(gone, np.nan, x)).float()
+    inputs, log_qc = model.infer(holes)
+    marginal = np.zeros(6)
+    for i in range(6):
+        o, m = there[i], gone[i]
+        joint = np.log(mixture.weights_)
+        if o.any():
+            each = zip(mixture.means_, covariances, strict=True)
+            joint = joint + [multivariate_normal(a[o], s[o][:, o]).logpdf(x[i, o]) for a, s in each]
+        marginal[i] = np.logaddexp.reduce(joint)
+        share = np.exp(joint - marginal[i])
+        np.testing.assert_allclose(log_qc[i].exp(), share, atol=1e-3)
+        each = zip(mixture.means_, covariances, strict=True)
+        filled = [a[m] + s[m][:, o] @ np.linalg.solve(s[o][:, o], x[i, o] - a[o]) for a, s in each]
+        np.testing.assert_allclose(inputs[i, m], share @ np.array(filled), atol=2e-3)
+    bound = model.exact_terms(holes, torch.randn(6, 5, generator=generator)).elbo()
+    np.testing.assert_allclose(bound[4:], marginal[4:], atol=1e-3)
+    likelihood, _ = log_likelihood(model, holes, 4000, generator)
+    assert bound.mean() < likelihood.mean < marginal.mean() + 0.1  # q(z|x, c) knows no gaps
+
+
+def test_draws_of_a_component_have_its_mean_and_covariance(mixture):
+    model = started(mixture)
+    x, drawn = model.sample(40_000, component=1, generator=torch.Generator().manual_seed(0))
+    assert (drawn == 1).all()
+    np.testing.assert_allclose(x.mean(0), mixture.means_[1], atol=0.1)
+    expected = covariances_of(mixture)[1]
+    np.testing.assert_allclose(np.cov(x.numpy().T), expected, atol=0.05 * np.abs(expected).max())
+    prior = model.mixture()
+    lower = prior.unit_tril * torch.exp(0.5 * prior.logvar).unsqueeze(-2)
+    whole = lower @ lower.mT + torch.diag_embed(model.log_noise.exp())
+    np.testing.assert_allclose(whole.detach(), covariances_of(mixture), rtol=1e-3, atol=1e-4)
+
+
+def test_training_leaves_the_mixture_only_for_a_gain(generator):
+    x = moons(900, 0)
+    model = build(
+        "residual", shape=(3,), likelihood="gaussian", n_components=2, latent_dim=3, hidden=(32, 32)
+    )
+    records = []
+    history = refine(model, TrainingData(x[:700], x[700:]), RECIPE, None, records.append)
+    assert records == history
+    assert history[0]["epoch"] == history[0]["gain_nats"] == history[0]["gain_se_nats"] == 0
+    best = max((r for r in history if r["counts"]), key=lambda r: r["valid_elbo_nats"])
+    assert best["gain_nats"] > 10 * best["gain_se_nats"] > 0
+    assert best["gain_nats"] == pytest.approx(
+        best["valid_elbo_nats"] - history[0]["valid_elbo_nats"], abs=1e-4
+    )
+    test = moons(2000, 1)
+    start = build(
+        "residual", shape=(3,), likelihood="gaussian", n_components=2, latent_dim=3, hidden=(32, 32)
+    )
+    still = Recipe(max_epochs=1, batch_size=700, learning_rate=1e-12, anneal_epochs=0)
+    refine(start, TrainingData(x[:700], x[700:]), still)
+    normal = torch.randn(len(test), 3, generator=generator)
+    gain = model.exact_terms(test, normal).elbo() - start.exact_terms(test, normal).elbo()
+    assert gain.mean() > 0.8 * best["gain_nats"]
+    found, before = (each.cluster_probs(test).argmax(1) for each in (model, start))
+    assert (found == before).float().mean() > 0.9  # `start` was fitted to the held-out rows too
+
+
+def test_where_nothing_is_gained_the_mixture_of_all_rows_is_kept():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(600, 4)) @ rng.normal(size=(4, 4)) + 8 * (np.arange(600)[:, None] % 2)
+    x = torch.from_numpy(x).float()
+    model = build("residual", shape=(4,), likelihood="gaussian", n_components=2, latent_dim=4)
+    history = refine(model, TrainingData(x[:500], x[500:]), RECIPE)
+    assert (
+        max((r for r in history if r["counts"]), key=lambda r: r["valid_elbo_nats"])["epoch"] == 0
+    )
+    assert history[-1]["epoch"] < RECIPE.max_epochs  # it saw that early
+    mean, covariance = x.double().mean(0), x.double().T.cov()
+    found = model.sample(50_000, generator=torch.Generator().manual_seed(1))[0].double()
+    np.testing.assert_allclose(found.mean(0), mean, atol=0.1)
+    np.testing.assert_allclose(found.T.cov(), covariance, atol=0.03 * covariance.abs().max())
+
+
+def test_the_same_seed_gives_the_same_model_and_another_one_another():
+    x = moons(300, 0)
+    fits = [CPVAE(2, random_state=seed, max_epochs=30).fit(x.numpy()) for seed in (0, 0, 1)]
+    first, again, other = (fitted.score_samples(x.numpy()[:20]) for fitted in fits)
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_tables_of_numbers_start_as_a_mixture_and_others_do_not():
+    x = moons(300, 0).numpy()
+    chosen = {
+        "numbers": CPVAE(2, max_epochs=2).fit(x),
+        "in the unit interval": CPVAE(2, max_epochs=2).fit((x - x.min(0)) / np.ptp(x, 0)),
+    }
+    assert {fitted.config_["model"] for fitted in chosen.values()} == {"residual"}
+    holes = x.copy()
+    holes[::9, 0] = np.nan
+    others = [
+        CPVAE(2, max_epochs=2).fit(holes),
+        CPVAE(2, max_epochs=2).fit((x > 0.5).astype(float)),
+        CPVAE(2, max_epochs=2, invariance="masking").fit(x),
+        CPVAE(2, max_epochs=2, latent_dim=2).fit(x),
+        CPVAE(2, max_epochs=2, recipe={"kl_z_start": 2.0}).fit(x),
+        CPVAE(2, max_epochs=2).fit(x[:8]),
+    ]
+    assert {fitted.config_["model"] for fitted in others} == {"cpvae"}
+
+
+def test_what_it_cannot_do_it_says():
+    x = moons(300, 0).numpy()
+    fitted = CPVAE(2, max_epochs=2).fit(x)
+    with pytest.raises(ValueError, match="give model='cpvae'"):
+        fitted.partial_fit(x)
+    with pytest.raises(ValueError, match="averaging has no use for the model 'residual'"):
+        CPVAE(2, model="residual", recipe={"averaging": 3}).fit(x)
+    with pytest.raises(ValueError, match="latent_dim and network out"):
+        CPVAE(2, model="residual", latent_dim=2).fit(x)
+    x[0, 0] = np.nan
+    with pytest.raises(ValueError, match="takes no missing values yet"):
+        CPVAE(2, model="residual").fit(x)
+
+
+def test_it_goes_on_from_where_it_is():
+    x = moons(400, 0).numpy()
+    model = CPVAE(2, max_epochs=30, warm_start=True).fit(x)
+    before = model.score(x)
+    model.fit(x)
+    assert model.score(x) > before - 0.05
+    assert model.history_[0]["epoch"] == 0
+    assert model.history_[0]["gain_nats"] == 0
+
+
+# --- the mixture it starts from -------------------------------------------------------------------
+
+
+def test_gaussians_of_clusters_are_moments_and_em_is_scikit_learns():
+    x, y = make_blobs([300, 200], 3, cluster_std=[1.0, 2.0], random_state=0)
+    found = fit_gaussians(x, np.eye(2)[y])
+    np.testing.assert_allclose(np.exp(found.log_weights), [0.6, 0.4])
+    for k in range(2):
+        np.testing.assert_allclose(found.means[k], x[y == k].mean(0))
+        diagonal = np.diagonal(found.covariances[k])
+        np.testing.assert_allclose(diagonal, x[y == k].var(0) + 1e-3)
+    parts = zip(found.means, found.covariances, strict=True)
+    expected = np.stack([multivariate_normal(m, s).logpdf(x) for m, s in parts], 1)
+    np.testing.assert_allclose(found.log_prob(x), expected + found.log_weights, atol=1e-8)
+
+
+def test_few_rows_shrink_correlations():
+    x = np.random.default_rng(0).normal(size=(40, 15))
+    found = fit_gaussians(x, np.ones((40, 1)))
+    empirical = np.cov(x.T, bias=True)
+    off = ~np.eye(15, dtype=bool)
+    assert np.abs(found.covariances[0][off]).sum() < 0.5 * np.abs(empirical[off]).sum()
+
+
+def test_stability_is_that_of_clusters_which_are_there():
+    x, y = make_blobs([300, 300, 300], 3, cluster_std=0.5, random_state=0)
+    stability, mixture = stable_gaussians(x, 3, 0)
+    assert stability == 1
+    assert (np.bincount(mixture.log_prob(x).argmax(1)) == 300).all()
+    assert stability_under_em(x, np.eye(3)[y]) == 1
+    noise = np.random.default_rng(0).normal(size=(400, 8))
+    assert stable_gaussians(noise, 6, 0)[0] < 0.5
+    assert stability_under_em(x, np.eye(3)[np.random.default_rng(0).integers(3, size=900)]) < 0.1
