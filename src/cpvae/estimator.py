@@ -51,9 +51,9 @@ class CPVAE(NamedFeaturesMixin, TransformerMixin, DensityMixin, BaseEstimator):
 
     Arguments:
         n_components: number of components K, 10 by default; 1 for the models ``vae`` and ``hvae``
-        model: ``cpvae``, or one of those it is compared with: ``vae``, ``mog`` (mixture of
-            Gaussians), ``vamp`` (VampPrior), ``hvae`` (two layers), ``hvamp``. Their components are
-            those of the prior, by responsibilities
+        model: ``cpvae``, or ``residual``, the same started as a Gaussian mixture (default for
+            tables of numbers without gaps), or a baseline, whose components are the prior's:
+            ``vae``, ``mog`` (mixture of Gaussians), ``vamp``, ``hvae`` (two layers), ``hvamp``
         latent_dim: dimensions of the continuous latent z
         hidden: widths of the hidden layers
         network: ``mlp``, or ``conv`` for images
@@ -230,9 +230,8 @@ class CPVAE(NamedFeaturesMixin, TransformerMixin, DensityMixin, BaseEstimator):
 
     def _plan(self, x: np.ndarray, schema: Schema, seed: int, model: str | None = None) -> Plan:
         """What is built and how it is trained, from training data and settings."""
-        given = {name: getattr(self, name) for name in FRONT}
-        given["model"] = model or self.model
-        given |= {**(self.recipe or {}), "seed": seed}
+        given = {name: getattr(self, name) for name in FRONT} | dict(self.recipe or {})
+        given |= {"seed": seed, "model": model or given["model"]}
         return plan(x, schema, given, self.kinds, self.invariance, self.accelerator)
 
     def __sklearn_tags__(self) -> Any:

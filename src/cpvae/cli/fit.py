@@ -115,8 +115,9 @@ def fit(
         typer.Option(
             metavar="NAME",
             rich_help_panel=MODEL,
-            help="Fit another model instead, as a baseline. vae, hvae: without clusters. mog, "
-            "vamp, hvamp: mixtures of other forms (docs/models.md).",
+            help="cpvae: the paper's. residual: the same, started as a Gaussian mixture, for "
+            "tables of numbers. Baselines: vae, hvae, without clusters; mog, vamp, hvamp, mixtures "
+            "of other forms (docs/models.md).",
             show_default="residual for tables of numbers without gaps, else cpvae",
         ),
     ] = None,

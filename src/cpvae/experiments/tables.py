@@ -135,7 +135,7 @@ def run(
             assigned = fitted.predict(_known(x.iloc[test], x.iloc[train]))
             scores.append({"seed": seed, **cluster_scores(labels[test], np.asarray(assigned))})
             if isinstance(fitted, CPVAE):
-                fits.append(_described(fitted))
+                fits.append(described(fitted))
     result = {
         "dataset": dataset,
         "method": method,
@@ -153,7 +153,7 @@ def run(
     return result
 
 
-def _described(fitted: CPVAE) -> dict[str, Any]:
+def described(fitted: CPVAE) -> dict[str, Any]:
     """The recipe of a fit, with what was chosen from the data, and its curve."""
     curve = [round(record["valid_elbo_nats"], 4) for record in fitted.history_]
     return {"recipe": dataclasses.asdict(fitted.recipe_), "curve": {"valid_elbo_nats": curve}}

@@ -240,6 +240,7 @@ class ResidualCPVAE(Model):
         self, matrices: Float[Tensor, "k d d"], vectors: Float[Tensor, "p d"], pairs: Pairs
     ) -> Float[Tensor, "p d"]:
         """Each vector by the matrix of its category."""
+        # a loop, because copying a matrix for each pair takes longer than its product
         parts = zip(matrices, vectors.split(pairs.counts), strict=True)
         return torch.cat([part @ matrix.T for matrix, part in parts if len(part)])
 
