@@ -16,7 +16,7 @@ from cpvae.data import Schema, Splits
 from cpvae.report.loggers import RunLogger
 from cpvae.report.page import write_figures
 from cpvae.report.progress import EpochsBar
-from cpvae.training.diagnosis import Diverged
+from cpvae.training.diagnosis import Diverged, gain_in_words
 from cpvae.training.fit import Fitted, OnEpoch, Plan, check_plan, fit_plan
 
 
@@ -154,10 +154,12 @@ class FitRun:
         k = planned.config["n_components"]
         used = f"; {best['components_used']} of {k} components in use" * (k > 1)
         self.console.print(
-            f"\n[bold]Done[/] after {len(history)} epochs, {history[-1]['seconds']:.0f} s. Best "
-            f"validation bound {best['valid_elbo_nats']:.2f} nats, in epoch "
+            f"\n[bold]Done[/] after {history[-1]['epoch']} epochs, {history[-1]['seconds']:.0f} s. "
+            f"Best validation bound {best['valid_elbo_nats']:.2f} nats, in epoch "
             f"{best['epoch']}{used}.\n"
         )
+        if gain := gain_in_words(best):
+            self.console.print(f"{gain}\n")
         found, recipe, run = fitted.diagnosis, planned.recipe, quote(str(self.folder.path))
         if found.rise:
             self.console.print(

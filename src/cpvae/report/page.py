@@ -14,6 +14,7 @@ from cpvae.data import Splits
 from cpvae.evaluation.metrics import Progress, errors_of, evaluate, meaning
 from cpvae.models.inference import cluster_probs
 from cpvae.report import figures
+from cpvae.training.diagnosis import gain_in_words
 
 ENOUGH = 150  # examples for a picture
 MOST_CLASSES = 30  # in a table beside the components
@@ -71,7 +72,8 @@ def write_report(
         name=folder.path.resolve().name,
         data=splits,
         info=info,
-        epochs=len(history),
+        epochs=history[-1]["epoch"],
+        gain=gain_in_words(best_of(history, info["recipe"]["pretraining_epochs"]) or {}),
         seconds=history[-1]["seconds"],
         rows=[
             (*meant[key], result[key], *errors_of(result, key)) for key in meant if key in result

@@ -80,6 +80,21 @@ def diagnose(model: Model, history: Sequence[Record], recipe: Recipe) -> Diagnos
     return Diagnosis(rise, early, information, entropy, has_components)
 
 
+def gain_in_words(best: Record) -> str:
+    """What training gained over the mixture that a run started from; "" where it did not."""
+    if "gain_nats" not in best:
+        return ""
+    if best["epoch"] == 0:
+        return (
+            "A Gaussian mixture describes this table as well as anything deeper that was tried, so "
+            "the run keeps the mixture, fitted to the validation rows too."
+        )
+    return (
+        f"Held-out rows gained {best['gain_nats']:.2f} ± {best['gain_se_nats']:.2f} nats over the "
+        f"Gaussian mixture that the run started from."
+    )
+
+
 def still_rising(history: Sequence[Record], recipe: Recipe) -> float:
     """Nats by which the bound rose in the last tenth of a run that ended at its last epoch.
 
