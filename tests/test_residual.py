@@ -201,9 +201,6 @@ def test_tables_of_numbers_start_as_a_mixture_and_others_do_not():
 
 def test_what_it_cannot_do_it_says():
     x = moons(300, 0).numpy()
-    fitted = CPVAE(2, max_epochs=2).fit(x)
-    with pytest.raises(ValueError, match="give model='cpvae'"):
-        fitted.partial_fit(x)
     with pytest.raises(ValueError, match="averaging has no use for the model 'residual'"):
         CPVAE(2, model="residual", recipe={"averaging": 3}).fit(x)
     with pytest.raises(ValueError, match="latent_dim and network out"):
@@ -221,6 +218,17 @@ def test_it_goes_on_from_where_it_is():
     assert model.score(x) > before - 0.05
     assert model.history_[0]["epoch"] == 0
     assert model.history_[0]["gain_nats"] == 0
+
+
+def test_it_learns_on_from_data_in_parts():
+    x = moons(1200, 0).numpy()
+    model = CPVAE(2, max_epochs=30).fit(x[:400])
+    before, records = model.score(x), len(model.history_)
+    for part in np.array_split(x, 12):
+        model.partial_fit(part)
+    assert model.score(x) > before
+    assert len(model.history_) == records + 12
+    assert np.isfinite(model.partial_fit(x[:1]).score(x))
 
 
 # --- the mixture it starts from -------------------------------------------------------------------

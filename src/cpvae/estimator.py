@@ -32,8 +32,7 @@ from cpvae.models.inference import cluster_probs, elbo_of_each
 from cpvae.report.progress import printed
 from cpvae.streams import torch_stream
 from cpvae.training.diagnosis import Record
-from cpvae.training.fit import Plan, continue_fit, fit_plan, plan
-from cpvae.training.loop import fit_one_pass
+from cpvae.training.fit import Plan, continue_fit, fit_one_more, fit_plan, plan
 from cpvae.training.recipe import Recipe
 
 # arguments that are settings of the model or of the recipe; all others of those go into ``recipe``
@@ -202,8 +201,8 @@ class CPVAE(NamedFeaturesMixin, TransformerMixin, DensityMixin, BaseEstimator):
             self._check_like(x)
         examples = torch.from_numpy(np.ascontiguousarray(x))
         before = len(self.history_), getattr(self, "_optimiser", None)
-        how = self._plan_.augment, self.accelerator
-        record, self._optimiser = fit_one_pass(self.model_, examples, self.recipe_, *before, *how)
+        how = self._plan_, *before, self.accelerator
+        record, self._optimiser = fit_one_more(self.model_, examples, *how)
         self.history_.append(record)
         device = self.model_.aggregated.device
         shares = cluster_probs(self.model_, examples.to(device)).mean(0)

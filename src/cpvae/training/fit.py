@@ -30,9 +30,9 @@ from cpvae.training import defaults
 from cpvae.training.device import choose_device
 from cpvae.training.diagnosis import Diagnosis, Diverged, Record, diagnose, overfitted
 from cpvae.training.initialise import needs_mixture
-from cpvae.training.loop import TrainingData, check_trainable, fit_together
+from cpvae.training.loop import TrainingData, check_trainable, fit_one_pass, fit_together
 from cpvae.training.recipe import Recipe
-from cpvae.training.refine import refine
+from cpvae.training.refine import refine, refine_one_pass
 
 POLL = 0.5  # seconds between two looks at how far the processes are
 
@@ -234,6 +234,20 @@ def continue_fit(
         )
     outcome = _outcome(recipe, history)
     return Fitted(model, plan, history, [outcome], diagnose(model, history, recipe))
+
+
+def fit_one_more(
+    model: Model,
+    x: Tensor,
+    plan: Plan,
+    epoch: int,
+    state: dict[str, Tensor] | None,
+    accelerator: str = "auto",
+) -> tuple[Record, dict[str, Tensor]]:
+    """One pass over ``x`` (n, ...), in the way of the model; as `loop.fit_one_pass`."""
+    if isinstance(model, ResidualCPVAE):
+        return refine_one_pass(model, x.flatten(1), plan.recipe, epoch, accelerator), {}
+    return fit_one_pass(model, x, plan.recipe, epoch, state, plan.augment, accelerator)
 
 
 # --- restarts ------------------------------------------------------------------------------------

@@ -23,7 +23,6 @@ from cpvae.data.augment import Augment
 from cpvae.models.base import Model
 from cpvae.models.functional import mutual_information
 from cpvae.models.inference import components_used, exact_terms, sampled_terms
-from cpvae.models.residual import ResidualCPVAE
 from cpvae.streams import stream, torch_stream
 from cpvae.training.device import choose_device, has_bfloat16
 from cpvae.training.diagnosis import Record, diverged
@@ -182,11 +181,6 @@ def fit_one_pass(
         Diverged: the loss stopped being finite.
         ValueError: as for `fit`.
     """
-    if isinstance(model, ResidualCPVAE):
-        raise ValueError(
-            "The model 'residual' learns from all its data at once: for data that comes in parts "
-            "give model='cpvae', or fit again to all of it."
-        )
     check_trainable(model, recipe, accelerator, augment)
     device = choose_device(accelerator)
     engine = _engine([model], [recipe.seed], x, recipe, augment, device, "plain")

@@ -6,6 +6,7 @@ more than `ERRORS` times its standard error. A few hundred steps of large batche
 a run that was stopped begins again.
 """
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from cpvae.models.base import Terms
 from cpvae.models.functional import mutual_information
 from cpvae.models.inference import components_used, exact_terms
 from cpvae.models.residual import ResidualCPVAE, pairs_of
-from cpvae.streams import torch_stream
+from cpvae.streams import stream, torch_stream
 from cpvae.training.device import choose_device
 from cpvae.training.diagnosis import Record, diverged
 from cpvae.training.initialise import initial_gaussians
@@ -93,6 +94,30 @@ def refine(
             run.best = {key: value.detach().clone() for key, value in model.state_dict().items()}
         run.finish(x_train, device)
     return run.history
+
+
+def refine_one_pass(
+    model: ResidualCPVAE, x: Float[Tensor, "n f"], recipe: Recipe, epoch: int, accelerator: str
+) -> Record:
+    """Trains a fitted model on one more pass over ``x`` (n, f), for data that comes in parts.
+
+    Nothing is validated. ``epoch`` is the number of passes before; the record is as `refine` has
+    them, but for the validation.
+
+    Raises:
+        Diverged: the loss stopped being finite.
+        ValueError: no such accelerator.
+    """
+    device = choose_device(accelerator)
+    once = dataclasses.replace(recipe, max_epochs=1, seed=stream(recipe.seed, "training", epoch))
+    model.to(device)
+    observed = model.likelihood.observe(x.to(device))
+    with torch_settings(device, small=True):
+        *_, (_, trained) = _epochs(model, observed, once)
+    if not math.isfinite(trained["train_loss_nats"]):
+        raise diverged(epoch + 1, recipe.learning_rate)
+    model.eval()
+    return {"epoch": epoch + 1, **trained}
 
 
 class HeldOut:
