@@ -185,7 +185,7 @@ def test_the_main_job_on_a_table(cpvae, table, tmp_path):
     assert images == 6
 
 
-@pytest.mark.parametrize("model", sorted(set(MODELS) - {"cpvae"}))
+@pytest.mark.parametrize("model", sorted(set(MODELS) - {"cpvae", "residual"}))
 @pytest.mark.parametrize("data", ["digits", "table"])
 def test_every_system_does_the_whole_job(cpvae, table, tmp_path, model, data):
     run, several = tmp_path / "run", model not in ("vae", "hvae")
@@ -213,6 +213,30 @@ def test_every_system_does_the_whole_job(cpvae, table, tmp_path, model, data):
     page = (run / "report.html").read_text()
     assert page.count("data:image/png;base64") == (5 if several else 4)
     assert "Relaxed" not in page
+
+
+def test_a_table_of_numbers_starts_as_a_mixture_and_says_what_it_gained(cpvae, table, tmp_path):
+    run = tmp_path / "run"
+    fit = ("fit", table, "-k", 2, "--label", "kind", "--out", run)
+    code, _, err = cpvae(*fit, "--max-epochs", 30)
+    assert code == 0
+    assert "Model residual" in err
+    assert "A Gaussian mixture describes this table as well" in err  # it is one
+    info = json.loads((run / "run.json").read_text())
+    assert (info["status"], info["best_epoch"]) == ("finished", 0)
+    assert 0 < info["epochs"] <= 30
+    weights = (run / "model.safetensors").read_bytes()
+    code, _, err = cpvae("fit", table, "--out", run, "--resume")
+    assert code == 0
+    assert (run / "model.safetensors").read_bytes() == weights  # a run of seconds begins again
+    result = json.loads(cpvae("evaluate", run, "--json", "--samples", 10)[1])
+    assert {"elbo_exact_nats", "log_likelihood_nats", "kl_c_nats", "accuracy"} <= set(result)
+    assert cpvae("report", run)[0] == 0
+    assert "A Gaussian mixture describes this table" in (run / "report.html").read_text()
+    assert cpvae("compact", run, "--out", tmp_path / "small")[0] == 0
+    code, _, err = cpvae("fit", "digits", "--model", "residual", "--out", tmp_path / "images")
+    assert code != 0
+    assert "The model 'residual' is for tables" in err
 
 
 def test_restarts_keep_the_best_and_go_on(cpvae, table, tmp_path):

@@ -67,7 +67,7 @@ class Start:
         """Finds the initial clusters of the rows that `CPVAE` would train on."""
         x, schema = encode_frame(rows, None, (), list(rows.columns))
         splits = split(Source("rows", x, schema=schema), self.seed, test_fraction=0.0)
-        given = {"n_components": self.n_components, "seed": self.seed}
+        given = {"n_components": self.n_components, "seed": self.seed, "model": "cpvae"}
         planned = plan(splits.train.x, splits.schema, given)
         self.schema = planned.schema
         self.assign = start(build(**planned.config), splits.train.tensor(), self.seed)

@@ -348,7 +348,7 @@ def _outcome(recipe: Recipe, history: Sequence[Record]) -> dict[str, Any]:
     best = best_of(history, recipe.pretraining_epochs) or none
     return {
         "seed": recipe.seed,
-        "epochs": len(history),
+        "epochs": history[-1]["epoch"] if history else 0,
         "best_epoch": best["epoch"],
         "best_valid_elbo_nats": best["valid_elbo_nats"],
     }
