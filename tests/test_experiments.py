@@ -94,7 +94,7 @@ def test_a_cell_is_trained_without_the_test_part(tmp_path):
 def test_a_fold_is_held_out_of_the_fit(tmp_path, monkeypatch):
     fitted, held_out = [], []
 
-    class Noted:
+    class Noted(baselines.Start):  # so it gets the frame, and no columns that are standardised
         def fit(self, x):
             fitted.append(set(x.index))
 
@@ -102,7 +102,7 @@ def test_a_fold_is_held_out_of_the_fit(tmp_path, monkeypatch):
             held_out.append(set(x.index))
             return np.zeros(len(x))
 
-    monkeypatch.setitem(tables.METHODS, "CPVAE, noted", lambda k, seed: Noted())
+    monkeypatch.setitem(tables.METHODS, "CPVAE, noted", lambda k, seed: Noted(k, seed))
     x, labels = pd.DataFrame({"a": np.arange(50.0)}), np.arange(50) % 2
     tables.run("made up", "CPVAE, noted", tmp_path, lambda name: (x, labels))
     assert len(fitted) == len(held_out) == tables.FOLDS * len(tables.SEEDS)

@@ -1,6 +1,7 @@
 """The model that starts as a Gaussian mixture: against scikit-learn's and scipy's densities."""
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from scipy.stats import multivariate_normal
@@ -9,8 +10,10 @@ from sklearn.mixture import GaussianMixture
 
 from cpvae import CPVAE
 from cpvae.clustering.gaussians import fit_gaussians, stability_under_em, stable_gaussians
+from cpvae.data.schema import Schema
 from cpvae.evaluation.metrics import log_likelihood
 from cpvae.models.build import build
+from cpvae.models.onnx import export_onnx
 from cpvae.models.residual import pairs_of
 from cpvae.training.loop import TrainingData
 from cpvae.training.recipe import Recipe
@@ -126,6 +129,19 @@ def test_draws_of_a_component_have_its_mean_and_covariance(mixture):
     lower = prior.unit_tril * torch.exp(0.5 * prior.logvar).unsqueeze(-2)
     whole = lower @ lower.mT + torch.diag_embed(model.log_noise.exp())
     np.testing.assert_allclose(whole.detach(), covariances_of(mixture), rtol=1e-3, atol=1e-4)
+
+
+def test_codes_are_posterior_means_at_the_most_probable_category(mixture, rows):
+    model, x = started(mixture), torch.from_numpy(rows)
+    torch.manual_seed(0)
+    torch.nn.init.normal_(model.posterior.output.weight)
+    (z, c), log_qc = model.code(x)
+    assert torch.equal(c.argmax(1), log_qc.argmax(1))
+    for k in range(3):
+        mine = log_qc.argmax(1) == k
+        mean = model.posterior_given(x[mine], k).mean
+        expected = model.means[k] + mean @ model.roots[k].T
+        torch.testing.assert_close(z[mine], expected, atol=1e-3, rtol=1e-3)
 
 
 def test_training_leaves_the_mixture_only_for_a_gain(generator):
@@ -264,3 +280,15 @@ def test_stability_is_that_of_clusters_which_are_there():
     noise = np.random.default_rng(0).normal(size=(400, 8))
     assert stable_gaussians(noise, 6, 0)[0] < 0.5
     assert stability_under_em(x, np.eye(3)[np.random.default_rng(0).integers(3, size=900)]) < 0.1
+
+
+def test_it_is_exported(rows, tmp_path):
+    mixture = GaussianMixture(3, random_state=0).fit(rows)
+    model, x = started(mixture), torch.from_numpy(rows[:20])
+    files = export_onnx(model, Schema((5,)), tmp_path)
+    encoder, decoder = (onnxruntime.InferenceSession(file) for file in files[:2])
+    probabilities, *latent = encoder.run(None, {"x": rows[:20]})
+    np.testing.assert_allclose(probabilities, model.cluster_probs(x), atol=1e-4)
+    names = [given.name for given in decoder.get_inputs()]
+    (mean,) = decoder.run(None, dict(zip(names, latent, strict=True)))
+    np.testing.assert_allclose(mean, model.reconstruct(x), atol=1e-3, rtol=1e-3)

@@ -167,6 +167,9 @@ class ResidualCPVAE(Model):
         Values that are missing are read as what the mixture expects given the others, and the
         responsibilities are those of the others.
         """
+        if torch.compiler.is_exporting():  # a graph has no branches: there a missing value is 0
+            read = self.likelihood.inputs(x)
+            return read, self._responsibilities(read)
         read = self.likelihood.standardised(x)
         missing = read.isnan()
         if not missing.any():
@@ -350,9 +353,12 @@ class ResidualCPVAE(Model):
         """Posterior mean of z and one-hot c at the most probable category, and log q(c|x)."""
         inputs, log_qc = self.infer(observed)
         c = F.one_hot(log_qc.argmax(-1), self.n_components).to(log_qc.dtype)
-        pairs = pairs_of(c)
-        z = self.place(self.encode(inputs[pairs.row], pairs).mean, pairs)
-        return (torch.empty_like(z).index_copy(0, pairs.row, z), c), log_qc
+        change, _ = self.posterior(torch.cat([inputs, c], -1)).chunk(2, -1)
+        each = zip(self.start_means, self.posterior_maps, self.means, self.roots, strict=True)
+        placed = [
+            mean + ((inputs - start) @ to_u.T + change) @ root.T for start, to_u, mean, root in each
+        ]
+        return (torch.einsum("nk,nkd->nd", c, torch.stack(placed, 1)), c), log_qc
 
     def draw(
         self, component: Int[Tensor, " n"], generator: torch.Generator
