@@ -95,7 +95,7 @@ def test_the_bound_given_each_category_adds_up_to_the_bound(any_cpvae, observed_
 
 def test_six_categories_of_three_blobs_become_three(blobs):
     x, labels = (torch.from_numpy(part) for part in blobs)
-    config = defaults.model_config(x.numpy()[:500], n_components=6)
+    config = defaults.model_config(x.numpy()[:500], model="cpvae", n_components=6)
     model = build(**config)
     fit(model, x[:500], x[500:], defaults.recipe(500, config, max_epochs=60), accelerator="cpu")
     found = compact(model, config, x[500:])

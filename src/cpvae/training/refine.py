@@ -223,10 +223,14 @@ def _record(terms: Terms) -> Record:
 
 
 def _is_over(run: Run, recipe: Recipe) -> bool:
-    """Whether nothing was gained in the `TRIAL`, or nothing more for the recipe's patience."""
-    epoch = run.history[-1]["epoch"]
+    """Whether nothing was gained in the `TRIAL`, or nothing more for the recipe's patience.
+
+    A gain that still grows is waited for, though it may be no more than its error yet.
+    """
+    epoch, trial = run.history[-1]["epoch"], TRIAL * recipe.max_epochs
     if run.best_epoch == 0:
-        return epoch >= TRIAL * recipe.max_epochs
+        highest = max(run.history, key=lambda record: record["gain_nats"])["epoch"]
+        return epoch >= trial and epoch - highest >= trial / 2
     return epoch - run.best_epoch >= recipe.patience
 
 
