@@ -22,7 +22,7 @@ from torch import Tensor
 
 from cpvae.clustering.communities import merge_connected
 from cpvae.models.base import Model
-from cpvae.models.build import WithCategories, has_categories
+from cpvae.models.build import MODELS, WithCategories, has_categories
 from cpvae.models.inference import cluster_probs, codes, exact_terms, represent, standardised
 from cpvae.streams import torch_stream
 
@@ -92,7 +92,9 @@ def compact(
     small = model
     if len(groups) < model.n_components:
         small = model.merged(groups, view.features, view.log_qc)
-        config = {**config, "n_components": len(groups), "mixing_weights": "learned"}
+        config = {**config, "n_components": len(groups)}
+        if "mixing_weights" in MODELS[config.get("model", "cpvae")].settings:
+            config["mixing_weights"] = "learned"
         after = _elbo(small, view.observed, seed)
     return Compacted(small.eval(), config, groups, before, after, sorted(bounds.items()))
 

@@ -148,10 +148,8 @@ def plan(
     if not of_model.get("model"):
         changes = {"invariance": invariance} if invariance else {}
         of_model["model"] = defaults.choose_model(x, schema, {**given, **changes}, kinds)
-    named_model = of_model["model"]
-    likelihood, schema = defaults.describe_data(
-        x, schema, kinds, of_model.get("likelihood"), named_model
-    )
+    chosen = of_model.get("likelihood"), of_model["model"]
+    likelihood, schema = defaults.describe_data(x, schema, kinds, *chosen)
     config = defaults.configured(len(x), schema, {**of_model, "likelihood": likelihood})
     augment = named(invariance, schema.shape)
     if augment and not MODELS[config["model"]].model.has_categories:

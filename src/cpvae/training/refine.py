@@ -2,7 +2,7 @@
 
 The mixture is the first candidate: its bound is its log-likelihood. Training goes on while held-out
 rows gain by it and ends early where they do not, and the mixture is left only where the gain is
-more than `ERRORS` times its standard error. A few hundred steps of large batches do, in seconds, so
+more than its standard error. A few hundred steps of large batches do, in seconds, so
 a run that was stopped begins again.
 """
 
@@ -31,7 +31,6 @@ from cpvae.training.state import Run
 
 EVERY = 25  # steps between two validations, at least
 LIKELY = 1e-3  # training enumerates no category of an example that is less probable
-ERRORS = 2.0  # standard errors that a gain has to exceed: it is looked at many times
 TRIAL = 0.2  # of a run, after which it ends where nothing was gained
 MOST_GRADIENT = 10.0  # norm that gradients are clipped to
 DECAY = 0.01  # of all weights; of the networks' it goes towards the mixture
@@ -60,7 +59,7 @@ def refine(
     Returns:
         Records as those of `loop.fit`, of epochs that are `EVERY` steps apart or more. The first is
         of epoch 0, the mixture. ``gain_nats`` is what held-out rows gained over it, and
-        ``gain_se_nats`` the standard error of that; ``counts`` is false up to `ERRORS` of them.
+        ``gain_se_nats`` the standard error of that; ``counts`` is false where it is not exceeded.
 
     Raises:
         Diverged: the loss stopped being finite.
@@ -151,7 +150,7 @@ class HeldOut:
             "components_used": components_used(shares),
             "gain_nats": gain.mean().item(),
             "gain_se_nats": 0.0 if is_mixture else error,
-            "counts": is_mixture or gain.mean().item() > ERRORS * error,
+            "counts": is_mixture or gain.mean().item() > error,
         }
 
     def _terms(self) -> Terms:
@@ -228,10 +227,10 @@ def _is_over(run: Run, recipe: Recipe) -> bool:
     A gain that still grows is waited for, though it may be no more than its error yet.
     """
     epoch, trial = run.history[-1]["epoch"], TRIAL * recipe.max_epochs
+    since_highest = epoch - max(run.history, key=lambda record: record["gain_nats"])["epoch"]
     if run.best_epoch == 0:
-        highest = max(run.history, key=lambda record: record["gain_nats"])["epoch"]
-        return epoch >= trial and epoch - highest >= trial / 2
-    return epoch - run.best_epoch >= recipe.patience
+        return epoch >= trial and since_highest >= trial / 2
+    return since_highest >= recipe.patience
 
 
 def _on_all(mixture: Gaussians, model: ResidualCPVAE, *parts: Tensor) -> Gaussians:
