@@ -45,6 +45,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "generation": lambda: markdown(table1.generation(cells.read(RESULTS / "table1"))),
     "tables": lambda: markdown(tables.rows(tables.run_all(RESULTS / "tables"))),
     "real": lambda: markdown(real.rows(cells.read(RESULTS / "real"))),
+    "comparison of others": lambda: markdown(
+        real.comparison(cells.read(RESULTS / "real"), real.SETTLED_BY)
+    ),
     "comparison": lambda: markdown(real.comparison(cells.read(RESULTS / "real"))),
     "moved": lambda: markdown(real.moved(cells.read(RESULTS / "real"))),
     "density": lambda: markdown(density.rows(cells.read(RESULTS / "density"))),

@@ -196,6 +196,8 @@ def real(out: Out = Path("results/real")) -> None:
     results = experiment.run_all(out)
     _print("held-out rows: accuracy, adjusted Rand index", experiment.rows(results))
     _print("over the tables", experiment.comparison(results))
+    others = experiment.comparison(results, experiment.SETTLED_BY)
+    _print("over those that settled no default of tables of numbers", others)
 
 
 @app.command()
