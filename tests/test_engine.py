@@ -31,7 +31,8 @@ JITTER = Augment(12, lambda x, u: (x + 0.2 * u - 0.1).clamp(0, 1))
 
 
 def test_every_model_is_trained_here():
-    assert tuple(name for name, _ in SYSTEMS) == choices.SYSTEMS
+    others = [name for name in choices.SYSTEMS if name != "residual"]  # see `training.refine`
+    assert [name for name, _ in SYSTEMS] == others
 
 
 def models(name, n_components, seeds):

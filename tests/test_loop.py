@@ -308,7 +308,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_last_good_weights(data,
 
 def test_three_blobs_are_recovered(blobs):
     x, labels = blobs
-    config = defaults.model_config(x[:500], n_components=3)
+    config = defaults.model_config(x[:500], model="cpvae", n_components=3)
     model = build(**config)
     recipe = defaults.recipe(500, config, max_epochs=60)
     fit(model, torch.from_numpy(x[:500]), torch.from_numpy(x[500:]), recipe, accelerator="cpu")
@@ -384,8 +384,8 @@ def test_even_components_are_rewarded_only_where_p_c_is_uniform():
     assert defaults.recipe(500, even, "cpu", invariance_weight=2.0).marginal_entropy == 0
     assert defaults.recipe(50_000, even, "cpu").marginal_entropy == 0
     rows = np.random.default_rng(0).normal(size=(1_000, 8))
-    assert defaults.model_config(rows)["mixing_weights"] == "learned"
-    assert defaults.model_config(rows[:500])["mixing_weights"] == "learned"
+    assert defaults.model_config(rows, model="cpvae")["mixing_weights"] == "learned"
+    assert defaults.model_config(rows[:500], model="cpvae")["mixing_weights"] == "learned"
 
 
 def test_invariance_needs_an_augmentation(data):
