@@ -67,7 +67,8 @@ def test_masking_makes_categories_stay_where_values_go_missing(blobs):
     holes[np.isnan(holes).all(1)] = x[np.isnan(holes).all(1)]
     moves = []
     for invariance in (None, "masking"):
-        model = CPVAE(3, max_epochs=25, invariance=invariance, random_state=0).fit(x)
+        how = {"model": "cpvae", "max_epochs": 25, "random_state": 0}
+        model = CPVAE(3, invariance=invariance, **how).fit(x)
         assert cluster_scores(labels, model.predict(x))["accuracy"] > 0.95
         before, after = model.predict_proba(x), model.predict_proba(holes)
         moves.append(np.abs(before - after).sum(1).mean())
