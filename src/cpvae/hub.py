@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cpvae.checkpoint import EVALUATION, HISTORY, NAMES, RunFolder
-from cpvae.evaluation.metrics import errors_of, meaning
+from cpvae.evaluation.metrics import figures_of
 from cpvae.extras import need
 from cpvae.models.base import Model
 from cpvae.models.build import MODELS
@@ -107,7 +107,6 @@ def _card(run: RunFolder, name: str, info: dict[str, Any], pictured: bool) -> st
 
     result = run.read_evaluation() or {}
     has_categories = MODELS[info["model"]["model"]].model.has_categories
-    meant = meaning(result)
     environment = Environment(
         loader=PackageLoader("cpvae", ""),
         trim_blocks=True,
@@ -121,9 +120,7 @@ def _card(run: RunFolder, name: str, info: dict[str, Any], pictured: bool) -> st
         has_categories=has_categories,
         shape=run.read_schema().shape,
         picture=PICTURE if pictured else None,
-        rows=[
-            (*meant[key], result[key], *errors_of(result, key)) for key in meant if key in result
-        ],
+        rows=figures_of(result),
         result=result,
     )
 

@@ -51,8 +51,8 @@ def evaluate(
     parts of the bound, and the information that components carry about an example.
     """
     from cpvae.checkpoint import RunFolder
-    from cpvae.evaluation.metrics import errors_of, meaning
     from cpvae.evaluation.metrics import evaluate as evaluate_model
+    from cpvae.evaluation.metrics import figures_of
     from cpvae.report.page import evaluate_run
     from cpvae.report.progress import RowsBar
 
@@ -82,11 +82,8 @@ def evaluate(
         title=f"{run}, {result['n_examples']} examples",
         caption="±: standard error over examples; ± noise: of the draws for these examples.",
     )
-    for key, (what, *_) in meaning(result).items():
-        if key in result:
-            value = result[key]
-            shown = f"{value}" if isinstance(value, int) else f"{value:.3f}"
-            table.add_row(what, key, shown, *errors_of(result, key))
+    for row in figures_of(result):
+        table.add_row(row.what, row.key, row.value, row.error, row.noise_error)
     Console().print(table)
 
 

@@ -72,11 +72,38 @@ def meaning(result: dict[str, Any]) -> dict[str, tuple[str, str, str]]:
     return MEANING if "kl_c_nats" in result else MEANING | WITHOUT_C
 
 
-def errors_of(result: dict[str, Any], key: str) -> tuple[str, str]:
-    """The two standard errors of a figure, over examples and of the noise, as text; "" for none."""
-    keys = (key.removesuffix("_nats") + each for each in ("_se_nats", "_noise_se_nats"))
-    over_examples, noise = (f"{result[each]:.3f}" if each in result else "" for each in keys)
-    return over_examples, noise
+class Figure(NamedTuple):
+    """A figure of an evaluation, as it is shown: all text, "" for an error that it does not have.
+
+    ``error`` is the standard error over examples, and ``noise_error`` that of the noise.
+    """
+
+    key: str
+    what: str
+    estimator: str
+    unit: str
+    value: str
+    error: str
+    noise_error: str
+
+
+def figures_of(result: dict[str, Any]) -> list[Figure]:
+    """The figures of an evaluation that have a meaning, in its order."""
+    return [
+        Figure(key, *meant, *(_shown(result.get(name)) for name in (key, *_errors(key))))
+        for key, meant in meaning(result).items()
+        if key in result
+    ]
+
+
+def _errors(key: str) -> tuple[str, str]:
+    """The keys of the two standard errors of a figure."""
+    name = key.removesuffix("_nats")
+    return f"{name}_se_nats", f"{name}_noise_se_nats"
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value}" if isinstance(value, int) else f"{value:.3f}"
 
 
 def evaluate(

@@ -20,9 +20,9 @@ from cpvae.data.objects import encode_frame
 from cpvae.models.base import Model
 from cpvae.models.build import build
 from cpvae.models.inference import represent, standardised
-from cpvae.streams import stream, torch_stream
+from cpvae.streams import stream
 from cpvae.training.fit import plan
-from cpvae.training.initialise import MOST_EXAMPLES, as_table, needs_mixture
+from cpvae.training.initialise import as_table, needs_mixture, rows_of_graph
 
 FORMS = ("full", "tied", "diag", "spherical")  # of the covariances of a Gaussian mixture
 
@@ -42,8 +42,7 @@ def start(model: Model, x: Float[Tensor, "n ..."], seed: int) -> Assign:
     """
     k, uneven = model.n_components, len(model.shape) == 1
     if not needs_mixture(len(x), model.shape, model.likelihood.kinds):
-        order = torch.randperm(len(x), generator=torch_stream(seed, "initialisation"))
-        points = represent(model, x[order[:MOST_EXAMPLES]], standardised)
+        points = represent(model, x[rows_of_graph(len(x), seed)], standardised)
         found = communities(points, k, stream(seed, "initialisation", 1), uneven)
         if not uneven or found.parts <= k:
             nearest = _nearest(points, found.category, NEIGHBOURS)

@@ -16,10 +16,11 @@ from cpvae.models.functional import (
     categorical_kl,
     component_kl,
     component_log_prob,
+    shares_in_groups,
 )
 from cpvae.models.fused import straight_through
 from cpvae.models.likelihoods import Likelihood
-from cpvae.models.networks import glorot, replace_weights
+from cpvae.models.networks import glorot, merge_categories, replace_weights
 from cpvae.models.priors import GaussianMixture
 
 NEGLIGIBLE = 1e-9  # categories below this probability are left out of an enumeration
@@ -262,10 +263,7 @@ class ConditionalPriorVAE(Model):
             log_qc: of the same examples
         """
         small = copy.deepcopy(self)
-        log_shares = log_qc.logsumexp(0)
-        share = torch.zeros(len(groups), self.n_components, device=log_qc.device)  # in its group
-        for row, group in enumerate(groups):
-            share[row, group] = log_shares[group].softmax(0)
+        share = shares_in_groups(log_qc, groups)
         weight = share @ self.classifier.weight
         logits = self.classifier(features)
         joint, log_q = (
@@ -277,9 +275,7 @@ class ConditionalPriorVAE(Model):
         replace_weights(small.posterior_gate, self.posterior_gate.weight @ share.T)
         layers: list[nn.Linear] = [small.posterior, small.decoder.first_layer()]
         for layer in layers:
-            rest = layer.weight[:, : -self.n_components]  # the category comes last in what it reads
-            of_category = layer.weight[:, -self.n_components :] @ share.T
-            replace_weights(layer, torch.cat([rest, of_category], 1))
+            merge_categories(layer, share)
         aggregated = torch.stack([self.aggregated[g].sum() for g in groups])
         small.aggregated = aggregated / aggregated.sum()
         small.prior = self.prior.merged(share, small.aggregated.clamp_min(1e-6).log())

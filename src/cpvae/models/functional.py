@@ -19,6 +19,7 @@ is ever made, so the cost stays flat in the number of components.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -147,6 +148,17 @@ def negative_binomial_log_prob(
     ways = torch.lgamma(x + r) - torch.lgamma(r) - torch.lgamma(x + 1)
     ratio = log_mean - log_dispersion
     return ways - r * F.softplus(ratio) - x * F.softplus(-ratio)
+
+
+def shares_in_groups(
+    log_qc: Float[Tensor, "n k"], groups: Sequence[Sequence[int]]
+) -> Float[Tensor, "g k"]:
+    """Share of each category in the group that it belongs to, by the q(c|x) of examples."""
+    log_shares = log_qc.logsumexp(0)
+    share = torch.zeros(len(groups), log_qc.shape[1], device=log_qc.device)
+    for row, group in enumerate(groups):
+        share[row, group] = log_shares[group].softmax(0)
+    return share
 
 
 def log_mean_exp(x: Tensor, dim: int) -> Tensor:

@@ -35,6 +35,17 @@ def replace_weights(layer: nn.Linear, weight: Tensor, bias: Tensor | None = None
         layer.bias = nn.Parameter(bias)
 
 
+def merge_categories(layer: nn.Linear, share: Tensor) -> None:
+    """Makes a layer that reads categories (k), last in its inputs, read groups of them (g).
+
+    What it knows of a group is the mean of what it knows of the members, weighted by ``share``
+    (g, k).
+    """
+    k = share.shape[1]
+    of_group = layer.weight[:, -k:] @ share.T
+    replace_weights(layer, torch.cat([layer.weight[:, :-k], of_group], 1))
+
+
 class Linear(nn.Linear):
     """`torch.nn.Linear` that can take products of bfloat16 numbers, see `products`."""
 

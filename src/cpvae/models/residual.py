@@ -27,12 +27,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cpvae.models.base import Model, Noise, Terms, normal_like
-from cpvae.models.functional import Gaussian, Mixture, categorical_kl
+from cpvae.models.cpvae import NEGLIGIBLE
+from cpvae.models.functional import Gaussian, Mixture, categorical_kl, shares_in_groups
 from cpvae.models.likelihoods import Likelihood
-from cpvae.models.networks import MLPDecoder, replace_weights
+from cpvae.models.networks import MLPDecoder, merge_categories
 from cpvae.models.priors import GaussianMixture
 
-NEGLIGIBLE = 1e-9  # categories below this probability are left out of an enumeration
 MOST_NOISE = 3.0  # of the logarithm of what networks change a variance by
 
 
@@ -150,8 +150,7 @@ class ResidualCPVAE(Model):
         self.posterior_logvar.copy_(-torch.log1p(root**2))
         self.start_log_weights.copy_(log_weights)
         self.start_means.copy_(means)
-        identity = torch.eye(means.shape[1], dtype=means.dtype).expand_as(lower)
-        self.start_whiten.copy_(torch.linalg.solve_triangular(lower, identity, upper=False))
+        self.start_whiten.copy_(_inverse(lower))
         for network in (self.posterior, self.decoder):
             _zero(network)
 
@@ -195,10 +194,7 @@ class ResidualCPVAE(Model):
         self, x: Float[Tensor, "b f"], gone: Bool[Tensor, " f"]
     ) -> tuple[Float[Tensor, "b f"], Float[Tensor, "b k"]]:
         """Expected values of rows that lack the same columns, and log q(c|x) of the others."""
-        identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device).expand_as(
-            self.start_whiten
-        )
-        root = torch.linalg.solve_triangular(self.start_whiten, identity, upper=False)
+        root = _inverse(self.start_whiten)
         covariances = root @ root.mT
         off = x[:, None, ~gone] - self.start_means[:, ~gone]  # (b, k, o)
         lower = torch.linalg.cholesky(covariances[:, ~gone][:, :, ~gone])
@@ -345,7 +341,9 @@ class ResidualCPVAE(Model):
 
         For a given c, u stands for z: what one says about x, the other does.
         """
-        return self.encode(self.infer(x)[0], self._all_of(component, x))
+        c = torch.zeros(len(x), self.n_components, dtype=x.dtype, device=x.device)
+        c[:, component] = 1
+        return self.encode(self.infer(x)[0], pairs_of(c))
 
     def code(
         self, observed: Float[Tensor, "n f"]
@@ -353,6 +351,7 @@ class ResidualCPVAE(Model):
         """Posterior mean of z and one-hot c at the most probable category, and log q(c|x)."""
         inputs, log_qc = self.infer(observed)
         c = F.one_hot(log_qc.argmax(-1), self.n_components).to(log_qc.dtype)
+        # not by pairs: a graph that is exported has no sizes that depend on the data
         change, _ = self.posterior(torch.cat([inputs, c], -1)).chunk(2, -1)
         each = zip(self.start_means, self.posterior_maps, self.means, self.roots, strict=True)
         placed = [
@@ -388,10 +387,7 @@ class ResidualCPVAE(Model):
             features: of examples, from `infer`
             log_qc: of the same examples
         """
-        small, log_shares = copy.deepcopy(self), log_qc.logsumexp(0)
-        share = torch.zeros(len(groups), self.n_components, device=log_qc.device)  # in its group
-        for row, group in enumerate(groups):
-            share[row, group] = log_shares[group].softmax(0)
+        small, share = copy.deepcopy(self), shares_in_groups(log_qc, groups)
         noise = torch.diag_embed(self.log_noise.exp())
         means = share @ self.means
         off = self.means - means.unsqueeze(1)  # (g, k, d)
@@ -407,18 +403,16 @@ class ResidualCPVAE(Model):
         log_weights = small.aggregated.clamp_min(1e-6).log()
         small.start_from(log_weights.double(), means.double(), (within + between).double())
         for name in ("posterior", "decoder"):
-            network, before = getattr(small, name), getattr(self, name)
-            network.output.load_state_dict(before.output.state_dict())
-            weight = before.first_layer().weight
-            d = weight.shape[1] - self.n_components
-            merged = torch.cat([weight[:, :d], weight[:, d:] @ share.T], 1)
-            replace_weights(network.first_layer(), merged)
+            network = getattr(small, name)
+            network.load_state_dict(getattr(self, name).state_dict())
+            merge_categories(network.first_layer(), share)
         return small
 
-    def _all_of(self, component: int, x: Float[Tensor, "b f"]) -> Pairs:
-        every = torch.full((len(x),), component, device=x.device)
-        counts = [len(x) if k == component else 0 for k in range(self.n_components)]
-        return Pairs(torch.arange(len(x), device=x.device), every, torch.ones_like(x[:, 0]), counts)
+
+def _inverse(lower: Float[Tensor, "k d d"]) -> Float[Tensor, "k d d"]:
+    """Inverses of lower triangular matrices."""
+    identity = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
+    return torch.linalg.solve_triangular(lower, identity.expand_as(lower), upper=False)
 
 
 def _zero(network: MLPDecoder) -> MLPDecoder:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from cpvae.checkpoint import FIGURES, RunFolder, best_of
 from cpvae.data import Splits
-from cpvae.evaluation.metrics import Progress, errors_of, evaluate, meaning
+from cpvae.evaluation.metrics import Progress, evaluate, figures_of
 from cpvae.models.inference import cluster_probs
 from cpvae.report import figures
 from cpvae.training.diagnosis import gain_in_words
@@ -66,7 +66,6 @@ def write_report(
         drawn["compacted"] = figures.compacted(
             info["compacted"]["curve"], info["model"]["n_components"]
         )
-    meant = meaning(result)
     environment = Environment(loader=PackageLoader("cpvae.report"), autoescape=True)
     page = environment.get_template("report.html.j2").render(
         name=folder.path.resolve().name,
@@ -75,9 +74,7 @@ def write_report(
         epochs=history[-1]["epoch"],
         gain=gain_in_words(best_of(history, info["recipe"]["pretraining_epochs"]) or {}),
         seconds=history[-1]["seconds"],
-        rows=[
-            (*meant[key], result[key], *errors_of(result, key)) for key in meant if key in result
-        ],
+        rows=figures_of(result),
         n_samples=result["importance_samples"],
         n_test=len(splits.test.x),
         pictured="test " if len(splits.test.x) >= ENOUGH else "",

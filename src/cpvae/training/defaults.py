@@ -78,9 +78,8 @@ def describe_data(
     low, high = np.nanmin(x), np.nanmax(x)
     in_unit_interval = bool(low >= 0 and high <= 1)
     missing = schema.missing or bool(np.isnan(x).any())
-    default = "bernoulli" if in_unit_interval and not missing else "gaussian"
-    default = "gaussian" if model == "residual" else default
-    likelihood = likelihood or default
+    grey = in_unit_interval and not missing and model != "residual"
+    likelihood = likelihood or ("bernoulli" if grey else "gaussian")
     if likelihood == "bernoulli" and not in_unit_interval:
         raise ValueError(
             f"A Bernoulli likelihood needs data in [0, 1], and this data goes from {low:g} to "
@@ -108,7 +107,7 @@ def choose_model(
     known = settings <= {*OF_RESIDUAL, "n_components", "hidden", "likelihood", "network"}
     usual = given.get("likelihood") in (None, "gaussian") and given.get("network") in (None, "mlp")
     numbers = x.ndim == 2 and not schema.levels and not kinds and not np.isnan(x).any()
-    if not (known and usual and numbers) or given.get("invariance_weight"):
+    if not (known and usual and numbers):
         return "cpvae"
     n, n_columns = x.shape
     enough = n_columns <= MOST_COLUMNS and n >= ROWS_A_COLUMN * n_columns

@@ -220,15 +220,9 @@ def continue_fit(
     plan = dataclasses.replace(plan, recipe=recipe)
     data = TrainingData(train, valid, plan.augment)
     with (watch or (lambda _: nullcontext(None)))(plan) as on_epoch:
-        if isinstance(model, ResidualCPVAE):
-            tell = on_epoch or (lambda *_: None)
-            history = refine(
-                model, data, recipe, None, lambda r: tell(0, r), accelerator, anew=False
-            )
-            outcome = _outcome(recipe, history)
-            return Fitted(model, plan, history, [outcome], diagnose(model, history, recipe))
-        (history,) = fit_together(
-            [model], data, [recipe], on_epoch=on_epoch, accelerator=accelerator
+        tell = on_epoch or (lambda *_: None)
+        history = _fit_one(
+            model, data, recipe, None, None, lambda r: tell(0, r), accelerator, anew=False
         )
     outcome = _outcome(recipe, history)
     return Fitted(model, plan, history, [outcome], diagnose(model, history, recipe))
@@ -330,10 +324,11 @@ def _fit_one(
     home: RunFolder | None,
     on_epoch: Callable[[Record], None],
     accelerator: str,
+    anew: bool = True,
 ) -> list[Record]:
-    """One model, in the way that is its own; arguments as for `loop.fit_together`."""
+    """One model, in the way that is its own; as `loop.fit_together`, and ``anew`` as `refine`."""
     if isinstance(model, ResidualCPVAE):
-        return refine(model, data, recipe, folder, on_epoch, accelerator)
+        return refine(model, data, recipe, folder, on_epoch, accelerator, anew)
     folders = [folder] if folder else None
     (history,) = fit_together(
         [model], data, [recipe], folders, home, lambda _, record: on_epoch(record), accelerator

@@ -64,10 +64,7 @@ def initial_clusters(
         each = zip(models, seeds, strict=True)
         return [_by_mixture(table, model.n_components, seed) for model, seed in each]
     at_once = Parallel(n_jobs=min(cpu_count(), len(models)))
-    rows = [
-        torch.randperm(len(x), generator=torch_stream(seed, "initialisation"))[:MOST_EXAMPLES]
-        for seed in seeds
-    ]
+    rows = [rows_of_graph(len(x), seed) for seed in seeds]
     uneven = len(models[0].shape) == 1
 
     def search(representations: Sequence[Representation], n_rows: int) -> list[Communities]:
@@ -99,6 +96,11 @@ def initial_clusters(
     return ranges
 
 
+def rows_of_graph(n: int, seed: int) -> Int[Tensor, " m"]:
+    """Which of ``n`` examples are in the neighbour graph: `MOST_EXAMPLES` at most, in any order."""
+    return torch.randperm(n, generator=torch_stream(seed, "initialisation"))[:MOST_EXAMPLES]
+
+
 def initial_gaussians(model: Model, x: Float[Tensor, "n f"], seed: int) -> Gaussians:
     """The Gaussian mixture of standardised rows whose categories a model starts from.
 
@@ -108,12 +110,9 @@ def initial_gaussians(model: Model, x: Float[Tensor, "n f"], seed: int) -> Gauss
     stable one is taken: a mixture that EM finds from any start, or communities that EM leaves as
     they are. EM is then kept off them.
     """
-    observed = model.likelihood.observe(x.to(model.aggregated.device))
-    rows = model.likelihood.inputs(observed).cpu().double().numpy()
-    k = model.n_components
+    rows, k = represent(model, x, standardised).astype(np.float64), model.n_components
     if not needs_mixture(len(x), model.shape):
-        order = torch.randperm(len(x), generator=torch_stream(seed, "initialisation"))
-        some = order[:MOST_EXAMPLES].numpy()
+        some = rows_of_graph(len(x), seed).numpy()
         found = communities(rows[some], k, stream(seed, "initialisation", 1), uneven=True)
         if found.parts <= k:
             inside = found.category >= 0

@@ -20,7 +20,7 @@ from torch import Tensor
 from cpvae.checkpoint import RunFolder
 from cpvae.clustering.overlap import OverlapMixture, overlap_mixture
 from cpvae.data.augment import Augment
-from cpvae.models.base import Model
+from cpvae.models.base import Model, Terms
 from cpvae.models.functional import mutual_information
 from cpvae.models.inference import components_used, exact_terms, sampled_terms
 from cpvae.streams import stream, torch_stream
@@ -252,7 +252,11 @@ def validate(model: Model, observed: Float[Tensor, "r f"], seed: int) -> Record:
     model.eval()
     terms_of = exact_terms if model.n_components <= MOST_ENUMERATED else sampled_terms
     generator = torch_stream(seed, "validation", device=observed.device)
-    terms = terms_of(model, observed, generator)
+    return validated(model, terms_of(model, observed, generator))
+
+
+def validated(model: Model, terms: Terms) -> Record:
+    """The validation half of an epoch's record, of the terms of the validation data."""
     aggregated = terms.log_qc.exp().mean(0)
     model.aggregated.copy_(aggregated)  # until the end of the run takes it over the training data
     return {

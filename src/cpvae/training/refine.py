@@ -2,30 +2,32 @@
 
 The mixture is the first candidate: its bound is its log-likelihood. Training goes on while held-out
 rows gain by it and ends early where they do not, and the mixture is left only where the gain is
-more than its standard error. A few hundred steps of large batches do, in seconds, so
-a run that was stopped begins again.
+more than its standard error. At most some thousand steps of large batches do, in a minute, so a run
+that was stopped begins again.
 """
 
 import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.special import softmax
 from torch import Tensor
 
 from cpvae.checkpoint import RunFolder
 from cpvae.clustering.gaussians import Gaussians, fit_gaussians
 from cpvae.models.base import Terms
-from cpvae.models.functional import mutual_information
-from cpvae.models.inference import components_used, exact_terms
+from cpvae.models.inference import exact_terms, represent, standardised
 from cpvae.models.residual import ResidualCPVAE, pairs_of
 from cpvae.streams import stream, torch_stream
 from cpvae.training.device import choose_device
 from cpvae.training.diagnosis import Record, diverged
 from cpvae.training.initialise import initial_gaussians
-from cpvae.training.loop import ENOUGH_VALIDATION, TrainingData, torch_settings
+from cpvae.training.loop import TrainingData, torch_settings, validated, validation_data
 from cpvae.training.recipe import Recipe
 from cpvae.training.state import Run
 
@@ -77,7 +79,8 @@ def refine(
         model.to(device)
         held_out = HeldOut(model, x_valid.to(device), recipe.seed)
         train = model.likelihood.observe(x_train.to(device))
-        for epoch, trained in _epochs(model, train, recipe):
+        first = exact_terms(model, train, torch_stream(recipe.seed, "training", 0, device))
+        for epoch, trained in chain([(0, _record(first))], _epochs(model, train, recipe)):
             record = {"epoch": epoch, "seconds": time.monotonic() - started, **trained}
             record |= held_out.validate()
             if not math.isfinite(record["train_loss_nats"] + record["valid_elbo_nats"]):
@@ -90,7 +93,7 @@ def refine(
                 break
         if anew and run.best_epoch == 0:  # so no row needs to be held out
             model.start_from(*map(torch.from_numpy, _on_all(mixture, model, x_train, x_valid)))
-            run.best = {key: value.detach().clone() for key, value in model.state_dict().items()}
+            run.best = run.weights()
         run.finish(x_train, device)
     return run.history
 
@@ -130,7 +133,7 @@ class HeldOut:
 
     def __init__(self, model: ResidualCPVAE, x: Float[Tensor, "m f"], seed: int):
         self.model, self.seed, self.n = model, seed, len(x)
-        self.observed = model.likelihood.observe(x.repeat(math.ceil(ENOUGH_VALIDATION / len(x)), 1))
+        self.observed = validation_data(model, x, seed)
         self.of_mixture = self._of_each(self._terms())
 
     def validate(self) -> Record:
@@ -138,16 +141,9 @@ class HeldOut:
         terms = self._terms()
         gain = self._of_each(terms) - self.of_mixture
         error = gain.std().item() / self.n**0.5 if self.n > 1 else math.inf
-        shares = terms.log_qc.exp().mean(0)
-        self.model.aggregated.copy_(shares)
         is_mixture = not gain.any()
         return {
-            "valid_elbo_nats": terms.elbo().mean().item(),
-            "valid_reconstruction_nats": terms.log_px.mean().item(),
-            "valid_kl_z_nats": terms.kl_z.mean().item(),
-            "valid_kl_c_nats": terms.kl_c.mean().item(),
-            "valid_mutual_information_c_nats": mutual_information(terms.log_qc).item(),
-            "components_used": components_used(shares),
+            **validated(self.model, terms),
             "gain_nats": gain.mean().item(),
             "gain_se_nats": 0.0 if is_mixture else error,
             "counts": is_mixture or gain.mean().item() > error,
@@ -167,7 +163,7 @@ def _epochs(
 ) -> Iterator[tuple[int, Record]]:
     """Trains, and gives an epoch and the training half of its record every `EVERY` steps.
 
-    The first is epoch 0, before any step. The learning rate rises and falls once (Smith 2018).
+    The learning rate rises and falls once (Smith 2018).
     """
     n, batch_size = len(train), min(recipe.batch_size, len(train))
     steps, between = n // batch_size, math.ceil(EVERY / (n // batch_size))
@@ -177,10 +173,6 @@ def _epochs(
     optimiser = torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, recipe.learning_rate, total_steps=recipe.max_epochs * steps + 1
-    )
-    yield (
-        0,
-        _record(_step_terms(model, train, (inputs, log_qc), torch_stream(recipe.seed, "training"))),
     )
     kept: list[Terms] = []
     for epoch in range(recipe.max_epochs):
@@ -235,7 +227,5 @@ def _is_over(run: Run, recipe: Recipe) -> bool:
 
 def _on_all(mixture: Gaussians, model: ResidualCPVAE, *parts: Tensor) -> Gaussians:
     """The mixture fitted once more to the rows of all parts."""
-    observed = model.likelihood.observe(torch.cat(parts).to(model.aggregated.device))
-    x = model.likelihood.inputs(observed).double().cpu().numpy()
-    joint = mixture.log_prob(x)
-    return fit_gaussians(x, torch.from_numpy(joint).softmax(1).numpy())
+    x = represent(model, torch.cat(parts), standardised).astype(np.float64)
+    return fit_gaussians(x, softmax(mixture.log_prob(x), axis=1))

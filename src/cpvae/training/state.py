@@ -27,7 +27,7 @@ class Run:
         self.model, self.seed, self.folder = model, seed, folder
         self.history: list[Record] = []
         self.best_epoch, self.best_elbo = 0, -math.inf
-        self.best = self._weights()
+        self.best = self.weights()
         self.average = {key: p.detach().clone() for key, p in model.named_parameters()}
         self.stopped = self.diverged = False
 
@@ -62,7 +62,7 @@ class Run:
         self.history.append(record)
         if record["valid_elbo_nats"] > self.best_elbo and record.get("counts", True):
             self.best_epoch, self.best_elbo = record["epoch"], record["valid_elbo_nats"]
-            self.best = self._weights()
+            self.best = self.weights()
         if self.folder:
             self.folder.append_history(record)
 
@@ -78,10 +78,10 @@ class Run:
         self.model.load_state_dict(self.best)
         self.model.eval()
         self.model.aggregated.copy_(cluster_probs(self.model, x_train.to(device)).mean(0))
-        self.best = self._weights()
+        self.best = self.weights()
         self.keep_best()
 
-    def _weights(self) -> dict[str, Tensor]:
+    def weights(self) -> dict[str, Tensor]:
         """A copy of all parameters and buffers."""
         return {key: value.detach().clone() for key, value in self.model.state_dict().items()}
 
