@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, cast, get_args
 Dataset = Literal["digits", "mnist", "omniglot"]
 System = Literal["cpvae", "residual", "vae", "mog", "vamp", "hvae", "hvamp"]
 Likelihood = Literal["bernoulli", "gaussian", "mixed"]
-Kind = Literal["gaussian", "binary", "count", "categorical"]
+Kind = Literal["number", "gaussian", "binary", "count", "categorical"]
 Network = Literal["mlp", "conv"]
 Covariance = Literal["diag", "full"]
 Gate = Literal["probabilities", "category"]

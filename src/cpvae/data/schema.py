@@ -16,6 +16,7 @@ import numpy as np
 
 from cpvae.choices import KINDS
 from cpvae.data.checks import check_finite, check_varies, listed, single
+from cpvae.data.limits import Limits, limits
 from cpvae.extras import need
 
 Levels = dict[str, list[str]]  # categories of each column of text, by the column's name
@@ -38,6 +39,8 @@ class Schema:
         loc: mean of each column (of log(1 + x) for a count; of each channel of images), where they
             are standardised
         scale: standard deviation of the same
+        limits: how each column that is a ``number`` is rounded and where it ends, see
+            `limits.limits`; None for the others
         frame: package (``pandas`` or ``polars``) of the frame that the data came as
     """
 
@@ -48,6 +51,7 @@ class Schema:
     missing: bool = False
     loc: tuple[float, ...] = ()
     scale: tuple[float, ...] = ()
+    limits: tuple[Limits | None, ...] = ()
     frame: str | None = None
 
     @property
@@ -132,7 +136,7 @@ class Schema:
     # --- what a fit adds -------------------------------------------------------------------------
 
     def with_kinds_and_units(
-        self, x: np.ndarray, likelihood: str, kinds: Kinds | None = None
+        self, x: np.ndarray, likelihood: str, kinds: Kinds | None = None, as_numbers: bool = False
     ) -> "Schema":
         """The schema with kinds of columns and units of standardisation, from training data.
 
@@ -140,6 +144,7 @@ class Schema:
             x: training examples (n, ...)
             likelihood: ``bernoulli`` needs neither, ``gaussian`` units alone, ``mixed`` both
             kinds: of columns, where `column_kinds` is not to choose
+            as_numbers: see `column_kinds`
 
         Raises:
             ValueError: a constant column, one that hardly varies, or a kind that does not fit.
@@ -151,7 +156,7 @@ class Schema:
             return dataclasses.replace(self, kinds=(), loc=_plain(loc), scale=_plain(scale))
         if x.ndim != 2:
             raise ValueError("likelihood='mixed' is for tables, and the data are images.")
-        of_each = self.column_kinds(x, kinds)
+        of_each = self.column_kinds(x, kinds, as_numbers)
         scaled = np.array(x, dtype=np.float64)
         for i, kind in enumerate(of_each):
             if transform := RULES[kind].transform:
@@ -163,13 +168,20 @@ class Schema:
             kinds=tuple(of_each),
             loc=_plain(np.where(standardised, loc, 0.0)),
             scale=_plain(np.where(standardised, scale, 1.0)),
+            limits=tuple(
+                limits(column) if kind == "number" else None
+                for kind, column in zip(of_each, x.T, strict=True)
+            ),
         )
 
-    def column_kinds(self, x: np.ndarray, given: Kinds | None = None) -> list[str]:
+    def column_kinds(
+        self, x: np.ndarray, given: Kinds | None = None, as_numbers: bool = False
+    ) -> list[str]:
         """The kind of each column of a table (n, f), see `KINDS`; ``given`` ones stay as they are.
 
         A column of text is ``categorical``, one of booleans or of zeros and ones ``binary``, one of
-        whole numbers whose smallest is 0 a ``count``, and any other ``gaussian``.
+        whole numbers whose smallest is 0 a ``count``, and any other ``gaussian``; both of these are
+        a ``number`` if they are to be read ``as_numbers``.
 
         Raises:
             ValueError: a kind for a column that is not there, or one that does not fit its column.
@@ -194,7 +206,7 @@ class Schema:
             text = name in self.levels
             if not text:
                 allowed = [kind for kind in KINDS if kind != "categorical"]
-                fitting = _default_kind(column)
+                fitting = _default_kind(column, as_numbers)
             else:  # booleans are text of two levels
                 allowed = (
                     ["categorical"] if self.levels[name] != BOOLEAN else ["binary", "categorical"]
@@ -218,6 +230,8 @@ class Schema:
             pairs = zip(self.kinds, levels, strict=True)
             features["kinds"] = list(self.kinds)
             features["n_levels"] = [len(of) if kind == "categorical" else 0 for kind, of in pairs]
+        if any(self.limits):
+            features["limits"] = [list(each) if each else None for each in self.limits]
         if self.loc:
             pixels = int(np.prod(self.shape[1:]))  # of a channel; 1 for a column of a table
             features["loc"] = np.repeat(self.loc, pixels).tolist()
@@ -390,6 +404,7 @@ class Rule(NamedTuple):
 
 
 RULES = {
+    "number": Rule(np.isfinite, "finite numbers", np.asarray),
     "gaussian": Rule(np.isfinite, "finite numbers", np.asarray),
     "binary": Rule(lambda x: np.isin(x, (0, 1)), "zeros and ones", whole=True),
     "count": Rule(
@@ -399,9 +414,11 @@ RULES = {
 }
 
 
-def _default_kind(column: np.ndarray) -> str:
+def _default_kind(column: np.ndarray, as_numbers: bool) -> str:
     """The kind that is chosen for the numbers of a column (n)."""
     values = column[~np.isnan(column)]
+    if as_numbers:
+        return "binary" if len(values) and RULES["binary"].fits(values).all() else "number"
     if not len(values) or values.min() != 0:
         return "gaussian"
     return next(

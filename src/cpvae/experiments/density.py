@@ -17,10 +17,10 @@ from cpvae.experiments import real, tables
 from cpvae.experiments.baselines import gaussian_mixture
 from cpvae.experiments.cells import provenance, write
 from cpvae.models.build import build
-from cpvae.models.inference import standardised
+from cpvae.models.residual import ResidualCPVAE
 from cpvae.training.diagnosis import Record
 from cpvae.training.fit import plan
-from cpvae.training.initialise import initial_gaussians
+from cpvae.training.start import points, start_as_mixture
 
 DATASETS = (
     *("wine", "diabetes", "olive_oils_areas", "ring", "twonorm", "breast_cancer"),
@@ -50,7 +50,7 @@ def run(dataset: str, results: Path) -> dict[str, Any]:
     x = ((x - x[train].mean(0)) / x[train].std(0)).astype(np.float32)
     k = len(np.unique(labels))
     started = time.perf_counter()
-    model = CPVAE(k, random_state=SEED).fit(x[train])
+    model = CPVAE(k, likelihood="gaussian", random_state=SEED).fit(x[train])
     seconds = time.perf_counter() - started
     classes = np.asarray(labels)[test]
     measured = evaluate(model.model_, torch.from_numpy(x[test]), classes, SAMPLES, SEED)
@@ -87,12 +87,15 @@ def _mixture(train: np.ndarray, test: np.ndarray, k: int) -> float:
     """Nats a held-out row of the mixture that a fit to these rows starts from."""
     schema = Schema((train.shape[1],))
     splits = split(Source("rows", train, schema=schema), SEED, test_fraction=0.0)
-    planned = plan(splits.train.x, splits.schema, {"n_components": k, "seed": SEED})
+    settings = {"n_components": k, "seed": SEED, "likelihood": "gaussian"}
+    planned = plan(splits.train.x, splits.schema, settings)
     model = build(**planned.config)
-    mixture = initial_gaussians(model, splits.train.tensor(), SEED)
-    rows = standardised(model, torch.from_numpy(test)).double().numpy()
+    assert isinstance(model, ResidualCPVAE)
+    mixture = start_as_mixture(model, splits.train.tensor(), SEED).mixture
+    rows = points(model, torch.from_numpy(test))
     log_prob = np.logaddexp.reduce(mixture.log_prob(rows), axis=1).mean()
-    return float(log_prob - np.log(planned.schema.scale).sum())
+    unit = model.number_head.unit * model.number_head.scale
+    return float(log_prob) - unit.log().sum().item()
 
 
 def run_all(results: Path) -> list[dict[str, Any]]:

@@ -75,6 +75,7 @@ def build(
     likelihood: str = "bernoulli",
     kinds: Sequence[str] = (),
     n_levels: Sequence[int] = (),
+    limits: Sequence[Sequence[float | None] | None] = (),
     loc: Sequence[float] | None = None,
     scale: Sequence[float] | None = None,
     n_components: int | None = None,
@@ -92,6 +93,7 @@ def build(
         likelihood: ``bernoulli``, ``gaussian``, or ``mixed`` for a table of several kinds
         kinds: of each column, for ``mixed``, see `choices.KINDS`
         n_levels: categories of each column, for ``mixed``
+        limits: of each column that is a ``number``, see `numbers.Column`
         loc: origin of each feature, for the last two likelihoods; zeros by default
         scale: unit of each feature, for the last two likelihoods; ones by default
         n_components: components of the prior; by default 10, and 1 where the prior is N(0, I)
@@ -110,7 +112,13 @@ def build(
     choose("model", model, SYSTEMS)
     noise_scale = settings.pop("noise_scale", None)
     _check_settings(model, settings)
-    p_x = _likelihood(model, likelihood, shape, kinds, n_levels, loc, scale, noise_scale)
+    n = math.prod(shape)
+    origin = torch.zeros(n) if loc is None else torch.tensor(loc, dtype=torch.float32)
+    unit = torch.ones(n) if scale is None else torch.tensor(scale, dtype=torch.float32)
+    if model == "residual":
+        p_x = _around_numbers(likelihood, kinds, n_levels, limits, origin, unit, noise_scale)
+    else:
+        p_x = _likelihood(likelihood, kinds, n_levels, origin, unit, noise_scale)
     of_model = {name: settings.pop(name) for name in MODELS[model].of_model if name in settings}
     with torch.random.fork_rng(devices=[]):  # layers start from torch's global generator
         torch.manual_seed(stream(seed, "weights"))
@@ -135,31 +143,41 @@ def _check_settings(model: str, settings: dict[str, Any]) -> None:
 
 
 def _likelihood(
-    model: str,
     likelihood: str,
-    shape: Sequence[int],
     kinds: Sequence[str],
     n_levels: Sequence[int],
-    loc: Sequence[float] | None,
-    scale: Sequence[float] | None,
+    origin: torch.Tensor,
+    unit: torch.Tensor,
     noise_scale: float | None,
 ) -> Likelihood:
     choose("likelihood", likelihood, LIKELIHOODS)
-    n = math.prod(shape)
     if likelihood == "bernoulli":
-        return likelihoods.bernoulli(n)
-    origin = torch.zeros(n) if loc is None else torch.tensor(loc, dtype=torch.float32)
-    unit = torch.ones(n) if scale is None else torch.tensor(scale, dtype=torch.float32)
-    if model == "residual":
-        if likelihood != "gaussian" or noise_scale is not None:
-            raise ValueError(
-                "The model 'residual' is for tables of numbers with a Gaussian likelihood whose "
-                "noise is learned: leave likelihood, kinds and noise_scale out, or take 'cpvae'."
-            )
-        return likelihoods.noisy_gaussian(origin, unit)
+        return likelihoods.bernoulli(len(unit))
     if likelihood == "gaussian":
         return likelihoods.gaussian(origin, unit, noise_scale)
     return likelihoods.mixed(kinds, n_levels, origin, unit)
+
+
+def _around_numbers(
+    likelihood: str,
+    kinds: Sequence[str],
+    n_levels: Sequence[int],
+    limits: Sequence[Sequence[float | None] | None],
+    origin: torch.Tensor,
+    unit: torch.Tensor,
+    noise_scale: float | None,
+) -> Likelihood:
+    choose("likelihood", likelihood, LIKELIHOODS)
+    if likelihood == "bernoulli" or noise_scale is not None:
+        raise ValueError(
+            "The model 'residual' is for tables with columns of numbers, whose noise is learned: "
+            "leave likelihood and noise_scale out, or take 'cpvae'."
+        )
+    n = len(unit)
+    kinds = kinds or ["gaussian"] * n
+    return likelihoods.around_numbers(
+        kinds, n_levels or [0] * n, origin, unit, limits or [None] * n
+    )
 
 
 def _prior(

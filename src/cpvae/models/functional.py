@@ -113,6 +113,37 @@ def mixture_log_prob(
     return log_pz, joint - log_pz.unsqueeze(-1)
 
 
+def gaussian_log_prob(x: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
+    """Log N(x; mean, exp(logvar)) in nats, each."""
+    return -0.5 * ((x - mean) ** 2 * torch.exp(-logvar) + logvar + LOG_2PI)
+
+
+def known_part(
+    y: Float[Tensor, "b d"], mean: Float[Tensor, "*#b d"], covariance: Float[Tensor, "*#b d d"]
+) -> tuple[Float[Tensor, "b d d"], Float[Tensor, "b d 1"]]:
+    """The Cholesky factor of the covariance of what is there in y, and S^-1 (y - mean) of it.
+
+    In rows and columns of what is missing (NaN) the factor is that of the identity, and the other
+    is 0: so a batch has one shape whatever is missing.
+    """
+    gone = y.isnan()
+    out = gone.unsqueeze(-1) | gone.unsqueeze(-2)
+    identity = torch.eye(y.shape[1], dtype=y.dtype, device=y.device)
+    lower = torch.linalg.cholesky(torch.where(out, identity, covariance))
+    off = torch.where(gone, 0.0, y - mean).unsqueeze(-1)
+    return lower, torch.cholesky_solve(off, lower)
+
+
+def marginal_log_prob(
+    y: Float[Tensor, "b d"], mean: Float[Tensor, " d"], covariance: Float[Tensor, "d d"]
+) -> Float[Tensor, " b"]:
+    """Log-density in nats of what is there in y (NaN: missing), but for its powers of 2 pi."""
+    lower, solved = known_part(y, mean, covariance)
+    off = torch.where(y.isnan(), 0.0, y - mean)
+    scale = lower.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return -0.5 * (off * solved.squeeze(-1)).sum(-1) - scale
+
+
 def gaussian_kl(q: Gaussian, p: Gaussian) -> Float[Tensor, "*b"]:
     """KL(q || p) in nats between diagonal Gaussians row by row, each (*b, d)."""
     ratio = q.logvar - p.logvar

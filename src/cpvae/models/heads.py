@@ -134,40 +134,6 @@ class GaussianHead(Head):
         return self.decode(params + noise * self.noise_var().sqrt())
 
 
-class NoisyGaussianHead(GaussianHead):
-    """Measurements whose noise depends on the latents: the decoder gives means and log-variances.
-
-    Both are of standardised values. There is no floor: who uses it starts at noise that the data
-    has, and stops by held-out data.
-
-    Arguments:
-        loc: origin of each column, (c)
-        scale: unit of each column, positive, (c)
-    """
-
-    def __init__(self, loc: Float[Tensor, " c"], scale: Float[Tensor, " c"]):
-        super().__init__(loc, scale, noise_scale=1.0)
-        self.n_params = 2 * len(loc)
-
-    def log_prob(self, observed: Float[Tensor, "*#b c"], params: Float[Tensor, "*#b p"]) -> Tensor:
-        """Log-density in nats, (*b), in the data's own units, hence the log of the scale."""
-        mean, logvar = params.chunk(2, -1)
-        present = ~observed.isnan()
-        square = torch.where(present, observed - mean, 0.0) ** 2 * torch.exp(-logvar)
-        constant = logvar + LOG_2PI + 2 * torch.log(self.scale)
-        return -0.5 * (square + torch.where(present, constant, 0.0)).sum(-1)
-
-    def mean(self, params: Float[Tensor, "n p"]) -> Float[Tensor, "n c"]:
-        """Expected values in the data's units."""
-        return self.decode(params.chunk(2, -1)[0])
-
-    def sample(self, params: Float[Tensor, "n p"], generator: torch.Generator) -> Tensor:
-        """Values drawn with their noise, in the data's units."""
-        mean, logvar = params.chunk(2, -1)
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-        return self.decode(mean + noise * torch.exp(0.5 * logvar))
-
-
 class BinaryHead(Head):
     """Zeros and ones, or pixels that are drawn as such; the decoder gives their logits.
 

@@ -11,6 +11,7 @@ for many steps at once by `noise`; `observe` is the same in one go.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,8 @@ from jaxtyping import Float, Int16
 from torch import Tensor, nn
 
 from cpvae.choices import KINDS, choose
-from cpvae.models.heads import HEADS, BinaryHead, GaussianHead, Head, NoisyGaussianHead, filled
+from cpvae.models.heads import HEADS, BinaryHead, CategoricalHead, GaussianHead, Head, filled
+from cpvae.models.numbers import Column, NumberHead
 
 GREY_LEVELS = 2**16  # that binarisation tells apart
 
@@ -105,6 +107,10 @@ class Likelihood(nn.Module):
         """Observed data of stored data: itself, or binary draws."""
         return (noise < stored).float() if self.binarised else stored
 
+    def of_first_head(self, observed: Float[Tensor, "*n f"]) -> Tensor:
+        """The observed values of the columns of the first head."""
+        return self._split(observed)[0]
+
     # --- the decoder's output --------------------------------------------------------------------
 
     def log_prob(self, observed: Float[Tensor, "*#b f"], params: Float[Tensor, "*#b p"]) -> Tensor:
@@ -163,9 +169,42 @@ def gaussian(
     return Likelihood([GaussianHead(loc, scale, noise_scale)])
 
 
-def noisy_gaussian(loc: Float[Tensor, " f"], scale: Float[Tensor, " f"]) -> Likelihood:
-    """Measurements; the decoder's output is their mean and log-variance, both standardised."""
-    return Likelihood([NoisyGaussianHead(loc, scale)])
+def around_numbers(
+    kinds: Sequence[str],
+    n_levels: Sequence[int],
+    loc: Float[Tensor, " f"],
+    scale: Float[Tensor, " f"],
+    limits: Sequence[Sequence[Any] | None],
+) -> Likelihood:
+    """Columns of a model whose z are the numbers of the data: these come first.
+
+    Arguments:
+        kinds: ``number``, ``binary`` or ``categorical``; ``gaussian`` is a number that is neither
+            rounded nor limited, and ``count`` a whole one from 0 up
+        n_levels: categories of each column, 0 where it is of another kind, (f)
+        loc: origin of each column, (f)
+        scale: unit of each column, positive, (f)
+        limits: of the columns that are a ``number``, see `numbers.Column`
+
+    Raises:
+        ValueError: no column of numbers.
+    """
+    known = {"gaussian": Column(), "count": Column(1.0, -0.5)}
+    numbers = [i for i, kind in enumerate(kinds) if kind not in ("binary", "categorical")]
+    if not numbers:
+        raise ValueError(
+            "The model 'residual' needs a column of numbers, and there is none: take 'cpvae'."
+        )
+    columns = [known.get(kinds[i]) or Column(*(limits[i] or ())) for i in numbers]
+    heads: list[Head] = [NumberHead(loc[numbers], scale[numbers], columns)]
+    binary, categorical = (
+        [i for i, of in enumerate(kinds) if of == kind] for kind in ("binary", "categorical")
+    )
+    if binary:
+        heads.append(BinaryHead(len(binary)))
+    if categorical:
+        heads.append(CategoricalHead([n_levels[i] for i in categorical]))
+    return Likelihood(heads, [mine for mine in (numbers, binary, categorical) if mine])
 
 
 def mixed(

@@ -24,6 +24,7 @@ ENOUGH_FOR_BFLOAT16 = 100_000  # weights of the first layer from which products 
 LARGE_BATCH = 1_000  # a step of it takes no longer than one of 100 where networks are small
 MOST_COLUMNS = 100  # of a table that starts as a mixture: covariances have the square of them
 ROWS_A_COLUMN = 5  # at least, for the same
+MORE_DIMENSIONS = 8  # of z at most, for the columns that are no numbers
 RESIDUAL_STEPS = 1_000  # at most, of a model that starts as a mixture
 OF_RESIDUAL = ("max_epochs", "batch_size", "learning_rate", "patience", "seed")
 STEPS = 10_000  # optimisation steps that a run gets by default, between 100 and 1000 epochs
@@ -58,10 +59,10 @@ def describe_data(
 ) -> tuple[str, Schema]:
     """The likelihood for training examples ``x`` (n, ...), and their schema with all it needs.
 
-    Data in [0, 1] gets a Bernoulli likelihood, unless the model is ``residual``; other data and
-    data with missing values (NaN) get a Gaussian one on features standardised one by one for a
-    table and channel by channel for images.
-    A table with columns of text, or for whose columns kinds are given, gets a mixed one.
+    Data in [0, 1] gets a Bernoulli likelihood; other data and data with missing values (NaN) get a
+    Gaussian one on features standardised one by one for a table and channel by channel for images.
+    A table with columns of text, for whose columns kinds are given, or whose model is ``residual``
+    gets a mixed one.
 
     Raises:
         ValueError: data outside [0, 1] or missing under a Bernoulli likelihood, constant columns
@@ -75,10 +76,12 @@ def describe_data(
                 f"is the default for them, or leave them out."
             )
         likelihood = "mixed"
+    if model == "residual":
+        likelihood = likelihood or "mixed"
     low, high = np.nanmin(x), np.nanmax(x)
     in_unit_interval = bool(low >= 0 and high <= 1)
     missing = schema.missing or bool(np.isnan(x).any())
-    grey = in_unit_interval and not missing and model != "residual"
+    grey = in_unit_interval and not missing
     likelihood = likelihood or ("bernoulli" if grey else "gaussian")
     if likelihood == "bernoulli" and not in_unit_interval:
         raise ValueError(
@@ -92,7 +95,7 @@ def describe_data(
         )
     if likelihood not in ("gaussian", "mixed"):  # `build` refuses what is unknown
         return likelihood, dataclasses.replace(schema, kinds=(), loc=(), scale=())
-    return likelihood, schema.with_kinds_and_units(x, likelihood, kinds)
+    return likelihood, schema.with_kinds_and_units(x, likelihood, kinds, model == "residual")
 
 
 def choose_model(
@@ -100,19 +103,19 @@ def choose_model(
 ) -> str:
     """The model for training examples ``x`` (n, ...) where the user names none.
 
-    ``residual`` for a table of numbers with enough rows for their covariances, none missing, where
+    ``residual`` for a table with columns of numbers, with enough rows for their covariances, where
     no setting is given that it has no use for; else ``cpvae``.
     """
     settings = {name for name, value in given.items() if value is not None}
     known = settings <= {*OF_RESIDUAL, "n_components", "hidden", "likelihood", "network"}
-    usual = given.get("likelihood") in (None, "gaussian") and given.get("network") in (None, "mlp")
-    numbers = x.ndim == 2 and not schema.levels and not kinds and not np.isnan(x).any()
-    if not (known and usual and numbers):
+    usual = given.get("likelihood") in (None, "gaussian", "mixed")
+    usual = usual and given.get("network") in (None, "mlp")
+    if not (known and usual and x.ndim == 2):
         return "cpvae"
-    n, n_columns = x.shape
-    enough = n_columns <= MOST_COLUMNS and n >= ROWS_A_COLUMN * n_columns
-    two_values = bool(np.isin(x, (0, 1)).all())
-    return "residual" if enough and not two_values else "cpvae"
+    of_each = schema.column_kinds(x, kinds, as_numbers=True)
+    n_numbers = sum(kind not in ("binary", "categorical") for kind in of_each)
+    enough = n_numbers <= MOST_COLUMNS and len(x) >= ROWS_A_COLUMN * n_numbers
+    return "residual" if n_numbers and enough else "cpvae"
 
 
 def model_config(
@@ -157,11 +160,8 @@ def configured(n: int, schema: Schema, given: dict[str, Any]) -> dict[str, Any]:
     if "mixing_weights" in MODELS[model].settings:
         config["mixing_weights"] = "learned"
     if model == "residual":
-        if schema.missing:
-            raise ValueError(
-                "The model 'residual' takes no missing values yet: fill them in, or take 'cpvae'."
-            )
-        config["latent_dim"] = n_features
+        others = [kind for kind in schema.kinds if kind in ("binary", "categorical")]
+        config["latent_dim"] = n_features - len(others) + min(MORE_DIMENSIONS, len(others))
     config |= schema.features() | given
     _check_sizes(config, n)
     return config

@@ -13,20 +13,11 @@ that falls to 0 by the end of the annealing; after that the bound alone decides.
 
 from collections.abc import Collection, Sequence
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.special import softmax
 from torch import Tensor
 
 from cpvae.clustering.communities import Communities, communities
-from cpvae.clustering.gaussians import (
-    EM_STEPS,
-    Gaussians,
-    fit_gaussians,
-    stability_under_em,
-    stable_gaussians,
-)
 from cpvae.clustering.overlap import Table, overlap_mixture
 from cpvae.models.base import Model
 from cpvae.models.inference import Representation, codes, represent, standardised
@@ -35,7 +26,6 @@ from cpvae.streams import stream, torch_stream
 ENOUGH_ROWS = 1_000  # of a table, for neighbours to show its clusters
 ENOUGH_COLUMNS = 8  # of a table, for neighbours to show its clusters
 MOST_EXAMPLES = 50_000  # in a neighbour graph, whose time grows with the square
-COMPARED_BY_EM = 4_000  # examples on which communities and mixtures are compared
 COMPARED = 10_000  # examples on which codes and data are compared
 
 
@@ -99,34 +89,6 @@ def initial_clusters(
 def rows_of_graph(n: int, seed: int) -> Int[Tensor, " m"]:
     """Which of ``n`` examples are in the neighbour graph: `MOST_EXAMPLES` at most, in any order."""
     return torch.randperm(n, generator=torch_stream(seed, "initialisation"))[:MOST_EXAMPLES]
-
-
-def initial_gaussians(model: Model, x: Float[Tensor, "n f"], seed: int) -> Gaussians:
-    """The Gaussian mixture of standardised rows whose categories a model starts from.
-
-    A table that `needs_mixture` starts from the components of one, moved on by EM with full
-    covariances. For others two proposals are made, a mixture and communities, and neither a label
-    nor the likelihood chooses, which likes to cut clusters of other shapes than ellipses. The more
-    stable one is taken: a mixture that EM finds from any start, or communities that EM leaves as
-    they are. EM is then kept off them.
-    """
-    rows, k = represent(model, x, standardised).astype(np.float64), model.n_components
-    if not needs_mixture(len(x), model.shape):
-        some = rows_of_graph(len(x), seed).numpy()
-        found = communities(rows[some], k, stream(seed, "initialisation", 1), uneven=True)
-        if found.parts <= k:
-            inside = found.category >= 0
-            near, member = rows[some][inside], np.eye(k)[found.category[inside]]
-            few = slice(COMPARED_BY_EM)
-            stability, mixture = stable_gaussians(rows[some][few], k, stream(seed, "mixture", 1))
-            if stability > stability_under_em(near[few], member[few]):
-                return mixture
-            return fit_gaussians(near, member)
-    table = as_table(model, x)
-    chances = overlap_mixture(table, k, stream(seed, "mixture")).log_prob(table)
-    member = np.zeros((len(x), k))
-    member[:, : chances.shape[1]] = softmax(chances, axis=1)
-    return fit_gaussians(rows, member, steps=EM_STEPS)
 
 
 def needs_mixture(n_examples: int, shape: Sequence[int], kinds: Collection[str] = ()) -> bool:

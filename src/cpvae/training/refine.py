@@ -12,23 +12,21 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import chain
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.special import softmax
 from torch import Tensor
 
 from cpvae.checkpoint import RunFolder
-from cpvae.clustering.gaussians import Gaussians, fit_gaussians
 from cpvae.models.base import Terms
-from cpvae.models.inference import exact_terms, represent, standardised
-from cpvae.models.residual import ResidualCPVAE, pairs_of
+from cpvae.models.inference import exact_terms
+from cpvae.models.pairs import pairs_of
+from cpvae.models.residual import Inferred, ResidualCPVAE
 from cpvae.streams import stream, torch_stream
 from cpvae.training.device import choose_device
 from cpvae.training.diagnosis import Record, diverged
-from cpvae.training.initialise import initial_gaussians
 from cpvae.training.loop import TrainingData, torch_settings, validated, validation_data
 from cpvae.training.recipe import Recipe
+from cpvae.training.start import start_as_mixture, start_on_all
 from cpvae.training.state import Run
 
 EVERY = 25  # steps between two validations, at least
@@ -74,8 +72,7 @@ def refine(
         folder.write_history([])
     with torch_settings(device, small=True):
         if anew:
-            mixture = initial_gaussians(model, x_train, recipe.seed)
-            model.start_from(*map(torch.from_numpy, mixture))
+            start = start_as_mixture(model, x_train, recipe.seed)
         model.to(device)
         held_out = HeldOut(model, x_valid.to(device), recipe.seed)
         train = model.likelihood.observe(x_train.to(device))
@@ -92,7 +89,7 @@ def refine(
             if _is_over(run, recipe):
                 break
         if anew and run.best_epoch == 0:  # so no row needs to be held out
-            model.start_from(*map(torch.from_numpy, _on_all(mixture, model, x_train, x_valid)))
+            start_on_all(model, torch.cat([x_train, x_valid]), start)
             run.best = run.weights()
         run.finish(x_train, device)
     return run.history
@@ -169,7 +166,7 @@ def _epochs(
     steps, between = n // batch_size, math.ceil(EVERY / (n // batch_size))
     with torch.no_grad():
         parts = [model.infer(part) for part in train.split(model.rows_at_once())]
-    inputs, log_qc = (torch.cat(part) for part in zip(*parts, strict=True))
+    read, log_qc = (torch.cat(part) for part in zip(*parts, strict=True))
     optimiser = torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, recipe.learning_rate, total_steps=recipe.max_epochs * steps + 1
@@ -181,7 +178,7 @@ def _epochs(
         rows = torch.randperm(n, generator=order)[: steps * batch_size].to(train.device)
         model.train()
         for batch in rows.split(batch_size):
-            terms = _step_terms(model, train[batch], (inputs[batch], log_qc[batch]), noise)
+            terms = _step_terms(model, train[batch], Inferred(read[batch], log_qc[batch]), noise)
             optimiser.zero_grad()
             (-terms.elbo().mean()).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), MOST_GRADIENT)
@@ -196,12 +193,12 @@ def _epochs(
 def _step_terms(
     model: ResidualCPVAE,
     x: Float[Tensor, "b f"],
-    inferred: tuple[Tensor, Float[Tensor, "b k"]],
+    inferred: Inferred,
     noise: torch.Generator,
 ) -> Terms:
     """The terms of the bound over the categories of each example that are likely."""
-    normal = torch.randn(x.shape, generator=noise, device=x.device)
-    return model.bound_of(x, inferred, pairs_of(inferred[1].exp(), LIKELY), normal)
+    normal = torch.randn(len(x), model.normal_dim, generator=noise, device=x.device)
+    return model.bound_of(x, inferred, pairs_of(inferred.log_qc.exp(), LIKELY), normal)
 
 
 def _record(terms: Terms) -> Record:
@@ -223,9 +220,3 @@ def _is_over(run: Run, recipe: Recipe) -> bool:
     if run.best_epoch == 0:
         return epoch >= trial and since_highest >= trial / 2
     return since_highest >= recipe.patience
-
-
-def _on_all(mixture: Gaussians, model: ResidualCPVAE, *parts: Tensor) -> Gaussians:
-    """The mixture fitted once more to the rows of all parts."""
-    x = represent(model, torch.cat(parts), standardised).astype(np.float64)
-    return fit_gaussians(x, softmax(mixture.log_prob(x), axis=1))

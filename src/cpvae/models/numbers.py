@@ -1,0 +1,278 @@
+r"""Numbers as people have them: skewed, within limits, rounded.
+
+A number x is read through a monotone function T that opens its limits: near one T is a logarithm of
+the distance from it, far from it x itself, and ``bend`` says how far "near" reaches. So the allowed
+interval becomes the whole line, what is drawn there has a value in the interval, and a skewed
+column may be Gaussian there. With a lower limit a and a bend b,
+
+.. math:: T(x) = a + b \log(e^{(x - a) / b} - 1), \quad T^{-1}(y) = a + b \log(1 + e^{(y - a) / b}),
+
+and an upper limit is opened in the same way after that.
+
+A value with few decimals stands for the interval that is rounded to it and has its probability, the
+difference of the distribution function at its ends; the outermost intervals reach to the limits. A
+probability is at most 1, whereas a density has no limit where a value is repeated.
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from cpvae.models.functional import LOG_2PI
+from cpvae.models.heads import Head
+
+BENDS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # that are tried, in standard deviations
+LEAST_WIDTH = 1e-5  # of an interval, in standard deviations: single precision tells no less apart
+NARROW = 0.05  # interval in standard deviations of the noise, up to which a density is a line in it
+MOST_ROWS = 3_000  # that bends are fitted to
+FLOOR = 1e-3  # variance added in that, in units of the column's own
+
+
+class Column(NamedTuple):
+    """What is known of a column of numbers, in the data's units.
+
+    Arguments:
+        width: of the interval that a value stands for, 0 where it is taken to be exact
+        low: lower limit, half a width below the least value that may be; None without one
+        high: upper limit, likewise
+    """
+
+    width: float = 0.0
+    low: float | None = None
+    high: float | None = None
+
+
+class NumberHead(Head):
+    """Numbers whose noise depends on the latents: the decoder gives means and log-variances.
+
+    Both are of the standardised T(x), see above. Observed values are (x - origin) / unit. There is
+    no floor below the noise: who uses it starts at noise that the data has, and stops by held-out
+    data. T is the identity until `fit_bends` or stored weights say what it is.
+
+    Arguments:
+        origin: of each column, (c)
+        unit: of each column, positive, (c)
+        columns: what else is known of each, (c); by default nothing
+    """
+
+    kind = "number"
+    origin: Tensor
+    unit: Tensor
+    rounding: Tensor  # width in the data's units
+    width: Tensor
+    low: Tensor
+    high: Tensor
+    bend: Tensor
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        origin: Float[Tensor, " c"],
+        unit: Float[Tensor, " c"],
+        columns: Sequence[Column] | None = None,
+    ):
+        super().__init__()
+        n = self.n_columns = self.n_inputs = len(origin)
+        self.n_params = 2 * n
+        columns = columns or [Column()] * n
+        low = torch.tensor([-torch.inf if of.low is None else of.low for of in columns]).double()
+        high = torch.tensor([torch.inf if of.high is None else of.high for of in columns]).double()
+        rounding = torch.tensor([of.width for of in columns], dtype=torch.float64)
+        limited = low.isfinite() | high.isfinite()
+        width = (rounding / unit).clamp_min(LEAST_WIDTH).where(limited | (rounding > 0), 0.0)
+        self.register_buffer("origin", origin)
+        self.register_buffer("unit", unit)
+        self.register_buffer("rounding", rounding.to(unit.dtype))
+        self.register_buffer("width", width.to(unit.dtype))
+        self.register_buffer("low", ((low - origin) / unit).to(unit.dtype))
+        self.register_buffer("high", ((high - origin) / unit).to(unit.dtype))
+        self.register_buffer("bend", torch.zeros_like(unit))
+        self.register_buffer("loc", torch.zeros_like(unit))
+        self.register_buffer("scale", torch.ones_like(unit))
+
+    def encode(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
+        """Values in units of their column."""
+        return (x - self.origin) / self.unit
+
+    def decode(self, observed: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
+        """Values in the data's units."""
+        return self.origin + self.unit * observed
+
+    def standardised(self, observed: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
+        """Standardised T(x); of a value beyond a limit that of the limit."""
+        return (self._opened(self._allowed(observed)) - self.loc) / self.scale
+
+    def log_prob(self, observed: Float[Tensor, "*#b c"], params: Float[Tensor, "*#b p"]) -> Tensor:
+        """Log-probability of rounded values, log-density of others in the data's units; (*b)."""
+        mean, logvar = params.chunk(2, -1)
+        value = self._allowed(observed).nan_to_num()
+        each = self._log_prob_of_each(value, mean, logvar)
+        beyond = 0.5 * (observed - self._allowed(observed)) ** 2  # so that it falls beyond a limit
+        return torch.where(observed.isnan(), 0.0, each - beyond).sum(-1)
+
+    def mean(self, params: Float[Tensor, "n p"]) -> Float[Tensor, "n c"]:
+        """The value at the mean of T(x), in the data's units: the median of x."""
+        return self.decode(self._closed(self.loc + self.scale * params.chunk(2, -1)[0]))
+
+    def sample(self, params: Float[Tensor, "n p"], generator: torch.Generator) -> Tensor:
+        """Values drawn with their noise, in the data's units, rounded as the data are."""
+        mean, logvar = params.chunk(2, -1)
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        opened = self.loc + self.scale * (mean + noise * torch.exp(0.5 * logvar))
+        x = self.decode(self._allowed(self._closed(opened)))
+        step = self.rounding.double().clamp_min(torch.finfo(torch.float64).tiny)
+        rounded = (torch.round(x.double() / step) * step).to(x.dtype)
+        return torch.where(self.rounding > 0, rounded, x)
+
+    # --- T and back ------------------------------------------------------------------------------
+
+    def _allowed(self, observed: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
+        """Values moved to the middle of the outermost interval where they are beyond it."""
+        half = 0.5 * self.width
+        return torch.minimum(torch.maximum(observed, self.low + half), self.high - half)
+
+    def _opened(self, value: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
+        """T of observed values; infinite at a limit and beyond."""
+        bend, has_low, has_high, top = self._limits(value)
+        opened = torch.where(has_low, self.low + _open(value - self.low, bend), value)
+        return torch.where(has_high, top - _open(top - opened, bend), opened)
+
+    def _closed(self, opened: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
+        """The inverse of `_opened`."""
+        bend, has_low, has_high, top = self._limits(opened)
+        below = top - bend * F.softplus((top - opened) / bend)
+        value = torch.where(has_high, below, opened)
+        return torch.where(has_low, self.low + bend * F.softplus((value - self.low) / bend), value)
+
+    def _log_slope(self, value: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
+        """Log of the derivative of T at observed values."""
+        bend, has_low, has_high, top = self._limits(value)
+        opened = torch.where(has_low, self.low + _open(value - self.low, bend), value)
+        below = torch.where(has_low, -_log_share((value - self.low) / bend), 0.0)
+        return below + torch.where(has_high, -_log_share((top - opened) / bend), 0.0)
+
+    def _limits(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The bend, whether there is a limit below and above, and the upper one once T opened it.
+
+        A column whose bend is 0 has no limits yet.
+        """
+        has_low = (self.bend > 0) & self.low.isfinite()
+        has_high = (self.bend > 0) & self.high.isfinite()
+        bend = torch.where(self.bend > 0, self.bend, 1.0)
+        top = torch.where(has_low, self.low + _open(self.high - self.low, bend), self.high)
+        return bend, has_low, has_high, top
+
+    def _log_prob_of_each(self, value: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
+        """Log-probability or log-density of observed values, each; nats."""
+        spread, slope = torch.exp(0.5 * logvar), self._log_slope(value)
+        middle = self._off(value, mean, spread)
+        line = slope - self.scale.log() - 0.5 * (middle**2 + LOG_2PI + logvar)  # of value's density
+        if not (self.width > 0).any():
+            return line - self.unit.log()
+        size = self.width * torch.exp(slope) / self.scale / spread
+        tilt = (0.5 * middle * size).abs().clamp(1e-3, 20.0)
+        line = line + torch.log(torch.sinh(tilt) / tilt)
+        rounded, half = self.rounding > 0, 0.5 * self.width
+        first, last = self.low + self.width, self.high - self.width  # where outermost ones end
+        reach = self.width * torch.where(rounded, 0.25, 0.0)  # single precision knows no "equal"
+        least = (self.bend > 0) & (value <= first - reach)
+        most = (self.bend > 0) & (value >= last + reach)
+        inside = (size > NARROW) & ~least & ~most
+        lower = torch.where(least, value, torch.where(most, last, value - half))
+        upper = torch.where(most, value, torch.where(least, first, value + half))
+        lower, upper = self._off(lower, mean, spread), self._off(upper, mean, spread)
+        step = log_normal_interval(lower, torch.where(inside, upper, lower + 1))
+        step = torch.where(least, torch.special.log_ndtr(upper), step)
+        step = torch.where(most, torch.special.log_ndtr(-lower), step).where(~(least & most), 0.0)
+        probability = torch.where(
+            inside | least | most, step, line + (self.width.clamp_min(1e-30)).log()
+        )
+        # of an interval that was widened, or of a density over the outermost interval
+        measure = torch.where(rounded, self.rounding / self.unit, 1 / self.unit) / self.width
+        return torch.where(self.width > 0, probability + measure.log(), line - self.unit.log())
+
+    def _off(self, value: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
+        """How far values are from their mean, in standard deviations of the noise."""
+        return ((self._opened(value) - self.loc) / self.scale - mean) / spread
+
+    # --- bends -----------------------------------------------------------------------------------
+
+    def has_limits(self) -> bool:
+        """Whether a column has a limit."""
+        return bool((self.low.isfinite() | self.high.isfinite()).any())
+
+    @torch.no_grad()
+    def fit_bends(
+        self, observed: Float[Tensor, "n c"], responsibilities: Float[Tensor, "n k"]
+    ) -> None:
+        """Gives each column with a limit the likeliest of `BENDS`, and standardises T.
+
+        A column is one Gaussian in each component. The likelihood is that of the values and not of
+        T, and a column is bent given the components: one that is skewed because it has several
+        clusters needs no bend.
+
+        Arguments:
+            observed: observed values, NaN where missing
+            responsibilities: of the components for each row
+        """
+        trial = copy.deepcopy(self).double()
+        value, category = observed[:MOST_ROWS].double(), responsibilities[:MOST_ROWS].argmax(1)
+        limited = self.low.isfinite() | self.high.isfinite()
+        scores = []
+        for bend in BENDS if limited.any() else ():
+            trial.bend = torch.where(limited, bend, 0.0).double()
+            scores.append(trial._score(value, category))
+        if scores:
+            cost = 0.5 * math.log(len(value)) * torch.tensor([0.0] + [1.0] * (len(BENDS) - 1))
+            best = (torch.stack(scores) - cost.unsqueeze(1).to(value)).argmax(0)
+            self.bend = torch.where(limited, torch.tensor(BENDS).to(self.unit)[best], 0.0)
+        self.loc, self.scale = torch.zeros_like(self.unit), torch.ones_like(self.unit)
+        self.loc, self.scale = _moments(self.standardised(observed))
+
+    def _score(self, value: Float[Tensor, "n c"], category: Int[Tensor, " n"]) -> Tensor:
+        """Log-likelihood (c) of each column where every category is a Gaussian in T."""
+        self.loc, self.scale = torch.zeros_like(self.unit), torch.ones_like(self.unit)
+        self.loc, self.scale = _moments(self.standardised(value))
+        read, least = self.standardised(value), torch.full_like(self.unit, FLOOR)
+        mean, logvar = torch.zeros_like(value), torch.zeros_like(value)
+        for each in category.unique():
+            mine = category == each
+            middle, deviation = _moments(read[mine])
+            mean[mine], logvar[mine] = middle, torch.log(deviation**2 + least)
+        value = self._allowed(value)
+        each = self._log_prob_of_each(value.nan_to_num(), mean, logvar)
+        return torch.where(value.isnan(), 0.0, each).sum(0)
+
+
+def log_normal_interval(lower: Tensor, upper: Tensor) -> Tensor:
+    """Log of the standard normal probability between two finite numbers, the first the lower."""
+    flip = lower > 0  # to the side where the distribution function is not near 1
+    lower, upper = torch.where(flip, -upper, lower), torch.where(flip, -lower, upper)
+    log_upper = torch.special.log_ndtr(upper)
+    return log_upper + torch.log(-torch.expm1(torch.special.log_ndtr(lower) - log_upper))
+
+
+def _open(distance: Tensor, bend: Tensor) -> Tensor:
+    """B log(exp(d / b) - 1): d where it is large, minus infinity at 0."""
+    return distance + bend * _log_share(distance / bend)
+
+
+def _log_share(times: Tensor) -> Tensor:
+    """log(1 - exp(-t)), minus infinity from 0 down."""
+    return torch.log(-torch.expm1(-times.clamp_min(0)))
+
+
+def _moments(x: Float[Tensor, "n c"]) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
+    """Mean and standard deviation of each column, of the values that are there."""
+    there = ~x.isnan()
+    n, x = there.sum(0).clamp_min(1), x.nan_to_num()
+    mean = x.sum(0) / n
+    variance = torch.where(there, x - mean, 0.0).square().sum(0) / n
+    return mean, variance.sqrt().clamp_min(1e-6)
