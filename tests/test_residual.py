@@ -103,7 +103,7 @@ def test_missing_values_leave_the_density_of_the_others(mixture, rows, generator
     gone[0, 0] = gone[1, 0] = gone[2, [1, 3]] = gone[3] = True
     covariances, there = covariances_of(mixture), ~gone
     holes = torch.from_numpy(np.where(gone, np.nan, x)).float()
-    read, log_qc = model.infer(holes)
+    read, log_qc = model.read(holes)
     expected = [model.complete(read, torch.full((6,), k))[0] for k in range(3)]
     marginal = np.zeros(6)
     for i in range(6):

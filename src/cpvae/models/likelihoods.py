@@ -124,6 +124,16 @@ class Likelihood(nn.Module):
             first = first + other
         return first
 
+    def log_prob_after_first(
+        self, observed: Float[Tensor, "b f"], params: Float[Tensor, "b p"]
+    ) -> Float[Tensor, " b"]:
+        """As `log_prob`, of all heads but the first, whose parameters are left out."""
+        heads, total = self._heads()[1:], torch.zeros_like(observed[:, 0])
+        each = params.split([head.n_params for head in heads], -1) if heads else ()
+        for head, x, mine in zip(heads, self._split(observed)[1:], each, strict=True):
+            total = total + head.log_prob(x, mine)
+        return total
+
     def mean(self, params: Float[Tensor, "n p"]) -> Float[Tensor, "n f"]:
         """Expected data in its own units; of a categorical column the most probable category."""
         pairs = zip(self._heads(), self._params(params), strict=True)

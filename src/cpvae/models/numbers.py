@@ -30,6 +30,7 @@ from cpvae.models.heads import Head
 BENDS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # that are tried, in standard deviations
 LEAST_WIDTH = 1e-5  # of an interval, in standard deviations: single precision tells no less apart
 NARROW = 0.05  # interval in standard deviations of the noise, up to which a density is a line in it
+FAR = 40.0  # standard deviations, beyond which nothing is left
 MOST_ROWS = 3_000  # that bends are fitted to
 FLOOR = 1e-3  # variance added in that, in units of the column's own
 
@@ -111,11 +112,65 @@ class NumberHead(Head):
 
     def log_prob(self, observed: Float[Tensor, "*#b c"], params: Float[Tensor, "*#b p"]) -> Tensor:
         """Log-probability of rounded values, log-density of others in the data's units; (*b)."""
+        return self.log_prob_measured(self.measure(observed), params)
+
+    def measure(self, observed: Float[Tensor, "*b c"]) -> Float[Tensor, "m *b c"]:
+        """All that `log_prob_measured` needs of observed values, for those that are used often.
+
+        Standardised T of the value, and the log of its slope in the data's units; where values are
+        rounded or limited also standardised T at both ends of the interval, the log of its length,
+        and what is added to the log-probability of an interval that reaches to a limit.
+        """
+        value = self._allowed(observed)
+        slope, half = self._log_slope(value), 0.5 * self.width
+        beyond = 0.5 * (observed - value) ** 2  # so that the density falls beyond a limit
+        place = self.standardised(observed)
+        line = slope - self.scale.log() - self.unit.log() - beyond
+        if not (self.width > 0).any():
+            return torch.stack([place, line.where(~observed.isnan(), 0.0)])
+        rounded = self.rounding > 0
+        first, last = self.low + self.width, self.high - self.width  # where outermost ones end
+        reach = self.width * torch.where(rounded, 0.25, 0.0)  # single precision knows no "equal"
+        least = (self.bend > 0) & (value <= first - reach)
+        most = (self.bend > 0) & (value >= last + reach)
+        lower = (self._opened(torch.where(most, last, value - half)) - self.loc) / self.scale
+        upper = (self._opened(torch.where(least, first, value + half)) - self.loc) / self.scale
+        lower, upper = lower.where(~least, -torch.inf), upper.where(~most, torch.inf)
+        there = (self.width > 0) & ~observed.isnan()
+        length = (self.width.log() + slope - self.scale.log()).where(there, -torch.inf)
+        # an interval was widened for single precision, or made for a density beside a limit
+        unit = torch.where(rounded, self.rounding / self.unit, 1 / self.unit)
+        more = (unit / self.width).log().where(self.width > 0, 0.0) - beyond
+        line = line + torch.where(rounded, self.rounding, 1.0).log()
+        rest = torch.stack([line, lower, upper, length, more])
+        return torch.cat([place.unsqueeze(0), rest.where(~rest.isnan(), 0.0)])
+
+    def log_prob_measured(
+        self, measured: Float[Tensor, "m *#b c"], params: Float[Tensor, "*#b p"]
+    ) -> Tensor:
+        """`log_prob` of values that were measured."""
         mean, logvar = params.chunk(2, -1)
-        value = self._allowed(observed).nan_to_num()
-        each = self._log_prob_of_each(value, mean, logvar)
-        beyond = 0.5 * (observed - self._allowed(observed)) ** 2  # so that it falls beyond a limit
-        return torch.where(observed.isnan(), 0.0, each - beyond).sum(-1)
+        (place, line), intervals = measured[:2], measured[2:]
+        missing, spread = place.isnan(), torch.exp(0.5 * logvar)
+        off = (place.nan_to_num() - mean) / spread
+        density = line - 0.5 * (off**2 + LOG_2PI + logvar)
+        if not len(intervals):
+            return torch.where(missing, 0.0, density).sum(-1)
+        lower, upper, length, more = intervals
+        size = torch.exp(length - 0.5 * logvar)
+        tilt = (0.5 * off * size).abs().clamp(1e-3, 20.0)
+        density = density + torch.log(torch.sinh(tilt) / tilt)
+        least, most = lower.isneginf(), upper.isposinf()
+        wide = (size > NARROW) | least | most
+        begin = (torch.where(wide & ~least, lower, 0.0) - mean) / spread
+        end = torch.where(
+            wide & ~most, (torch.where(wide & ~most, upper, 0.0) - mean) / spread, 0.0
+        )
+        begin = torch.where(least, -FAR - end.detach().clamp_max(0).abs(), begin)
+        end = torch.where(most, FAR + begin.detach().clamp_min(0), end)
+        begin, end = torch.where(wide, begin, 0.0), torch.where(wide, end, 1.0)
+        each = torch.where(wide, log_normal_interval(begin, end) + more, density)
+        return torch.where(missing, 0.0, each).sum(-1)
 
     def mean(self, params: Float[Tensor, "n p"]) -> Float[Tensor, "n c"]:
         """The value at the mean of T(x), in the data's units: the median of x."""
@@ -169,39 +224,6 @@ class NumberHead(Head):
         top = torch.where(has_low, self.low + _open(self.high - self.low, bend), self.high)
         return bend, has_low, has_high, top
 
-    def _log_prob_of_each(self, value: Tensor, mean: Tensor, logvar: Tensor) -> Tensor:
-        """Log-probability or log-density of observed values, each; nats."""
-        spread, slope = torch.exp(0.5 * logvar), self._log_slope(value)
-        middle = self._off(value, mean, spread)
-        line = slope - self.scale.log() - 0.5 * (middle**2 + LOG_2PI + logvar)  # of value's density
-        if not (self.width > 0).any():
-            return line - self.unit.log()
-        size = self.width * torch.exp(slope) / self.scale / spread
-        tilt = (0.5 * middle * size).abs().clamp(1e-3, 20.0)
-        line = line + torch.log(torch.sinh(tilt) / tilt)
-        rounded, half = self.rounding > 0, 0.5 * self.width
-        first, last = self.low + self.width, self.high - self.width  # where outermost ones end
-        reach = self.width * torch.where(rounded, 0.25, 0.0)  # single precision knows no "equal"
-        least = (self.bend > 0) & (value <= first - reach)
-        most = (self.bend > 0) & (value >= last + reach)
-        inside = (size > NARROW) & ~least & ~most
-        lower = torch.where(least, value, torch.where(most, last, value - half))
-        upper = torch.where(most, value, torch.where(least, first, value + half))
-        lower, upper = self._off(lower, mean, spread), self._off(upper, mean, spread)
-        step = log_normal_interval(lower, torch.where(inside, upper, lower + 1))
-        step = torch.where(least, torch.special.log_ndtr(upper), step)
-        step = torch.where(most, torch.special.log_ndtr(-lower), step).where(~(least & most), 0.0)
-        probability = torch.where(
-            inside | least | most, step, line + (self.width.clamp_min(1e-30)).log()
-        )
-        # of an interval that was widened, or of a density over the outermost interval
-        measure = torch.where(rounded, self.rounding / self.unit, 1 / self.unit) / self.width
-        return torch.where(self.width > 0, probability + measure.log(), line - self.unit.log())
-
-    def _off(self, value: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
-        """How far values are from their mean, in standard deviations of the noise."""
-        return ((self._opened(value) - self.loc) / self.scale - mean) / spread
-
     # --- bends -----------------------------------------------------------------------------------
 
     def has_limits(self) -> bool:
@@ -246,9 +268,9 @@ class NumberHead(Head):
             mine = category == each
             middle, deviation = _moments(read[mine])
             mean[mine], logvar[mine] = middle, torch.log(deviation**2 + least)
-        value = self._allowed(value)
-        each = self._log_prob_of_each(value.nan_to_num(), mean, logvar)
-        return torch.where(value.isnan(), 0.0, each).sum(0)
+        columns = (each.unsqueeze(-1) for each in (mean, logvar))
+        measured = self.measure(value).unsqueeze(-1)
+        return self.log_prob_measured(measured, torch.cat(list(columns), -1)).sum(0)
 
 
 def log_normal_interval(lower: Tensor, upper: Tensor) -> Tensor:

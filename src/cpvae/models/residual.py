@@ -53,13 +53,19 @@ MOST_NOISE = 3.0  # of the logarithm of what networks change a variance by
 
 
 class Inferred(NamedTuple):
-    """Examples as the networks read them (b, i), NaN for a missing number, and log q(c|x) (b, k).
+    """What a bound needs of examples that no parameter changes.
 
-    Numbers are the first of the i.
+    Examples as the networks read them (b, i), numbers first, NaN for a missing one; log q(c|x)
+    (b, k); and their numbers as `NumberHead.measure` gives them.
     """
 
     read: Float[Tensor, "b i"]
     log_qc: Float[Tensor, "b k"]
+    measured: Float[Tensor, "m b w"]
+
+    def take(self, rows: Int[Tensor, " r"]) -> "Inferred":
+        """Those of some examples."""
+        return Inferred(self.read[rows], self.log_qc[rows], self.measured[:, rows])
 
 
 class ResidualCPVAE(Model):
@@ -156,17 +162,21 @@ class ResidualCPVAE(Model):
 
     def log_qc(self, observed: Float[Tensor, "n f"]) -> Float[Tensor, "n k"]:
         """Log q(c|x): responsibilities of the mixture that the model started from."""
-        return self.infer(observed).log_qc
+        return self.read(observed)[1]
 
     def infer(self, x: Float[Tensor, "b f"]) -> Inferred:
-        """What the networks read of observed data, and log q(c|x), by the values that are there."""
+        """What a bound needs of observed data."""
+        return Inferred(*self.read(x), self.number_head.measure(self.likelihood.of_first_head(x)))
+
+    def read(self, x: Float[Tensor, "b f"]) -> tuple[Float[Tensor, "b i"], Float[Tensor, "b k"]]:
+        """Observed data as the networks read it, and log q(c|x) by the values that are there."""
         read = self.likelihood.standardised(x)
         others = read[:, self.n_numbers :].nan_to_num()
         numbers = read[:, : self.n_numbers]
         raw = self.likelihood.of_first_head(x)
         of_categories = torch.where(self.responsibilities.is_raw, raw, numbers)
         log_qc = self.responsibilities.log_prob(of_categories, self.chances_of(read))
-        return Inferred(torch.cat([numbers, others], -1), log_qc)
+        return torch.cat([numbers, others], -1), log_qc
 
     def chances_of(self, read: Float[Tensor, "b i"]) -> Float[Tensor, "b l"]:
         """Categories one-hot, each boolean as two; zeros where one is missing."""
@@ -245,7 +255,7 @@ class ResidualCPVAE(Model):
     def given(
         self,
         x: Float[Tensor, "b f"],
-        read: Float[Tensor, "b i"],
+        inferred: Inferred,
         pairs: Pairs,
         normal: Float[Tensor, "p e"],
     ) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
@@ -254,14 +264,16 @@ class ResidualCPVAE(Model):
         Where numbers are missing, log p(x|z,c) has log p(y|z,c) - log q(y|x,c) of the drawn ones.
         """
         normal, for_missing = normal.tensor_split([self.latent_dim], -1)
-        w, missing = self.n_numbers, read[pairs.row][:, : self.n_numbers].isnan()
-        filled, log_q = self.complete(read[pairs.row], pairs.component, for_missing)
+        w, read = self.n_numbers, inferred.read[pairs.row]
+        filled, log_q = self.complete(read, pairs.component, for_missing)
         q = self.encode(filled, pairs)
         u, x = q.sample(normal), x[pairs.row]
         c = F.one_hot(pairs.component, self.n_components).to(x.dtype)
         params = self.decode(self.place(u, pairs), c)
-        log_px = self.likelihood.log_prob(x, params)
-        if missing.any():
+        numbers, others = params.tensor_split([2 * w], -1)
+        log_px = self.number_head.log_prob_measured(inferred.measured[:, pairs.row], numbers)
+        log_px = log_px + self.likelihood.log_prob_after_first(x, others)
+        if (missing := read[:, :w].isnan()).any():
             of_drawn = gaussian_log_prob(filled[:, :w], params[:, :w], params[:, w : 2 * w])
             log_px = log_px + torch.where(missing, of_drawn, 0.0).sum(-1) - log_q
         return log_px, 0.5 * (u**2 - normal**2 - q.logvar).sum(-1)
@@ -277,13 +289,12 @@ class ResidualCPVAE(Model):
 
         ``inferred`` is what `infer` gives for ``x``.
         """
-        read, log_qc = inferred
         log_px, kl_z, kl_c = torch.zeros(3, len(x), dtype=x.dtype, device=x.device)
-        given = self.given(x, read, pairs, normal[pairs.row])
+        given = self.given(x, inferred, pairs, normal[pairs.row])
         log_px = log_px.index_add(0, pairs.row, pairs.weight * given[0])
         kl_z = kl_z.index_add(0, pairs.row, pairs.weight * given[1])
         each = pairs.weight * (pairs.weight.log() - self.log_pc()[pairs.component])
-        return Terms(log_px, kl_z, kl_c.index_add(0, pairs.row, each), log_qc)
+        return Terms(log_px, kl_z, kl_c.index_add(0, pairs.row, each), inferred.log_qc)
 
     def terms(
         self,
@@ -317,7 +328,7 @@ class ResidualCPVAE(Model):
     ) -> Float[Tensor, "b k"]:
         """E log p(x|z,c) - KL(q(z|x,c) || p(z|c)) for every category, nats (eq. 7), one z each."""
         every = pairs_of(torch.ones(len(x), self.n_components, dtype=x.dtype, device=x.device))
-        log_px, kl_z = self.given(x, self.infer(x).read, every, normal[every.row])
+        log_px, kl_z = self.given(x, self.infer(x), every, normal[every.row])
         return (log_px - kl_z).view(self.n_components, len(x)).T
 
     @torch.no_grad()
@@ -325,7 +336,8 @@ class ResidualCPVAE(Model):
         self, x: Float[Tensor, "b f"], n_samples: int, generator: torch.Generator
     ) -> Float[Tensor, "s b"]:
         """Log p(x,z,c) - log q(z,c|x) in nats for one-hot c and z drawn from q(z,c|x), (s, b)."""
-        read, log_qc = self.infer(x)
+        inferred = self.infer(x)
+        log_qc = inferred.log_qc
         draw = torch.multinomial(log_qc.exp(), n_samples, replacement=True, generator=generator)
         component, order = draw.T.flatten().sort(stable=True)
         row = order % len(x)
@@ -334,7 +346,7 @@ class ResidualCPVAE(Model):
         normal = torch.randn(
             len(row), self.normal_dim, generator=generator, device=x.device, dtype=x.dtype
         )
-        log_px, kl_z = self.given(x, read, pairs, normal)
+        log_px, kl_z = self.given(x, inferred, pairs, normal)
         weights = log_px - kl_z + self.log_pc()[component] - log_qc[row, component]
         return torch.empty_like(weights).index_copy_(0, order, weights).view(n_samples, len(x))
 
@@ -348,14 +360,14 @@ class ResidualCPVAE(Model):
         """
         c = torch.zeros(len(x), self.n_components, dtype=x.dtype, device=x.device)
         c[:, component] = 1
-        filled, _ = self.complete(self.infer(x).read, c.argmax(1))
+        filled, _ = self.complete(self.read(x)[0], c.argmax(1))
         return self.encode(filled, pairs_of(c))
 
     def code(
         self, observed: Float[Tensor, "n f"]
     ) -> tuple[tuple[Tensor, Tensor], Float[Tensor, "n k"]]:
         """Posterior mean of z and one-hot c at the most probable category, and log q(c|x)."""
-        read, log_qc = self.infer(observed)
+        read, log_qc = self.read(observed)
         category = log_qc.argmax(-1)
         c = F.one_hot(category, self.n_components).to(log_qc.dtype)
         filled, _ = self.complete(read, category)

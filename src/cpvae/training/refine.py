@@ -31,7 +31,7 @@ from cpvae.training.state import Run
 
 EVERY = 25  # steps between two validations, at least
 LIKELY = 1e-3  # training enumerates no category of an example that is less probable
-TRIAL = 0.2  # of a run, after which it ends where nothing was gained
+TRIAL = 0.05  # of a run, from which on it ends where nothing is gained
 MOST_GRADIENT = 10.0  # norm that gradients are clipped to
 DECAY = 0.01  # of all weights; of the networks' it goes towards the mixture
 
@@ -166,8 +166,12 @@ def _epochs(
     steps, between = n // batch_size, math.ceil(EVERY / (n // batch_size))
     with torch.no_grad():
         parts = [model.infer(part) for part in train.split(model.rows_at_once())]
-    read, log_qc = (torch.cat(part) for part in zip(*parts, strict=True))
-    optimiser = torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=DECAY)
+    read, log_qc, measured = zip(*parts, strict=True)
+    inferred = Inferred(torch.cat(read), torch.cat(log_qc), torch.cat(measured, 1))
+    likely = pairs_of(inferred.log_qc.exp(), LIKELY)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), recipe.learning_rate, weight_decay=DECAY, fused=True
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, recipe.learning_rate, total_steps=recipe.max_epochs * steps + 1
     )
@@ -178,7 +182,12 @@ def _epochs(
         rows = torch.randperm(n, generator=order)[: steps * batch_size].to(train.device)
         model.train()
         for batch in rows.split(batch_size):
-            terms = _step_terms(model, train[batch], Inferred(read[batch], log_qc[batch]), noise)
+            normal = torch.randn(len(batch), model.normal_dim, generator=noise, device=train.device)
+            x, mine, pairs = train, inferred, likely
+            if len(batch) < n:
+                x, mine = train[batch], inferred.take(batch)
+                pairs = pairs_of(mine.log_qc.exp(), LIKELY)
+            terms = model.bound_of(x, mine, pairs, normal)
             optimiser.zero_grad()
             (-terms.elbo().mean()).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), MOST_GRADIENT)
@@ -188,17 +197,6 @@ def _epochs(
         if (epoch + 1) % between == 0 or epoch + 1 == recipe.max_epochs:
             yield epoch + 1, _record(Terms(*(torch.cat(each) for each in zip(*kept, strict=True))))
             kept.clear()
-
-
-def _step_terms(
-    model: ResidualCPVAE,
-    x: Float[Tensor, "b f"],
-    inferred: Inferred,
-    noise: torch.Generator,
-) -> Terms:
-    """The terms of the bound over the categories of each example that are likely."""
-    normal = torch.randn(len(x), model.normal_dim, generator=noise, device=x.device)
-    return model.bound_of(x, inferred, pairs_of(inferred.log_qc.exp(), LIKELY), normal)
 
 
 def _record(terms: Terms) -> Record:
@@ -211,12 +209,12 @@ def _record(terms: Terms) -> Record:
 
 
 def _is_over(run: Run, recipe: Recipe) -> bool:
-    """Whether nothing was gained in the `TRIAL`, or nothing more for the recipe's patience.
+    """Whether nothing is gained after the `TRIAL`, or nothing more for the recipe's patience.
 
-    A gain that still grows is waited for, though it may be no more than its error yet.
+    Where there is something to gain, steps gain from the first on; later ones may only lose it.
     """
-    epoch, trial = run.history[-1]["epoch"], TRIAL * recipe.max_epochs
-    since_highest = epoch - max(run.history, key=lambda record: record["gain_nats"])["epoch"]
-    if run.best_epoch == 0:
-        return epoch >= trial and since_highest >= trial / 2
-    return since_highest >= recipe.patience
+    last = run.history[-1]
+    if last["epoch"] >= TRIAL * recipe.max_epochs and last["gain_nats"] <= last["gain_se_nats"]:
+        return True
+    highest = max(run.history, key=lambda record: record["gain_nats"])
+    return last["epoch"] - highest["epoch"] >= recipe.patience
