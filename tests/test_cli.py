@@ -160,7 +160,7 @@ def test_the_main_job_on_a_table(cpvae, table, tmp_path):
     run = tmp_path / "run"
     code, _, err = cpvae("fit", table, "-k", 2, "--label", "kind", "--max-epochs", 80, "--out", run)
     assert code == 0
-    assert "gaussian likelihood" in err
+    assert "mixed likelihood" in err
     result = json.loads(cpvae("evaluate", run, "--json", "--samples", 10)[1])
     assert result["accuracy"] > 0.95
     code, out, _ = cpvae("generate", run, "-c", 1, "-n", 50, "--out", tmp_path / "made.parquet")
@@ -464,7 +464,7 @@ def test_a_table_with_missing_values_goes_all_the_way(cpvae, blobs, tmp_path):
     table, run = tmp_path / "holes.csv", tmp_path / "run"
     table.write_text("a,b,c,d\n" + "\n".join(map(",".join, cells)) + "\n")
     assert cpvae("fit", str(table), "-k", "3", "--max-epochs", "4", "--out", str(run))[0] == 0
-    assert json.loads((run / "run.json").read_text())["model"]["likelihood"] == "gaussian"
+    assert json.loads((run / "run.json").read_text())["model"]["likelihood"] == "mixed"
     for command in (
         ["evaluate", str(run)],
         ["assign", str(run), str(table), "--out", str(tmp_path / "assigned.csv")],
@@ -495,7 +495,7 @@ def test_a_table_of_several_kinds_of_columns(cpvae, tmp_path):
     assert code == 0, err
     assert "categorical  pet, floor" in err
     info = json.loads((run / "run.json").read_text())
-    assert info["schema"]["kinds"] == ["gaussian", "count", "categorical", "categorical"]
+    assert info["schema"]["kinds"] == ["number", "number", "categorical", "categorical"]
     assert info["schema"]["levels"] == {"pet": ["cat", "dog"], "floor": ["3", "4"]}
     assert cpvae(*command, "--resume", "--max-epochs", 5)[0] == 0
     assert len((run / "history.jsonl").read_text().splitlines()) == 5

@@ -19,6 +19,7 @@ from cpvae.data.schema import RULES, Schema
 from cpvae.models.build import MODELS
 from cpvae.models.heads import HEADS
 from cpvae.models.networks import NETWORKS
+from cpvae.models.numbers import NumberHead
 
 
 @pytest.fixture
@@ -462,6 +463,6 @@ def test_choices_are_those_of_the_code():
     assert tuple(files.ARRAYS) == choices.ARRAYS
     assert tuple(files.TABLES) == choices.TABLES
     assert tuple(AUGMENTS) == choices.INVARIANCES
-    assert tuple(RULES) == tuple(HEADS) == choices.KINDS
+    assert tuple(RULES) == (NumberHead.kind, *HEADS) == choices.KINDS
     assert tuple(NETWORKS) == choices.NETWORKS
     assert tuple(MODELS) == choices.SYSTEMS

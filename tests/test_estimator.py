@@ -291,7 +291,7 @@ def test_polars_frames_go_in_and_come_back(blobs):
     assert np.isfinite(model.impute(holes)).all()
     codes = model.set_output(transform="polars").transform(holes)
     assert isinstance(codes, polars.DataFrame)
-    assert codes.shape == (len(frame), 2)
+    assert codes.shape == (len(frame), 4)
     with pytest.raises(ValueError, match="feature names should match"):
         model.predict(holes.select("b", "a", "c", "d"))
 
@@ -318,7 +318,7 @@ def test_frames_of_several_kinds_of_columns(people, tmp_path):
     frame, group = people
     model = CPVAE(2, max_epochs=40, kinds={"floor": "categorical"}, random_state=0).fit(frame)
     assert model.config_["likelihood"] == "mixed"
-    assert model.config_["kinds"] == ["gaussian", "count", "categorical", "binary", "categorical"]
+    assert model.config_["kinds"] == ["number", "number", "categorical", "binary", "categorical"]
     assert model.schema_.levels == {
         "pet": ["cat", "dog"],
         "member": ["false", "true"],
@@ -359,8 +359,9 @@ def test_frames_of_several_kinds_of_columns(people, tmp_path):
         model.predict(frame.assign(pet="cow"))
     with pytest.raises(ValueError, match="feature names should match"):
         model.predict(frame[list(frame)[::-1]])
+    few = CPVAE(2, max_epochs=2, kinds={"visits": "count"}).fit(frame)
     with pytest.raises(ValueError, match="'visits' cannot be count, which needs whole numbers"):
-        model.score(frame.assign(visits=-1))
+        few.score(frame.assign(visits=-1))
     with pytest.raises(ValueError, match="column pet has 'cow', which the model has not seen"):
         model.set_params(warm_start=True).fit(frame.assign(pet="cow"))
 
@@ -368,8 +369,8 @@ def test_frames_of_several_kinds_of_columns(people, tmp_path):
 def test_booleans_are_their_own_kind_and_come_back_as_such(people):
     frame = people[0][["height", "member"]]
     model = CPVAE(2, max_epochs=2, kinds={"member": "binary"}, random_state=0).fit(frame)
-    assert model.config_["kinds"] == ["gaussian", "binary"]
-    assert CPVAE(2, max_epochs=2).fit(frame).config_["kinds"] == ["gaussian", "binary"]
+    assert model.config_["kinds"] == ["number", "binary"]
+    assert CPVAE(2, max_epochs=2).fit(frame).config_["kinds"] == ["number", "binary"]
     holes = frame.astype({"member": object}).mask(frame.index.to_series() % 4 == 0, None)
     filled = model.impute(holes)
     assert filled["member"].map(type).eq(bool).all()
@@ -430,7 +431,7 @@ def test_polars_frames_of_several_kinds_come_back_as_polars(people):
 def test_kinds_of_arrays_are_chosen_and_checked(people):
     x = people[0][["height", "visits", "member"]].to_numpy(dtype=float)
     model = CPVAE(2, max_epochs=2, kinds={1: "count"}).fit(x)
-    assert model.config_["kinds"] == ["gaussian", "count", "binary"]
+    assert model.config_["kinds"] == ["number", "count", "binary"]
     assert model.sample(3)[0].shape == (3, 3)
     whole = CPVAE(2, max_epochs=2, kinds="gaussian").fit(x)
     assert whole.config_["kinds"] == ["gaussian"] * 3
@@ -439,7 +440,7 @@ def test_kinds_of_arrays_are_chosen_and_checked(people):
     np.testing.assert_array_equal(text.predict(x[:5]), text.predict(x)[:5])
     for kinds, said in (
         ({"size": "count"}, "no column 'size': there are 0, 1, 2"),
-        ({0: "number"}, "kind 'number' of column '0' is unknown: choose from gaussian, binary"),
+        ({0: "colour"}, "kind 'colour' of column '0' is unknown: choose from number, gaussian, b"),
         ({0: "count"}, "Column '0' cannot be count, which needs whole numbers from 0 up"),
         ({1: "binary"}, "Column '1' cannot be binary, which needs zeros and ones"),
     ):

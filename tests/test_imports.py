@@ -81,6 +81,7 @@ LAYOUT = {
         "tables",
         "real",
         "density",
+        "draws",
         "commands",
     ),
     "cli": ("read", "run", "fit", "use", "share", "main"),

@@ -139,7 +139,7 @@ def test_what_anything_writes_anything_reads(write, tmp_path, monkeypatch):
     write(frame, tmp_path / "run", monkeypatch)
     schema = RunFolder(tmp_path / "run").read_schema()
     assert schema.columns == tuple(frame)
-    assert schema.kinds == ("gaussian", "count", "categorical", "binary")
+    assert schema.kinds == ("number", "number", "categorical", "binary")
     assert schema.levels == {"pet": ["cat", "dog"], "member": ["false", "true"]}
     assert schema.missing
     for read in READERS:

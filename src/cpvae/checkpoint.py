@@ -229,7 +229,7 @@ def describe(
         recipe: a `Recipe`
         given: settings of both that the user named
     """
-    features = ("shape", "kinds", "n_levels", "loc", "scale")
+    features = ("shape", "kinds", "n_levels", "limits", "loc", "scale")
     return {
         "schema": schema.as_json(),
         "model": {key: value for key, value in config.items() if key not in features},

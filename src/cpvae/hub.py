@@ -53,7 +53,9 @@ def _write(run: Path, folder: Path, name: str) -> Path:
             shutil.copyfile(file, folder / file.name)
     features = source.read_schema().features()
     config = {"library_name": "cpvae", "model_type": info["model"]["model"], **info["model"]}
-    config |= {key: features[key] for key in ("shape", "kinds", "n_levels") if key in features}
+    config |= {
+        key: features[key] for key in ("shape", "kinds", "n_levels", "limits") if key in features
+    }
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (folder / CARD).write_text(_card(source, name, info, picture.is_file()), encoding="utf-8")
     return folder

@@ -118,7 +118,7 @@ def fit(
             help="cpvae: the paper's. residual: the same, started as a Gaussian mixture, for "
             "tables of numbers. Baselines: vae, hvae, without clusters; mog, vamp, hvamp, mixtures "
             "of other forms (docs/models.md).",
-            show_default="residual for tables of numbers without gaps, else cpvae",
+            show_default="residual for tables with numbers, else cpvae",
         ),
     ] = None,
     mixing_weights: Annotated[

@@ -5,6 +5,7 @@ from jaxtyping import Float
 
 MOST_DECIMALS = 6
 PILED_UP = 0.01  # share of the values that are the least, from which on it is taken for a limit
+FEWEST_PILED_UP = 5  # values
 FEW_VALUES = 20  # different whole numbers, up to which the least and the greatest are limits
 
 Limits = tuple[float, float | None, float | None]  # see `limits`
@@ -28,9 +29,9 @@ def limits(column: Float[np.ndarray, " n"]) -> Limits:
     width = 0.0 if decimals is None else 10.0**-decimals
     least, greatest = values.min(), values.max()
     few = decimals == 0 and len(np.unique(values)) <= FEW_VALUES
+    piled_up = max(PILED_UP * len(values), FEWEST_PILED_UP - 1)
     low, high = (
-        float(end) if few or np.mean(values == end) > PILED_UP else None
-        for end in (least, greatest)
+        float(end) if few or piled_up < np.sum(values == end) else None for end in (least, greatest)
     )
     if least >= 0 and low is None:
         low = 0.0

@@ -93,12 +93,14 @@ class Schema:
     def decode(self, x: np.ndarray) -> dict[str, np.ndarray]:
         """Columns of a table (n, f) by name, categories as text again, or None where missing.
 
-        Counts, and columns of zeros and ones, are integers if all their values are whole; booleans
-        are booleans.
+        Counts, columns of zeros and ones, and numbers that were whole are integers if all their
+        values are whole; booleans are booleans.
         """
         table = {}
-        kinds = self.kinds or ("",) * len(self.names)
-        for name, kind, column in zip(self.names, kinds, x.T, strict=True):
+        n = len(self.names)
+        kinds, limits = self.kinds or ("",) * n, self.limits or (None,) * n
+        for name, kind, limit, column in zip(self.names, kinds, limits, x.T, strict=True):
+            whole = (kind and RULES[kind].whole) or (limit and limit[0] == 1)
             if name in self.levels:
                 boolean = self.levels[name] == BOOLEAN
                 labels: list[Any] = [False, True] if boolean else self.levels[name]
@@ -106,7 +108,7 @@ class Schema:
                 column = np.array([*labels, None], dtype=object)[index]  # -1 is the last, None
                 if boolean and (index >= 0).all():
                     column = column.astype(bool)
-            elif kind and RULES[kind].whole and np.array_equal(column, np.rint(column)):
+            elif whole and np.array_equal(column, np.rint(column)):
                 column = column.astype(np.int64)
             table[name] = column
         return table
@@ -275,6 +277,8 @@ class Schema:
         plain: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()
         }
+        if "limits" in plain:
+            plain["limits"] = tuple(each and tuple(each) for each in plain["limits"])
         return cls(**plain)
 
 

@@ -235,7 +235,7 @@ def mixed(
         ValueError: an unknown kind, or a categorical column without its number of categories.
     """
     for kind, levels in zip(kinds, n_levels, strict=True):
-        choose("kind", kind, KINDS)
+        choose("kind", kind, tuple(HEADS))
         if (kind == "categorical") != (levels > 0):
             raise ValueError(f"A column of the kind {kind!r} cannot have {levels} categories.")
     columns = {kind: [i for i, of in enumerate(kinds) if of == kind] for kind in KINDS}

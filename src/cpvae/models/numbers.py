@@ -186,6 +186,10 @@ class NumberHead(Head):
         rounded = (torch.round(x.double() / step) * step).to(x.dtype)
         return torch.where(self.rounding > 0, rounded, x)
 
+    def plain(self, read: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
+        """Observed values, neither bent nor limited, of standardised T."""
+        return self._closed(self.loc + self.scale * read)
+
     # --- T and back ------------------------------------------------------------------------------
 
     def _allowed(self, observed: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:

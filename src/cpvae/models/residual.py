@@ -52,7 +52,7 @@ from cpvae.models.responsibilities import Responsibilities, merged_gaussians
 MOST_NOISE = 3.0  # of the logarithm of what networks change a variance by
 
 
-class Inferred(NamedTuple):
+class Prepared(NamedTuple):
     """What a bound needs of examples that no parameter changes.
 
     Examples as the networks read them (b, i), numbers first, NaN for a missing one; log q(c|x)
@@ -63,9 +63,9 @@ class Inferred(NamedTuple):
     log_qc: Float[Tensor, "b k"]
     measured: Float[Tensor, "m b w"]
 
-    def take(self, rows: Int[Tensor, " r"]) -> "Inferred":
+    def take(self, rows: Int[Tensor, " r"]) -> "Prepared":
         """Those of some examples."""
-        return Inferred(self.read[rows], self.log_qc[rows], self.measured[:, rows])
+        return Prepared(self.read[rows], self.log_qc[rows], self.measured[:, rows])
 
 
 class ResidualCPVAE(Model):
@@ -162,13 +162,13 @@ class ResidualCPVAE(Model):
 
     def log_qc(self, observed: Float[Tensor, "n f"]) -> Float[Tensor, "n k"]:
         """Log q(c|x): responsibilities of the mixture that the model started from."""
-        return self.read(observed)[1]
+        return self.infer(observed)[1]
 
-    def infer(self, x: Float[Tensor, "b f"]) -> Inferred:
+    def prepare(self, x: Float[Tensor, "b f"]) -> Prepared:
         """What a bound needs of observed data."""
-        return Inferred(*self.read(x), self.number_head.measure(self.likelihood.of_first_head(x)))
+        return Prepared(*self.infer(x), self.number_head.measure(self.likelihood.of_first_head(x)))
 
-    def read(self, x: Float[Tensor, "b f"]) -> tuple[Float[Tensor, "b i"], Float[Tensor, "b k"]]:
+    def infer(self, x: Float[Tensor, "b f"]) -> tuple[Float[Tensor, "b i"], Float[Tensor, "b k"]]:
         """Observed data as the networks read it, and log q(c|x) by the values that are there."""
         read = self.likelihood.standardised(x)
         others = read[:, self.n_numbers :].nan_to_num()
@@ -255,7 +255,7 @@ class ResidualCPVAE(Model):
     def given(
         self,
         x: Float[Tensor, "b f"],
-        inferred: Inferred,
+        prepared: Prepared,
         pairs: Pairs,
         normal: Float[Tensor, "p e"],
     ) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
@@ -264,14 +264,14 @@ class ResidualCPVAE(Model):
         Where numbers are missing, log p(x|z,c) has log p(y|z,c) - log q(y|x,c) of the drawn ones.
         """
         normal, for_missing = normal.tensor_split([self.latent_dim], -1)
-        w, read = self.n_numbers, inferred.read[pairs.row]
+        w, read = self.n_numbers, prepared.read[pairs.row]
         filled, log_q = self.complete(read, pairs.component, for_missing)
         q = self.encode(filled, pairs)
         u, x = q.sample(normal), x[pairs.row]
         c = F.one_hot(pairs.component, self.n_components).to(x.dtype)
         params = self.decode(self.place(u, pairs), c)
         numbers, others = params.tensor_split([2 * w], -1)
-        log_px = self.number_head.log_prob_measured(inferred.measured[:, pairs.row], numbers)
+        log_px = self.number_head.log_prob_measured(prepared.measured[:, pairs.row], numbers)
         log_px = log_px + self.likelihood.log_prob_after_first(x, others)
         if (missing := read[:, :w].isnan()).any():
             of_drawn = gaussian_log_prob(filled[:, :w], params[:, :w], params[:, w : 2 * w])
@@ -281,20 +281,20 @@ class ResidualCPVAE(Model):
     def bound_of(
         self,
         x: Float[Tensor, "b f"],
-        inferred: Inferred,
+        prepared: Prepared,
         pairs: Pairs,
         normal: Float[Tensor, "b e"],
     ) -> Terms:
         """The terms of the bound over the pairs given, differentiable, nats per example.
 
-        ``inferred`` is what `infer` gives for ``x``.
+        ``prepared`` is what `prepare` gives for ``x``.
         """
         log_px, kl_z, kl_c = torch.zeros(3, len(x), dtype=x.dtype, device=x.device)
-        given = self.given(x, inferred, pairs, normal[pairs.row])
+        given = self.given(x, prepared, pairs, normal[pairs.row])
         log_px = log_px.index_add(0, pairs.row, pairs.weight * given[0])
         kl_z = kl_z.index_add(0, pairs.row, pairs.weight * given[1])
         each = pairs.weight * (pairs.weight.log() - self.log_pc()[pairs.component])
-        return Terms(log_px, kl_z, kl_c.index_add(0, pairs.row, each), inferred.log_qc)
+        return Terms(log_px, kl_z, kl_c.index_add(0, pairs.row, each), prepared.log_qc)
 
     def terms(
         self,
@@ -308,19 +308,19 @@ class ResidualCPVAE(Model):
         q(c|x) learns nothing, so no expectation needs a relaxed category: ``temperature`` has no
         use, and the terms called relaxed are those of a bound here.
         """
-        inferred = self.infer(x)
-        log_qc = inferred.log_qc
+        prepared = self.prepare(x)
+        log_qc = prepared.log_qc
         if expectation == "exact":
-            return self.bound_of(x, inferred, pairs_of(log_qc.exp()), noise.normal)
+            return self.bound_of(x, prepared, pairs_of(log_qc.exp()), noise.normal)
         c = F.one_hot((log_qc + noise.gumbel).argmax(-1), self.n_components).to(x.dtype)
-        terms = self.bound_of(x, inferred, pairs_of(c), noise.normal)
+        terms = self.bound_of(x, prepared, pairs_of(c), noise.normal)
         return terms._replace(kl_c=categorical_kl(log_qc, self.log_pc()))
 
     @torch.no_grad()
     def exact_terms(self, x: Float[Tensor, "b f"], normal: Float[Tensor, "b e"]) -> Terms:
         """The terms over the categories with q(c|x) above 1e-9, nats per example."""
-        inferred = self.infer(x)
-        return self.bound_of(x, inferred, pairs_of(inferred.log_qc.exp()), normal)
+        prepared = self.prepare(x)
+        return self.bound_of(x, prepared, pairs_of(prepared.log_qc.exp()), normal)
 
     @torch.no_grad()
     def given_each(
@@ -328,7 +328,7 @@ class ResidualCPVAE(Model):
     ) -> Float[Tensor, "b k"]:
         """E log p(x|z,c) - KL(q(z|x,c) || p(z|c)) for every category, nats (eq. 7), one z each."""
         every = pairs_of(torch.ones(len(x), self.n_components, dtype=x.dtype, device=x.device))
-        log_px, kl_z = self.given(x, self.infer(x), every, normal[every.row])
+        log_px, kl_z = self.given(x, self.prepare(x), every, normal[every.row])
         return (log_px - kl_z).view(self.n_components, len(x)).T
 
     @torch.no_grad()
@@ -336,8 +336,8 @@ class ResidualCPVAE(Model):
         self, x: Float[Tensor, "b f"], n_samples: int, generator: torch.Generator
     ) -> Float[Tensor, "s b"]:
         """Log p(x,z,c) - log q(z,c|x) in nats for one-hot c and z drawn from q(z,c|x), (s, b)."""
-        inferred = self.infer(x)
-        log_qc = inferred.log_qc
+        prepared = self.prepare(x)
+        log_qc = prepared.log_qc
         draw = torch.multinomial(log_qc.exp(), n_samples, replacement=True, generator=generator)
         component, order = draw.T.flatten().sort(stable=True)
         row = order % len(x)
@@ -346,9 +346,29 @@ class ResidualCPVAE(Model):
         normal = torch.randn(
             len(row), self.normal_dim, generator=generator, device=x.device, dtype=x.dtype
         )
-        log_px, kl_z = self.given(x, inferred, pairs, normal)
+        log_px, kl_z = self.given(x, prepared, pairs, normal)
         weights = log_px - kl_z + self.log_pc()[component] - log_qc[row, component]
         return torch.empty_like(weights).index_copy_(0, order, weights).view(n_samples, len(x))
+
+    def agreement(self, pairs: Pairs, generator: torch.Generator) -> Float[Tensor, ""]:
+        """Mean log q(c|x), nats, of an x that is drawn from each pair's component."""
+        z = self.place(normal_like(pairs.row, self.latent_dim, generator), pairs)
+        c = F.one_hot(pairs.component, self.n_components).to(z.dtype)
+        params = self.decode(z, c)
+        mean, logvar, logits = params.tensor_split([self.n_numbers, 2 * self.n_numbers], -1)
+        noise = normal_like(pairs.row, self.n_numbers, generator)
+        y = mean + noise * torch.exp(0.5 * logvar)
+        raw = self.number_head.plain(y)
+        of_categories = torch.where(self.responsibilities.is_raw, raw, y)
+        log_q = self.responsibilities.log_prob(of_categories, self.expected_chances(logits))
+        return (pairs.weight * log_q.gather(1, pairs.component.unsqueeze(1)).squeeze(1)).mean()
+
+    def expected_chances(self, logits: Float[Tensor, "b l"]) -> Float[Tensor, "b m"]:
+        """Probabilities of booleans, as two, and of categories, by their logits."""
+        boolean, others = logits.tensor_split([self.n_binary], 1)
+        parts = others.split(self.likelihood.n_levels, 1) if self.likelihood.n_levels else ()
+        chance = boolean.sigmoid()
+        return torch.cat([chance, 1 - chance, *(part.softmax(1) for part in parts)], 1)
 
     # --- what users ask of it --------------------------------------------------------------------
 
@@ -360,14 +380,14 @@ class ResidualCPVAE(Model):
         """
         c = torch.zeros(len(x), self.n_components, dtype=x.dtype, device=x.device)
         c[:, component] = 1
-        filled, _ = self.complete(self.read(x)[0], c.argmax(1))
+        filled, _ = self.complete(self.infer(x)[0], c.argmax(1))
         return self.encode(filled, pairs_of(c))
 
     def code(
         self, observed: Float[Tensor, "n f"]
     ) -> tuple[tuple[Tensor, Tensor], Float[Tensor, "n k"]]:
         """Posterior mean of z and one-hot c at the most probable category, and log q(c|x)."""
-        read, log_qc = self.read(observed)
+        read, log_qc = self.infer(observed)
         category = log_qc.argmax(-1)
         c = F.one_hot(category, self.n_components).to(log_qc.dtype)
         filled, _ = self.complete(read, category)
@@ -442,3 +462,8 @@ def _zero(network: MLPDecoder) -> MLPDecoder:
 def _bounded(change: Tensor) -> Tensor:
     """A change of a log-variance, at most `MOST_NOISE` in size; the identity where it is small."""
     return MOST_NOISE * torch.tanh(change / MOST_NOISE)
+
+
+def normal_like(rows: Tensor, n: int, generator: torch.Generator) -> Float[Tensor, "p d"]:
+    """Standard normal noise, ``n`` numbers for each of the rows."""
+    return torch.randn(len(rows), n, generator=generator, device=rows.device)

@@ -25,7 +25,7 @@ LARGE_BATCH = 1_000  # a step of it takes no longer than one of 100 where networ
 MOST_COLUMNS = 100  # of a table that starts as a mixture: covariances have the square of them
 ROWS_A_COLUMN = 5  # at least, for the same
 MORE_DIMENSIONS = 8  # of z at most, for the columns that are no numbers
-RESIDUAL_STEPS = 1_000  # at most, of a model that starts as a mixture
+RESIDUAL_STEPS = 500  # at most, of a model that starts as a mixture
 OF_RESIDUAL = ("max_epochs", "batch_size", "learning_rate", "patience", "seed")
 STEPS = 10_000  # optimisation steps that a run gets by default, between 100 and 1000 epochs
 
@@ -237,6 +237,7 @@ def _recipe_of_residual(n_examples: int, given: dict[str, Any]) -> Recipe:
         "max_epochs": epochs,
         "expectation": "exact",
         "anneal_epochs": 0,
+        "learning_rate": 2e-3,
         "patience": max(1, epochs // 4),
     }
     for field in dataclasses.fields(Recipe):

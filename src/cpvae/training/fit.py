@@ -70,7 +70,7 @@ class Plan:
         Raises:
             ValueError: settings of the model that differ.
         """
-        may_differ = ("loc", "scale", "seed", "kinds", "n_levels")
+        may_differ = ("loc", "scale", "seed", "kinds", "n_levels", "limits")
         for key, value in self.config.items():
             if key not in may_differ and before.config.get(key) != value:
                 raise ValueError(

@@ -20,7 +20,7 @@ from cpvae.checkpoint import RunFolder
 from cpvae.models.base import Terms
 from cpvae.models.inference import exact_terms
 from cpvae.models.pairs import pairs_of
-from cpvae.models.residual import Inferred, ResidualCPVAE
+from cpvae.models.residual import Prepared, ResidualCPVAE
 from cpvae.streams import stream, torch_stream
 from cpvae.training.device import choose_device
 from cpvae.training.diagnosis import Record, diverged
@@ -31,8 +31,9 @@ from cpvae.training.state import Run
 
 EVERY = 25  # steps between two validations, at least
 LIKELY = 1e-3  # training enumerates no category of an example that is less probable
-TRIAL = 0.05  # of a run, from which on it ends where nothing is gained
+TRIAL = 0.1  # of a run, from which on it ends where nothing is gained
 MOST_GRADIENT = 10.0  # norm that gradients are clipped to
+AGREE = 2.0  # weight of the agreement of draws with their component
 DECAY = 0.01  # of all weights; of the networks' it goes towards the mixture
 
 
@@ -165,10 +166,10 @@ def _epochs(
     n, batch_size = len(train), min(recipe.batch_size, len(train))
     steps, between = n // batch_size, math.ceil(EVERY / (n // batch_size))
     with torch.no_grad():
-        parts = [model.infer(part) for part in train.split(model.rows_at_once())]
+        parts = [model.prepare(part) for part in train.split(model.rows_at_once())]
     read, log_qc, measured = zip(*parts, strict=True)
-    inferred = Inferred(torch.cat(read), torch.cat(log_qc), torch.cat(measured, 1))
-    likely = pairs_of(inferred.log_qc.exp(), LIKELY)
+    prepared = Prepared(torch.cat(read), torch.cat(log_qc), torch.cat(measured, 1))
+    likely = pairs_of(prepared.log_qc.exp(), LIKELY)
     optimiser = torch.optim.AdamW(
         model.parameters(), recipe.learning_rate, weight_decay=DECAY, fused=True
     )
@@ -183,13 +184,16 @@ def _epochs(
         model.train()
         for batch in rows.split(batch_size):
             normal = torch.randn(len(batch), model.normal_dim, generator=noise, device=train.device)
-            x, mine, pairs = train, inferred, likely
+            x, mine, pairs = train, prepared, likely
             if len(batch) < n:
-                x, mine = train[batch], inferred.take(batch)
+                x, mine = train[batch], prepared.take(batch)
                 pairs = pairs_of(mine.log_qc.exp(), LIKELY)
             terms = model.bound_of(x, mine, pairs, normal)
+            loss = -terms.elbo().mean()
+            if AGREE:
+                loss = loss - AGREE * model.agreement(pairs, noise)
             optimiser.zero_grad()
-            (-terms.elbo().mean()).backward()
+            loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), MOST_GRADIENT)
             optimiser.step()
             schedule.step()
