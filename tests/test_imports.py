@@ -12,13 +12,21 @@ import cpvae
 SOURCE = Path(cpvae.__file__).parent
 # From the ground up: a file imports only from what stands before it, of its own folder or another
 LAYOUT = {
-    "": ("extras", "choices", "streams"),
+    "": ("extras", "choices", "rollback", "streams"),
     "data": (
         "checks",
+        "arrays",
+        "columns",
+        "numerals",
+        "cells",
+        "frames",
         "schema",
         "splits",
         "augment",
         "fetch",
+        "images",
+        "dialect",
+        "tables",
         "files",
         "objects",
         "mnist",
@@ -27,6 +35,7 @@ LAYOUT = {
     ),
     "clustering": ("communities", "gaussians", "mixture", "overlap"),
     "models": (
+        "precision",
         "fused",
         "functional",
         "heads",
@@ -62,7 +71,7 @@ LAYOUT = {
         "fit",
     ),
     " hub": ("hub",),
-    "report": ("progress", "figures", "loggers", "page", "explorer", "app"),
+    "report": ("progress", "lettering", "figures", "loggers", "page", "explorer", "app"),
     " estimator": ("estimator",),
     "experiments": (
         "cells",

@@ -12,6 +12,7 @@ from cpvae.models.base import Model
 from cpvae.models.cpvae import ConditionalPriorVAE
 from cpvae.models.hierarchical import HierarchicalVAE
 from cpvae.models.likelihoods import Likelihood
+from cpvae.models.precision import single_precision
 from cpvae.models.priors import GaussianMixture, Prior, StandardNormal, VampPrior
 from cpvae.models.residual import ResidualCPVAE
 from cpvae.models.vae import VAE
@@ -68,6 +69,7 @@ SETTINGS = (
 )
 
 
+@single_precision()
 def build(
     model: str = "cpvae",
     *,
