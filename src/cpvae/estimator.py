@@ -19,9 +19,9 @@ from cpvae.checkpoint import RunFolder, describe
 from cpvae.choices import refusing_old_names
 from cpvae.data.augment import Augment
 from cpvae.data.checks import check
-from cpvae.data.frames import as_arrow, fill_missing, package_of
+from cpvae.data.frames import as_arrow, package_of
 from cpvae.data.objects import checked_array, encode_frame
-from cpvae.data.schema import Kinds, Schema
+from cpvae.data.schema import Kinds, Levels, Schema
 from cpvae.data.splits import Source, Splits, from_array, split
 from cpvae.evaluation.metrics import evaluate
 from cpvae.models.base import Model
@@ -264,8 +264,6 @@ class CPVAE(NamedFeaturesMixin, TransformerMixin, DensityMixin, BaseEstimator):
         They are whole where the column has whole numbers alone.
         """
         x, made = self._examples(X).cpu().numpy(), self._in_parts(X, "reconstruct")
-        if package_of(X):
-            return fill_missing(X, np.isnan(x), self.schema_.to_frame(made, like=X))
         return self.schema_.filled(X, x, made)
 
     def score_samples(self, X: ArrayLike) -> np.ndarray:
@@ -348,6 +346,11 @@ class CPVAE(NamedFeaturesMixin, TransformerMixin, DensityMixin, BaseEstimator):
         self._take(found.model, planned)
         return self
 
+    @property
+    def levels_(self) -> Levels:
+        """Categories of the columns of text that were fitted, by the name of the column."""
+        return self.schema_.levels
+
     def save(self, path: str | Path) -> None:
         """Writes a run folder that `load` and the command line read.
 
@@ -412,9 +415,11 @@ class CPVAE(NamedFeaturesMixin, TransformerMixin, DensityMixin, BaseEstimator):
         known = None if reset else self.schema_
         kinds = self.kinds if isinstance(self.kinds, Mapping) else {}
         categorical = [str(name) for name, kind in kinds.items() if kind == "categorical"]
-        if as_arrow(X) is None and not (known.levels if known else categorical):
+        table = as_arrow(X)
+        if table is None and not (known.levels if known else categorical):
             source = from_array("", checked_array(self, X, reset), "X", known=known)
             return source.x, source.schema
+        X = X if table is None or package_of(X) else table  # of pyarrow, without an index
         validate_data(self, X, reset=reset, skip_check_array=True)
         return encode_frame(X, known, categorical)
 

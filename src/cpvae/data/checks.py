@@ -90,7 +90,8 @@ def single(array: np.ndarray, name: str) -> np.ndarray:
         raise ValueError(f"{name} has values beyond 3e38, too large for single precision: rescale.")
     if len(x) > 1 and (x == x[0]).all() and (array != array[0]).any():
         raise ValueError(
-            f"{name} varies too little around a large value for single precision: subtract it."
+            f"{name} varies too little around a large value for single precision: subtract it, "
+            f"or leave it out."
         )
     return x
 

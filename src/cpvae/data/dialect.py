@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cpvae.data.cells import MISSING
+from cpvae.data.checks import listed
 from cpvae.data.numerals import is_plain, marks, numbers_of, written
 
 DELIMITERS = ",;\t|"  # the first is taken where two do as well
@@ -58,19 +59,19 @@ def read_text(content: bytes, path: Path) -> tuple[str, list[str]]:
     if start.count(0) > len(start) // 4:  # every other byte of plain letters
         encoding = "utf-16-le" if start[1::2].count(0) > start[::2].count(0) else "utf-16-be"
         return _decoded(content, encoding, path), [f"the file is read as {encoding.upper()}"]
+    if b"\x00" in start:
+        raise ValueError(f"{path} is no text: it has bytes that no letter has.")
     try:
         return content.decode("utf-8"), []
     except UnicodeDecodeError as error:
-        if b"\x00" in start:
-            raise ValueError(f"{path} is no text: it has bytes that no letter has.") from error
         place = error.start
     for encoding in ("cp1252", "latin-1"):
         with suppress(UnicodeDecodeError):
             text = content.decode(encoding)
             break
-    word = re.search(r"\w*$", content[max(0, place - 20) : place].decode(encoding))
-    after = re.match(r"\w*", text[place : place + 20])
-    shown = (word[0] if word else "") + (after[0] if after else "")
+    before = re.search(r"\w*$", text[max(0, place - 20) : place])
+    after = re.match(r".\w*", text[place : place + 20])
+    shown = (before[0] if before else "") + (after[0] if after else "")
     return text, [
         f"the file is not UTF-8 and is read as {encoding} (Western European), as in {shown!r}: "
         f"save it as UTF-8 if these letters are wrong"
@@ -196,6 +197,16 @@ def _check_header(
     names: Sequence[str], data: Sequence[Sequence[str]], path: Path, line: int
 ) -> None:
     """Refuses a header that is a row of data; years and running numbers may be names."""
+    data_too = [
+        not is_plain(name) and name in {row[i].strip() for row in data if i < len(row)}
+        for i, name in enumerate(names)
+    ]
+    numbers = [is_plain(name) for name in names]
+    if any(data_too) and any(numbers) and all(map(max, data_too, numbers)):
+        raise ValueError(
+            f"{path}: its first line, {', '.join(names)}, is made of what the other lines have, "
+            f"and a header with the names of the columns belongs there. Add one."
+        )
     if not all(is_plain(name) for name in names if name) or not any(names):
         return
     values = [float(name) for name in names if name]
@@ -253,7 +264,7 @@ def typed(
             ):
                 human[name] = texts
                 del read[name]
-    notes = []
+    examples: dict[str, list[str]] = {}
     for name, texts in human.items():
         try:
             numbers = numbers_of(texts, comma)
@@ -263,11 +274,17 @@ def typed(
             ) from error
         if numbers is not None:
             read[name] = _mapped(trimmed[name], texts, numbers)
-            odd = next((i for i, text in enumerate(texts) if not is_plain(text)), 0)
-            notes.append(f"column {name}: {texts[odd]!r} is read as {numbers[odd]:.12g}")
+            odd = max(range(len(texts)), key=lambda i: (not is_plain(texts[i]), len(texts[i])))
+            shown = f"{texts[odd]!r} is read as {numbers[odd]:.12g}"
+            alike = re.sub(r"\d+", "0", texts[odd])
+            examples.setdefault(alike, [shown]).append(name)
     for name, column in trimmed.items():
         if name not in read:
             read[name] = _text(column, levels.get(name, ()))
+    notes = [
+        f"column{'s' * (len(names) > 1)} {listed(range(len(names)), names)}: {shown}"
+        for shown, *names in examples.values()
+    ]
     return {name: read[name] for name in columns}, notes
 
 

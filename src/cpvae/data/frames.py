@@ -28,6 +28,11 @@ def package_of(data: Any) -> str | None:
     return None
 
 
+def is_table(data: Any) -> bool:
+    """Whether an object is a frame, or a table of pyarrow."""
+    return package_of(data) is not None or type(data).__module__.split(".")[0] == "pyarrow"
+
+
 def as_arrow(data: Any) -> Any | None:
     """A frame of pandas or polars as a table of pyarrow; None for an object of another kind.
 
@@ -41,7 +46,7 @@ def as_arrow(data: Any) -> Any | None:
         return _pandas_as_arrow(data)
     if package == "polars":
         return data.to_arrow()
-    if type(data).__module__.split(".")[0] == "pyarrow":
+    if is_table(data):
         import pyarrow
 
         if isinstance(data, pyarrow.RecordBatch):
@@ -126,7 +131,7 @@ def _of_pandas_dtype(column: Any) -> dict[str, Any]:
 def _of_polars_dtype(dtype: Any) -> dict[str, Any]:
     name = type(dtype).__name__
     return {
-        "dtype": name,
+        "dtype": str(dtype) if name == "Decimal" else name,
         "categories": tuple(dtype.categories) if name == "Enum" else (),
     }
 
@@ -179,20 +184,20 @@ def pandas_column(values: np.ndarray, form: Form, drawn: bool = True, index: Any
     """
     import pandas
 
-    numeric = values.dtype.kind in "iuf"
-    if form.dtype == "decimal" and drawn and numeric:
-        texts = [f"{value:.{form.decimals or 0}f}" for value in values]
-        return pandas.Series([decimal.Decimal(t) for t in texts], index=index, dtype=object)
+    numeric, dtype = values.dtype.kind in "iuf", form.dtype
     series = pandas.Series(values, index=index)
-    dtype = form.dtype
-    if not dtype or (numeric and not drawn and dtype != "category"):
+    if dtype == "category":
+        return pandas.Series(_categorical(values, form), index=index)
+    kept = _numpy_name(dtype) if numeric else ""
+    if not dtype or (numeric and not drawn and not kept.startswith("float")):
         return series
     try:
-        if dtype == "category":
-            return series.astype(_categories(form))
-        if numeric and (kept := np.dtype(_numpy_name(dtype))).kind in "iu":
+        if dtype.startswith("decimal"):
+            texts = [f"{value:.{form.decimals or 0}f}" for value in values]
+            series = pandas.Series([decimal.Decimal(text) for text in texts], index=index)
+        elif numeric and kept.startswith(("int", "uint")):
             series = series.clip(np.iinfo(kept).min, np.iinfo(kept).max)
-        return series.astype(_pandas_dtype(dtype))
+        return series if dtype == "decimal" else series.astype(_pandas_dtype(dtype))
     except (TypeError, ValueError, OverflowError, NotImplementedError):
         return series
 
@@ -210,24 +215,32 @@ def _pandas_dtype(name: str) -> Any:
     if name.startswith("Sparse["):
         of, fill = name[7:-1].split(", ")
         return pandas.SparseDtype(of, fill == "True" if of == "bool" else float(fill))
-    if name.startswith("decimal") and name.endswith("[pyarrow]"):
-        digits = [int(digit) for digit in name.split("(")[1].split(")")[0].split(",")]
-        return pandas.ArrowDtype(pyarrow.decimal128(*digits))
+    if name.endswith("[pyarrow]"):
+        name = name.removesuffix("[pyarrow]")
+        digits = [int(digit) for digit in re.findall(r"\d+", name.partition("(")[2])]
+        decimals = name.startswith("decimal")
+        return pandas.ArrowDtype(
+            pyarrow.decimal128(*digits) if decimals else pyarrow.type_for_alias(name)
+        )
     return pandas.api.types.pandas_dtype(name)
 
 
-def _categories(form: Form) -> Any:
+def _categorical(values: np.ndarray, form: Form) -> Any:
+    """Values (n) as a categorical of pandas with all its categories, in their order."""
     import pandas
 
-    of = form.of_categories
-    texts = list(form.categories)
+    of, texts = form.of_categories, list(form.categories)
     if of.startswith("interval"):
         categories = _intervals(texts, closed=of.rstrip("]").rsplit(", ", 1)[1])
     elif of == "bool":
         categories = pandas.Index([text == "True" for text in texts])
     else:
         categories = pandas.Index(texts, dtype=object).astype(of)
-    return pandas.CategoricalDtype(categories, ordered=form.ordered)
+    read: Any = float if form.levels != "text" else str
+    place = {read(text): i for i, text in enumerate(texts)}
+    codes = [-1 if value is None else place.get(read(value), -1) for value in values]
+    dtype = pandas.CategoricalDtype(categories, ordered=form.ordered)
+    return pandas.Categorical.from_codes(codes, dtype=dtype)
 
 
 def _intervals(texts: Sequence[str], closed: str) -> Any:
@@ -244,7 +257,7 @@ def of_polars(table: Mapping[str, np.ndarray], forms: Sequence[Form], drawn: boo
     columns = []
     for (name, values), form in zip(table.items(), forms, strict=True):
         column = polars.Series(name, values)
-        numeric = values.dtype.kind in "iuf"
+        numeric = values.dtype.kind in "iuf" and not form.dtype.startswith("Float")
         if form.dtype and (drawn or not numeric):
             column = _cast(polars, column, form)
         columns.append(column)
@@ -252,9 +265,12 @@ def of_polars(table: Mapping[str, np.ndarray], forms: Sequence[Form], drawn: boo
 
 
 def _cast(polars: Any, column: Any, form: Form) -> Any:
-    dtype = polars.Enum(form.categories) if form.dtype == "Enum" else getattr(polars, form.dtype)
-    if column.dtype.is_numeric() and form.dtype == "Decimal":
-        dtype = polars.Decimal(38, form.decimals or 0)
+    if form.dtype.startswith("Decimal"):
+        dtype = polars.Decimal(*map(int, re.findall(r"\d+", form.dtype)))
+    elif form.dtype == "Enum":
+        dtype = polars.Enum(form.categories)
+    else:
+        dtype = getattr(polars, form.dtype)
     try:
         return column.cast(dtype)
     except polars.exceptions.PolarsError:

@@ -203,16 +203,16 @@ def _notes(
 ) -> tuple[str, ...]:
     """What was done to the images that is not plain."""
     notes = []
-    several = {name for name, page in names if page}
-    if several:
-        notes.append(
-            f"each page of a file is an image of its own: {len(several)} files have several"
-        )
+    if any(page for _, page in names):
+        notes.append("each page of a file is an image of its own, where it has several")
     if transparent := sum(page.transparent for page in pages):
-        notes.append(f"{transparent} images are transparent in parts: these are read as white")
+        notes.append(
+            f"what is transparent is read as white, in {transparent} of {len(pages)} images"
+        )
     if (deep := sum(page.is_deep for page in pages)) and schema.pixel_range:
         low, high = schema.pixel_range
         notes.append(
-            f"{deep} images have more than 8 bits: {low:g} is read as black, {high:g} as white"
+            f"{low:g} is read as black and {high:g} as white, in {deep} of {len(pages)} images, "
+            f"which have more than 8 bits"
         )
     return tuple(notes)

@@ -148,10 +148,9 @@ def value(number: Written, mark: str) -> float | None:
     """A written number whose decimals are parted by ``mark``; None where its groups are none."""
     other = "," if mark == "." else "."
     groups = re.split("[eE.]" if mark == "." else "[eE,]", number.body)[0].split(other)
-    grouped = len(groups) == 1 or (
-        1 <= len(groups[0]) <= 3 and all(len(group) == 3 for group in groups[1:])
-    )
-    if not grouped:
+    sizes = {len(group) for group in groups[1:-1]}  # of three digits, or two as in India
+    grouped = len(groups[0]) in (1, 2, 3) and len(groups[-1]) == 3 and len(sizes) <= 1
+    if len(groups) > 1 and not (grouped and sizes <= {2, 3}):
         return None
     found = float(number.body.replace(other, "").replace(mark, "."))
     return -found if number.negative else found

@@ -163,7 +163,7 @@ class Schema:
             shape = self.given_shape or self.shape if like is None else np.shape(like)[1:]
             return arrays.laid_out(x, shape)
         named = self.frame or (self.columns and (self.levels or importable("pandas")))
-        if frames.package_of(like) if like is not None else named:
+        if frames.is_table(like) if like is not None else named:
             return self.to_frame(x, drawn, like)
         if not drawn and not self.levels:
             return x.reshape(np.shape(x) if like is None else np.shape(like))
@@ -171,11 +171,22 @@ class Schema:
         array = np.column_stack(columns)
         return array.astype(self.dtype) if drawn and self.dtype else array
 
-    def filled(self, array: Any, x: np.ndarray, made: np.ndarray) -> np.ndarray:
-        """An array (n, f) with what is missing in its numbers ``x`` (n, f) taken from ``made``."""
-        array, missing = np.asarray(array), np.isnan(x)
-        filling = np.column_stack(list(self.decode(made).values()))
-        return np.where(missing, filling, array).astype(np.result_type(array, filling))
+    def filled(self, data: Any, x: np.ndarray, made: np.ndarray) -> Any:
+        """A frame or an array with what is missing in its numbers filled in.
+
+        Arguments:
+            data: what the numbers were read from
+            x: its numbers (n, f), NaN where a value is missing
+            made: what to put there (n, f)
+        """
+        missing = np.isnan(x)
+        if frames.package_of(data):
+            return frames.fill_missing(data, missing, self.to_frame(made, like=data))
+        if frames.is_table(data):
+            return self.to_frame(np.where(missing, made, x))
+        array, filling = np.asarray(data), np.column_stack(list(self.decode(made).values()))
+        dtype = array.dtype if array.dtype.kind == "f" else np.result_type(array, filling)
+        return np.where(missing, filling, array).astype(dtype)
 
     def indicators(self, x: np.ndarray) -> tuple[np.ndarray, list[str]]:
         """A table (n, f) with a column of zeros and ones for each category of text, and all names.

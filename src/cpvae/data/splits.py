@@ -8,7 +8,7 @@ import numpy as np
 
 from cpvae.data.arrays import BYTES, as_examples
 from cpvae.data.checks import check
-from cpvae.data.schema import Schema
+from cpvae.data.schema import Levels, Schema
 
 
 class Selection(NamedTuple):
@@ -56,6 +56,16 @@ class Source:
     def __post_init__(self) -> None:
         if self.schema is None:
             object.__setattr__(self, "schema", Schema(self.x.shape[1:]))
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """Names of the columns, see `Schema`."""
+        return self.schema.columns
+
+    @property
+    def levels(self) -> Levels:
+        """Categories of the columns of text, see `Schema`."""
+        return self.schema.levels
 
 
 def from_array(

@@ -153,9 +153,11 @@ def _columns(body: str, dialect: Dialect, path: Path) -> list[Any]:
         with contextlib.suppress(pyarrow.ArrowException):  # threads do not count rows
             read(arrow_csv.ParseOptions(**parse, invalid_row_handler=keep), threads=False)
         for row in found:
+            many = row.actual_columns > row.expected_columns
+            hint = f" (quote cells that have {dialect.delimiter!r} in them)" * many
             raise ValueError(
                 f"{path}: line {row.number + dialect.skipped} has not the {len(names)} cells that "
-                f"the header has: {row.text}"
+                f"the header has: {row.text}{hint}"
             ) from error
         raise unreadable(path, error, "a row has too many or too few cells") from error
     return [column.combine_chunks() for column in table.columns]

@@ -134,7 +134,7 @@ def _names_tab(explorer: Explorer, read: Read, dropdowns: Sequence[Any]) -> None
     import gradio as gr
 
     def rename(table: Any) -> tuple[Any, ...]:
-        explorer.rename_by_number(table["component"], table["name"])
+        explorer.rename_by_number(list(table["component"]), list(table["name"]))
         count = len(set(explorer.names))
         renamed = [gr.Dropdown(choices=_choices(explorer)) for _ in dropdowns]
         return f"Kept: {count} different names.", *renamed

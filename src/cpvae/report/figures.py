@@ -9,6 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from cpvae.data.arrays import COLOURS
 from cpvae.data.schema import Schema
 from cpvae.models.base import Model
 from cpvae.models.inference import cluster_probs
@@ -36,7 +37,12 @@ def by_share(aggregated: np.ndarray) -> np.ndarray:
 
 
 def image_grid(images: np.ndarray, columns: int, gap: int = 1, fill: float = 0.35) -> np.ndarray:
-    """Images (n, channels, height, width) in [0, 1] as one picture (height, width, channels)."""
+    """Images (n, channels, height, width) in [0, 1] as one picture (height, width, channels).
+
+    Of a number of channels that is no colour, the picture is their mean.
+    """
+    if images.shape[1] not in COLOURS:
+        images = images.mean(axis=1, keepdims=True)
     n, channels, height, width = images.shape
     rows = -(-n // columns)
     page = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), fill)
