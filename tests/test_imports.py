@@ -20,6 +20,7 @@ LAYOUT = {
         "numerals",
         "cells",
         "frames",
+        "units",
         "schema",
         "splits",
         "augment",

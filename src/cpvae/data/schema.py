@@ -14,8 +14,9 @@ import numpy as np
 
 from cpvae.choices import KINDS
 from cpvae.data import arrays, cells, frames
-from cpvae.data.checks import check_finite, check_shares, check_varies, listed
+from cpvae.data.checks import check_finite, check_shares
 from cpvae.data.columns import BOOLEAN, Form, texts_as_values
+from cpvae.data.units import origin_and_unit
 from cpvae.extras import importable
 
 Levels = dict[str, list[str]]  # categories of each column of text, by the column's name
@@ -222,7 +223,7 @@ class Schema:
         if likelihood == "bernoulli":
             return dataclasses.replace(self, kinds=(), loc=(), scale=())
         if likelihood == "gaussian":
-            loc, scale = _standardisation(x, self.names)
+            loc, scale = origin_and_unit(x, self.names)
             return dataclasses.replace(self, kinds=(), loc=_plain(loc), scale=_plain(scale))
         if x.ndim != 2:
             raise ValueError("likelihood='mixed' is for tables, and the data are images.")
@@ -231,7 +232,7 @@ class Schema:
         for i, kind in enumerate(of_each):
             if transform := RULES[kind].transform:
                 scaled[:, i] = transform(scaled[:, i])
-        loc, scale = _standardisation(scaled, self.names)
+        loc, scale = origin_and_unit(scaled, self.names)
         standardised = [RULES[kind].transform is not None for kind in of_each]
         return dataclasses.replace(
             self,
@@ -421,25 +422,6 @@ def _check_kinds(x: np.ndarray, kinds: Sequence[str], names: Sequence[str]) -> N
                 f"Column {name!r} cannot be {kind}, which needs {RULES[kind].needs}, and it has "
                 f"{column[misfit[0]]:g}: leave such cells empty, or choose another kind."
             )
-
-
-def _standardisation(x: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Origin and unit of every column of a table (n, f), or of every channel of images."""
-    if x.ndim == 2:
-        check_varies(x, names)
-        loc = np.asarray(np.nanmean(x, 0, dtype=np.float64))
-        scale = np.asarray(np.nanstd(x, 0, dtype=np.float64))
-    else:
-        names = [str(i) for i in range(x.shape[1])]
-        loc, scale = (np.asarray(f(x, (0, 2, 3), dtype=np.float64)) for f in (np.mean, np.std))
-    tiny = scale <= 1e-6 * np.abs(loc)  # variation too small for single precision
-    if (scale <= 0).any() or tiny.any():
-        bad = listed(np.flatnonzero((scale <= 0) | tiny)[:8], names)
-        raise ValueError(
-            f"Feature {bad} varies too little around its mean for single precision: subtract "
-            f"its mean, or drop it."
-        )
-    return loc, scale
 
 
 def _plain(values: np.ndarray) -> tuple[float, ...]:
