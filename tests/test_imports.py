@@ -12,14 +12,23 @@ import cpvae
 SOURCE = Path(cpvae.__file__).parent
 # From the ground up: a file imports only from what stands before it, of its own folder or another
 LAYOUT = {
-    "": ("extras", "choices", "streams"),
+    "": ("extras", "choices", "rollback", "streams"),
     "data": (
         "checks",
         "limits",
+        "arrays",
+        "columns",
+        "numerals",
+        "cells",
+        "frames",
+        "units",
         "schema",
         "splits",
         "augment",
         "fetch",
+        "images",
+        "dialect",
+        "tables",
         "files",
         "objects",
         "mnist",
@@ -28,6 +37,7 @@ LAYOUT = {
     ),
     "clustering": ("communities", "gaussians", "mixture", "overlap"),
     "models": (
+        "precision",
         "fused",
         "functional",
         "heads",
@@ -69,7 +79,7 @@ LAYOUT = {
         "fit",
     ),
     " hub": ("hub",),
-    "report": ("progress", "figures", "loggers", "page", "explorer", "app"),
+    "report": ("progress", "lettering", "figures", "loggers", "page", "explorer", "app"),
     " estimator": ("estimator",),
     "experiments": (
         "cells",

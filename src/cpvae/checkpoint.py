@@ -23,6 +23,7 @@ import platform
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy
@@ -104,7 +105,9 @@ class RunFolder:
 
     def read_schema(self) -> Schema:
         """What the columns of the data are; raises as `read_info` does."""
-        return Schema.from_json(self.read_info()["schema"])
+        info = self.read_info()
+        given = {"given_shape": info["example_shape"]} if "example_shape" in info else {}
+        return Schema.from_json({**given, **info["schema"]})
 
     def write_model(self, state: dict[str, Tensor]) -> None:
         """Writes the weights."""
@@ -121,7 +124,7 @@ class RunFolder:
         if not file.is_file():
             raise ValueError(
                 f"{self.path} has no {MODEL} yet: its first epoch was not finished. "
-                f"Go on with `cpvae fit --resume --out {self.path}`."
+                f"Go on with `cpvae fit --resume --out {quote(str(self.path))}`."
             )
         try:
             model = build(**{**info["model"], **schema.features()})

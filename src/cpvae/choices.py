@@ -6,6 +6,7 @@ Nothing heavy is imported here, so that a help text appears at once.
 import functools
 import inspect
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
 
 Dataset = Literal["digits", "mnist", "omniglot"]
@@ -41,7 +42,8 @@ LOGGERS: tuple[str, ...] = get_args(Logger)
 
 # endings of the files that can be read, see `data.files`
 ARRAYS = (".npz", ".npy")
-TABLES = (".csv", ".parquet")
+TABLES = (".csv", ".tsv", ".txt", ".parquet", ".feather", ".xlsx")
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 # What a setting was called before, and what it is called now
 RENAMED = {
@@ -52,6 +54,11 @@ RENAMED = {
     "certainty": "conditional_entropy",
     "whole": "merge_connected",
 }
+
+
+def stem(path: Path) -> str:
+    """The name of a file without its ending, and without that of its compression."""
+    return Path(path.stem).stem if path.suffix.lower() in COMPRESSED else path.stem
 
 
 Init = TypeVar("Init", bound=Callable[..., None])

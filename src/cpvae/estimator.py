@@ -13,24 +13,25 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, DensityMixin, TransformerMixin
 from sklearn.base import ClassNamePrefixFeaturesOutMixin as NamedFeaturesMixin
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
 from cpvae.checkpoint import RunFolder, describe
 from cpvae.choices import refusing_old_names
 from cpvae.data.augment import Augment
 from cpvae.data.checks import check
-from cpvae.data.files import as_examples
-from cpvae.data.objects import as_arrow, checked_array, encode_frame, fill_missing
-from cpvae.data.schema import Kinds, Schema
-from cpvae.data.splits import Source, Splits, split
+from cpvae.data.frames import as_arrow, package_of
+from cpvae.data.objects import checked_array, encode_frame
+from cpvae.data.schema import Kinds, Levels, Schema
+from cpvae.data.splits import Source, Splits, from_array, split
 from cpvae.evaluation.metrics import evaluate
 from cpvae.models.base import Model
 from cpvae.models.build import SETTINGS, build
 from cpvae.models.compact import TOLERANCE, compact
 from cpvae.models.inference import cluster_probs, elbo_of_each
+from cpvae.models.precision import single_precision
 from cpvae.report.progress import printed
-from cpvae.streams import torch_stream
+from cpvae.rollback import or_as_before
+from cpvae.streams import seed_of, torch_stream, whole_number
 from cpvae.training.diagnosis import Record
 from cpvae.training.fit import Plan, continue_fit, fit_one_more, fit_plan, plan
 from cpvae.training.recipe import Recipe
@@ -140,6 +141,8 @@ class CPVAE(NamedFeaturesMixin, TransformerMixin, DensityMixin, BaseEstimator):
         self.accelerator = accelerator
         self.verbose = verbose
 
+    @or_as_before
+    @single_precision()
     def fit(self, X: ArrayLike | Splits, y: Any = None) -> "CPVAE":
         """Fits to examples (n, f), (n, height, width) or (n, channels, height, width).
 
@@ -163,8 +166,8 @@ class CPVAE(NamedFeaturesMixin, TransformerMixin, DensityMixin, BaseEstimator):
             raise ValueError(
                 f"validation_fraction={self.validation_fraction}: use a number between 0 and 1."
             )
-        warm, seed = self.warm_start and hasattr(self, "model_"), self._seed()
-        splits, shape = self._split(X, seed, reset=not warm)
+        warm, seed = self.warm_start and hasattr(self, "model_"), seed_of(self.random_state)
+        splits = self._split(X, seed, reset=not warm)
         planned = self._plan(splits.train.x, splits.schema, seed)
         parts = splits.train.tensor(), splits.valid.tensor()
         watch = printed if self.verbose else None
@@ -175,11 +178,13 @@ class CPVAE(NamedFeaturesMixin, TransformerMixin, DensityMixin, BaseEstimator):
             fitted = fit_plan(planned, *parts, self.n_init, None, watch, self.accelerator)
             self.restarts_ = fitted.restarts
         self.history_, self._optimiser = fitted.history, None
-        self._take(fitted.model, fitted.plan, shape)
+        self._take(fitted.model, fitted.plan)
         for text in fitted.diagnosis.advice(fitted.plan.recipe):
             warnings.warn(text, ConvergenceWarning, stacklevel=2)
         return self
 
+    @or_as_before
+    @single_precision()
     def partial_fit(self, X: ArrayLike, y: Any = None) -> "CPVAE":
         """One pass of training over ``X``, for data that comes in parts; after `fit` it goes on.
 
@@ -191,12 +196,14 @@ class CPVAE(NamedFeaturesMixin, TransformerMixin, DensityMixin, BaseEstimator):
             ValueError: data that cannot be learned from, or a setting out of range.
         """
         first = not hasattr(self, "model_")
-        x, shape, schema = self._read(X, reset=first)
+        x, schema = self._read(X, reset=first)
         if first:
             check(x, schema.names)
-            planned = self._plan(x, schema, self._seed(), self.model or "cpvae").in_parts(len(x))
+            planned = self._plan(
+                x, schema, seed_of(self.random_state), self.model or "cpvae"
+            ).in_parts(len(x))
             self.history_, self._optimiser = [], None
-            self._take(build(**planned.config), planned, shape)
+            self._take(build(**planned.config), planned)
         else:
             self._check_like(x)
         examples = torch.from_numpy(np.ascontiguousarray(x))
@@ -210,22 +217,15 @@ class CPVAE(NamedFeaturesMixin, TransformerMixin, DensityMixin, BaseEstimator):
         self.aggregated_ = self.model_.aggregated.cpu().numpy().copy()
         return self
 
-    def _seed(self) -> int:
-        if isinstance(self.random_state, int | np.integer):
-            return int(self.random_state)
-        return int(check_random_state(self.random_state).randint(2**31))
-
-    def _split(
-        self, X: ArrayLike | Splits, seed: int, reset: bool
-    ) -> tuple[Splits, tuple[int, ...]]:
-        """Parts for training and validation, and the shape of one example of ``X``."""
+    def _split(self, X: ArrayLike | Splits, seed: int, reset: bool) -> Splits:
+        """Parts for training and validation."""
         if isinstance(X, Splits):
             self.n_features_in_ = int(np.prod(X.shape))
             self._set_names(X.schema)
-            return X, X.shape
-        x, shape, schema = self._read(X, reset)
+            return X
+        x, schema = self._read(X, reset)
         source = Source(type(X).__name__, x, schema=schema)
-        return split(source, seed, self.validation_fraction, test_fraction=0.0), shape
+        return split(source, seed, self.validation_fraction, test_fraction=0.0)
 
     def _plan(self, x: np.ndarray, schema: Schema, seed: int, model: str | None = None) -> Plan:
         """What is built and how it is trained, from training data and settings."""
@@ -255,19 +255,16 @@ class CPVAE(NamedFeaturesMixin, TransformerMixin, DensityMixin, BaseEstimator):
         return self._in_parts(X, "embed")
 
     def reconstruct(self, X: ArrayLike) -> Any:
-        """Each example as the model sees it, in the shape of ``X``; a frame if `fit` took text."""
-        made = self._in_parts(X, "reconstruct")
-        return self.schema_.to_frame(made) if self.schema_.levels else made.reshape(np.shape(X))
+        """Each example as the model sees it, in the form of ``X``: an array or a frame."""
+        return self.schema_.as_given(self._in_parts(X, "reconstruct"), drawn=False, like=X)
 
     def impute(self, X: ArrayLike) -> Any:
-        """``X`` with its missing values (NaN) replaced by those of `reconstruct`."""
-        self._check_fitted()
-        if not self.schema_.levels:
-            array = np.asarray(X)
-            return np.where(np.isnan(array), self.reconstruct(X), array)
-        x, made = self._examples(X).cpu().numpy(), self.reconstruct(X)
-        frame: Any = X if hasattr(X, "columns") else self.schema_.to_frame(x)
-        return fill_missing(frame, np.isnan(x), made)
+        """``X`` with its missing values (NaN) replaced by those of `reconstruct`.
+
+        They are whole where the column has whole numbers alone.
+        """
+        x, made = self._examples(X).cpu().numpy(), self._in_parts(X, "reconstruct")
+        return self.schema_.filled(X, x, made)
 
     def score_samples(self, X: ArrayLike) -> np.ndarray:
         """The one-hot bound on log p(x) of each example, (n) nats; a lower bound (eq. 7).
@@ -292,7 +289,7 @@ class CPVAE(NamedFeaturesMixin, TransformerMixin, DensityMixin, BaseEstimator):
         n_samples: int = 1,
         component: int | None = None,
         from_: str | None = None,
-        random_state: int | None = None,
+        random_state: int | np.random.RandomState | np.random.Generator | None = None,
         mean: bool | None = None,
     ) -> tuple[Any, np.ndarray]:
         """Generates examples and says which component each came from.
@@ -303,26 +300,25 @@ class CPVAE(NamedFeaturesMixin, TransformerMixin, DensityMixin, BaseEstimator):
             from_: else draw components from the ``aggregated`` posterior (default for CP-VAE) or
                 each as often as another, ``uniform`` (the prior of the others, and their default)
             random_state: seed; the estimator's own by default
-            mean: give E[x | z, c] instead of a draw. By default means for a Bernoulli likelihood
-                (grey images) and draws for a Gaussian one
+            mean: give E[x | z, c] instead of a draw. By default means for greys under a Bernoulli
+                likelihood and draws for all else
 
         Returns:
-            Examples in the shape that `fit` took, and components (n). If `fit` took columns of
-            text or booleans the examples are a frame, of polars if `fit` took one of polars, else
-            of pandas.
+            Examples in the form that `fit` took, and components (n): images in the same layout, a
+            frame with the same names and dtypes, an array. Of a file of a table, a frame of pandas.
 
         Raises:
             ValueError: no such component.
         """
         self._check_fitted()
-        seed = self.recipe_.seed if random_state is None else random_state
+        seed = self.recipe_.seed if random_state is None else seed_of(random_state)
         generator = torch_stream(seed, "sampling", device=self.model_.aggregated.device)
         if mean is None:
-            mean = self.config_["likelihood"] == "bernoulli"
-        x, drawn = self.model_.sample(n_samples, component, from_, generator, mean)
-        examples, shape = x.cpu().numpy(), (n_samples, *self.example_shape_)
-        made = self.schema_.to_frame(examples) if self.schema_.levels else examples.reshape(shape)
-        return made, drawn.cpu().numpy()
+            mean = self.config_["likelihood"] == "bernoulli" and self.schema_.is_grey
+        n = whole_number("n_samples", n_samples, at_least=1)
+        k = None if component is None else whole_number("component", component, at_least=0)
+        x, drawn = self.model_.sample(n, k, from_, generator, mean)
+        return self.schema_.as_given(x.cpu().numpy(), drawn=not mean), drawn.cpu().numpy()
 
     def compact(
         self, X: ArrayLike, tolerance: float = TOLERANCE, merge_connected: bool = False
@@ -347,8 +343,13 @@ class CPVAE(NamedFeaturesMixin, TransformerMixin, DensityMixin, BaseEstimator):
         found = compact(self.model_, self.config_, x, *how)
         self.groups_ = found.groups
         planned = dataclasses.replace(self._plan_, config=found.config)
-        self._take(found.model, planned, self.example_shape_)
+        self._take(found.model, planned)
         return self
+
+    @property
+    def levels_(self) -> Levels:
+        """Categories of the columns of text that were fitted, by the name of the column."""
+        return self.schema_.levels
 
     def save(self, path: str | Path) -> None:
         """Writes a run folder that `load` and the command line read.
@@ -360,7 +361,7 @@ class CPVAE(NamedFeaturesMixin, TransformerMixin, DensityMixin, BaseEstimator):
         if (folder := RunFolder(path)).exists():
             raise ValueError(f"{path} already holds a run: choose another folder.")
         info = describe(self.schema_, self.config_, self.recipe_, self._plan_.given)
-        folder.write_info({**info, "status": "finished", "example_shape": self.example_shape_})
+        folder.write_info({**info, "status": "finished"})
         folder.write_history(self.history_)
         folder.write_model(self.model_.state_dict())
 
@@ -386,22 +387,21 @@ class CPVAE(NamedFeaturesMixin, TransformerMixin, DensityMixin, BaseEstimator):
         estimator.history_ = folder.read_history()
         config = {**info["model"], **schema.features()}
         planned = Plan(schema, config, Recipe(**info["recipe"]), given)
-        estimator._take(model, planned, info.get("example_shape") or schema.shape)
+        estimator._take(model, planned)
         estimator._set_names(schema)
         return estimator
 
-    def _take(self, model: Model, planned: Plan, shape: Sequence[int]) -> None:
+    def _take(self, model: Model, planned: Plan) -> None:
         """Makes a fitted model, and the plan it comes from, the estimator's own."""
         self.model_, self._plan_ = model, planned
         self.schema_, self.config_, self.recipe_ = planned.schema, planned.config, planned.recipe
-        self.example_shape_ = tuple(shape)
         self.aggregated_ = model.aggregated.cpu().numpy()
         self.n_features_in_ = int(np.prod(planned.schema.shape))
         self._n_features_out = model.latent_dim  # scikit-learn names the codes by it
 
     def _set_names(self, schema: Schema) -> None:
         """The names of the columns where scikit-learn looks for them."""
-        if schema.columns:
+        if schema.columns and not schema.labels:
             self.feature_names_in_ = np.array(schema.columns, dtype=object)
         elif hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
@@ -410,29 +410,29 @@ class CPVAE(NamedFeaturesMixin, TransformerMixin, DensityMixin, BaseEstimator):
         if not hasattr(self, "model_"):
             raise NotFittedError("This CPVAE is not fitted yet: call fit first, or CPVAE.load.")
 
-    def _read(self, X: Any, reset: bool) -> tuple[np.ndarray, tuple[int, ...], Schema]:
-        """Examples in single precision, the shape of one of ``X``, and their schema."""
+    def _read(self, X: Any, reset: bool) -> tuple[np.ndarray, Schema]:
+        """Examples in single precision, and their schema."""
         known = None if reset else self.schema_
         kinds = self.kinds if isinstance(self.kinds, Mapping) else {}
         categorical = [str(name) for name, kind in kinds.items() if kind == "categorical"]
-        if as_arrow(X) is None and not (known.levels if known else categorical):
-            array = checked_array(self, X, reset)
-            x = as_examples(array, "X")
-            return x, array.shape[1:], known or Schema(x.shape[1:])
+        table = as_arrow(X)
+        if table is None and not (known.levels if known else categorical):
+            source = from_array("", checked_array(self, X, reset), "X", known=known)
+            return source.x, source.schema
+        X = X if table is None or package_of(X) else table  # of pyarrow, without an index
         validate_data(self, X, reset=reset, skip_check_array=True)
-        named = list(getattr(self, "feature_names_in_", []))
-        x, schema = encode_frame(X, known, categorical, named)
-        return x, schema.shape, schema
+        return encode_frame(X, known, categorical)
 
     def _examples(self, X: ArrayLike) -> torch.Tensor:
         self._check_fitted()
-        x = self._read(X, reset=False)[0]
+        x, _ = self._read(X, reset=False)
         self._check_like(x)
         return torch.from_numpy(np.ascontiguousarray(x)).to(self.model_.aggregated.device)
 
     def _check_like(self, x: np.ndarray) -> None:
         """Refuses what the fitted model cannot take."""
-        self.schema_.check_values(x, missing=self.model_.likelihood.takes_missing)
+        likelihood = self.model_.likelihood
+        self.schema_.check_values(x, likelihood.takes_missing, likelihood.binarised)
 
     def _as_precise_as(self, X: ArrayLike) -> tuple[Model, torch.Tensor]:
         """The model and examples, in double precision on the processor if ``X`` is an array of it.

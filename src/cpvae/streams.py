@@ -69,3 +69,37 @@ def numpy_stream(seed: int, purpose: str, number: int = 0) -> "np.random.Generat
     import numpy as np
 
     return np.random.default_rng(stream(seed, purpose, number))
+
+
+def seed_of(random_state: Any) -> int:
+    """A seed from what numpy and scikit-learn hand out: a number, a generator, or None.
+
+    A generator moves on, so the next seed from it is another one.
+
+    Raises:
+        ValueError: anything else, or a number below 0.
+    """
+    import numpy as np
+
+    if isinstance(random_state, np.random.Generator):
+        return int(random_state.integers(2**31))
+    if random_state is None or isinstance(random_state, np.random.RandomState):
+        from sklearn.utils import check_random_state
+
+        return int(check_random_state(random_state).randint(2**31))
+    return whole_number("random_state", random_state, at_least=0)
+
+
+def whole_number(name: str, value: Any, at_least: int) -> int:
+    """A number of any type that is whole, such as 1.0 or one of numpy.
+
+    Raises:
+        ValueError: no such number, or one below ``at_least``.
+    """
+    try:
+        whole = int(value)
+        if whole != value or whole < at_least or isinstance(value, str | bool):
+            raise ValueError
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{name}={value!r}: use a whole number from {at_least} up.") from error
+    return whole

@@ -15,6 +15,7 @@ from cpvae.cli.read import (
     settings_of,
     size_of,
     source_of,
+    tell,
 )
 
 if TYPE_CHECKING:
@@ -225,12 +226,13 @@ def fit(
         "size": size_of(size),
         "invariance": invariance,
     }
-    place = Path("runs") / Path(source["source"]).stem
+    place = Path("runs") / choices.stem(Path(source["source"]))
     folder = RunFolder(out or (place if resume or overwrite else _free(place)))
     stored = _stored(folder, resume, overwrite)
     if stored:
         restarts = _check_same(stored, source, given, restarts, folder.path)
     splits = load_source(source, stored["recipe"]["seed"] if stored else given.get("seed", 0))
+    tell(splits.notes)
     planned = _plan(splits, source, given, stored, accelerator)
     recording = FitRun(folder, splits, source, restarts or 1, logger, stored)
     recording.run(planned, accelerator)

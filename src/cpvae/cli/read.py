@@ -2,12 +2,14 @@
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from cpvae.choices import ARRAYS, DATASETS, KINDS, TABLES
+from cpvae.choices import ARRAYS, DATASETS, KINDS, TABLES, stem
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,8 +115,23 @@ def load_source(source: dict[str, Any], seed: int) -> "Splits":
 def splits_of(info: dict[str, Any], run: Path) -> "Splits":
     """The data that a run was fitted on, split as it was then."""
     if not info.get("data"):
-        raise ValueError(f"{run} does not say what it was fitted on: name the data.")
+        raise ValueError(
+            f"{run} was saved from Python and does not say what it was fitted on: add DATA, as in "
+            f"`cpvae report {quote(str(run))} table.csv`."
+        )
     return load_source(info["data"], info["recipe"]["seed"])
+
+
+def splits_given(folder: "RunFolder", source: str) -> "Splits":
+    """Other data than a run was fitted on: all of it in each part, but for a set by name."""
+    from cpvae import data
+
+    schema = folder.read_schema()
+    if source in DATASETS:
+        return data.load(source, folder.read_info()["recipe"]["seed"])
+    found = examples_of(folder, source, label_in(folder, source))
+    whole = data.Split(found.x.numpy(), found.labels)
+    return data.Splits(stem(Path(source)), whole, whole, whole, schema)
 
 
 def model_of(folder: "RunFolder", info: dict[str, Any]) -> "Model":
@@ -144,10 +161,11 @@ def examples_of(
     else:
         is_array = Path(source).suffix in ARRAYS
         size = None if is_array else _size_in(info.get("data") or {})
-        known = None if schema.is_image or is_array else schema
-        read = data.read(source, label=label, schema=known, size=size)
+        read = data.read(source, label=label, schema=schema, size=size)
         x, labels, rows = read.x, read.labels, read.rows
-    schema.check_values(x, missing=info["model"]["likelihood"] != "bernoulli")
+        tell(read.notes)
+    shares = info["model"]["likelihood"] == "bernoulli"
+    schema.check_values(x, missing=not shares, shares=shares)
     return Examples(torch.from_numpy(np.ascontiguousarray(x)), labels, rows)
 
 
@@ -168,6 +186,12 @@ def label_in(folder: "RunFolder", source: str) -> str | None:
 def counted(n: int, noun: str) -> str:
     """A number of things, in words."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
+def tell(notes: Iterable[str]) -> None:
+    """How data was read, where that is not plain."""
+    for text in notes:
+        note(text)
 
 
 def note(text: str) -> None:

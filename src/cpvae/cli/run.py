@@ -8,6 +8,7 @@ from shlex import quote
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cpvae.checkpoint import RunFolder, best_of, describe
@@ -133,9 +134,9 @@ class FitRun:
             )
             return
         self.fitted_before = True
-        splits, config = self.splits, planned.config
+        splits, config, name = self.splits, planned.config, escape(self.splits.name)
         self.console.print(
-            f"[bold]{splits.name}[/]: {len(splits.train.x)} training, {len(splits.valid.x)} "
+            f"[bold]{name}[/]: {len(splits.train.x)} training, {len(splits.valid.x)} "
             f"validation and {len(splits.test.x)} test examples of shape "
             f"{'x'.join(map(str, splits.shape))}. "
             f"Model {config['model']}, {config['likelihood']} likelihood, "
@@ -160,11 +161,12 @@ class FitRun:
         )
         if gain := gain_in_words(best):
             self.console.print(f"{gain}\n")
-        found, recipe, run = fitted.diagnosis, planned.recipe, quote(str(self.folder.path))
+        found, recipe = fitted.diagnosis, planned.recipe
+        run, source = (escape(quote(str(p))) for p in (self.folder.path, self.data["source"]))
         if found.rise:
             self.console.print(
                 f"[yellow]The bound still rose by {found.rise:.2f} nats in the last tenth of the "
-                f"run.[/] To go on:\n  cpvae fit {quote(self.data['source'])} --out {run} --resume "
+                f"run.[/] To go on:\n  cpvae fit {source} --out {run} --resume "
                 f"--max-epochs {2 * recipe.max_epochs}\n"
             )
         if found.overfitted_epoch:
@@ -191,8 +193,8 @@ class FitRun:
             )
 
     def _print_next(self, picture: Path) -> None:
-        run = quote(str(self.folder.path))
-        self.console.print(f"  run folder     {run}\n  picture        {picture}\n\nNext:")
+        run, shown = escape(quote(str(self.folder.path))), escape(quote(str(picture)))
+        self.console.print(f"  run folder     {run}\n  picture        {shown}\n\nNext:")
         for command in (f"evaluate {run}", f"generate {run} --component 0", f"report {run}"):
             self.console.print(f"  cpvae {command}")
 
@@ -203,7 +205,7 @@ def _kinds_in_words(schema: Schema) -> str:
     for kind in dict.fromkeys(schema.kinds):
         mine = [name for name, k in zip(schema.names, schema.kinds, strict=True) if k == kind]
         more = f" and {len(mine) - 8} more" if len(mine) > 8 else ""
-        lines.append(f"  {kind:12s} {', '.join(mine[:8])}{more}")
+        lines.append(f"  {kind:12s} {escape(', '.join(mine[:8]))}{more}")
     return "Columns are read as (change with --kind COLUMN=KIND):\n" + "\n".join(lines)
 
 

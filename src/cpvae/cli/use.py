@@ -18,10 +18,19 @@ from cpvae.cli.read import (
     label_in,
     model_of,
     note,
+    splits_given,
     splits_of,
 )
 
 commands = typer.Typer()
+Other = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[DATA]",
+        help=f"Other data: a data set by name, {FILES}.",
+        show_default="the data of the run",
+    ),
+]
 
 
 @commands.command()
@@ -126,7 +135,7 @@ def generate(
     out = out or Path("generated.png" if is_image else "generated.csv")
     _check_ending(out, (".png", ".npz") if is_image else (".csv", ".parquet", ".npz"))
     generator = torch_stream(seed, "sampling")
-    mean = info["model"]["likelihood"] == "bernoulli"
+    mean = info["model"]["likelihood"] == "bernoulli" and schema.is_grey
     x, drawn = (t.numpy() for t in model.sample(n, component, from_, generator, mean))
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".png":
@@ -134,10 +143,11 @@ def generate(
     elif out.suffix == ".npz":
         import numpy as np
 
-        np.savez_compressed(out, x=x, component=drawn)
+        np.savez_compressed(out, x=schema.as_given(x) if is_image else x, component=drawn)
     else:
-        table = schema.decode(x)
-        free = "component_" if "component" in table else "component"  # may be a name of the data's
+        table, free = schema.decode(x, drawn=not mean), "component"
+        while free in table:  # it may be a name of the data's
+            free += "_"
         _save_table({**table, free: drawn}, out)
     source = "all components" if component is None else f"component {component}"
     print(f"{n} examples from {source} -> {out}")
@@ -179,6 +189,7 @@ def assign(
 @commands.command()
 def compact(
     run: Run,
+    data: Other = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder to write.", show_default="RUN-compact")
     ] = None,
@@ -213,7 +224,8 @@ def compact(
         raise ValueError(
             f"{small.path} already holds a run: add --overwrite, or choose another --out."
         )
-    model, schema, splits = model_of(folder, info), folder.read_schema(), splits_of(info, run)
+    model, schema = model_of(folder, info), folder.read_schema()
+    splits = splits_given(folder, data) if data else splits_of(info, run)
     found = compact_model(
         model,
         {**info["model"], **schema.features()},
@@ -248,6 +260,7 @@ def compact(
 @commands.command()
 def report(
     run: Run,
+    data: Other = None,
     out: Annotated[
         Path | None, typer.Option(help="Where to write the page.", show_default="RUN/report.html")
     ] = None,
@@ -258,9 +271,9 @@ def report(
     from cpvae.report.progress import RowsBar
 
     folder = RunFolder(run)
-    splits = splits_of(folder.read_info(), run)
+    splits = splits_given(folder, data) if data else splits_of(folder.read_info(), run)
     with RowsBar("importance samples") as bar:
-        path = write_report(folder, splits, out or run / "report.html", bar.update)
+        path = write_report(folder, splits, out or run / "report.html", bar.update, own=not data)
     print(f"report -> {path}")
 
 
@@ -284,12 +297,14 @@ def explore(
     info = folder.read_info()
     model, schema = model_of(folder, info), folder.read_schema()
     try:
-        x = splits_of(info, run).test.tensor()
+        x = splits_of(info, run).test.tensor() if info.get("data") else None
     except ValueError as error:
         note(str(error))
         x = None
 
     def read(file: str | None) -> tuple[Any, Any]:
+        if not file and not info.get("data"):
+            raise ValueError("The run was saved from Python and does not say where its data is.")
         found = examples_of(folder, file or info["data"]["source"])
         return found.x, found.rows
 
@@ -317,9 +332,15 @@ def _check_ending(path: Path, endings: tuple[str, ...]) -> None:
 
 
 def _save_sheet(x: Any, out: Path) -> None:
+    from PIL.PngImagePlugin import PngInfo
+
+    from cpvae.data.images import OURS
     from cpvae.report.figures import displayable, enlarge, image_grid
 
-    enlarge(image_grid(displayable(x, x), math.ceil(math.sqrt(len(x))), gap=2)).save(out)
+    ours = PngInfo()
+    ours.add_text("Software", OURS)  # so that it is no data where it lies among images
+    sheet = enlarge(image_grid(displayable(x, x), math.ceil(math.sqrt(len(x))), gap=2))
+    sheet.save(out, pnginfo=ours)
 
 
 def _save_table(columns: dict[str, Any], out: Path) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+ROUNDING = 1e-6  # by which a share may be off
+
 
 def check(x: np.ndarray, names: Sequence[str] | None = None) -> None:
     """Refuses examples (n, ...) that no model can be fitted to.
@@ -53,6 +55,25 @@ def check_finite(x: np.ndarray, names: Sequence[str] | None = None, missing: boo
         )
 
 
+def check_shares(x: np.ndarray, were_bytes: bool = False) -> None:
+    """Refuses examples (n, ...) with values outside [0, 1].
+
+    Arguments:
+        x: examples for a model with a Bernoulli likelihood
+        were_bytes: whether the examples that it was fitted to were bytes, divided by 255
+
+    Raises:
+        ValueError: names the range.
+    """
+    low, high = float(x.min()), float(x.max())
+    if low < -ROUNDING or high > 1 + ROUNDING:
+        hint = " Its pixels were bytes (uint8): give the same type, or divide by 255." * were_bytes
+        raise ValueError(
+            f"The data goes from {low:g} to {high:g}, and the model was fitted to data in [0, 1], "
+            f"under a Bernoulli likelihood: rescale it in the same way.{hint}"
+        )
+
+
 def single(array: np.ndarray, name: str) -> np.ndarray:
     """An array (n, ...) in single precision, in which the networks compute.
 
@@ -69,7 +90,8 @@ def single(array: np.ndarray, name: str) -> np.ndarray:
         raise ValueError(f"{name} has values beyond 3e38, too large for single precision: rescale.")
     if len(x) > 1 and (x == x[0]).all() and (array != array[0]).any():
         raise ValueError(
-            f"{name} varies too little around a large value for single precision: subtract it."
+            f"{name} varies too little around a large value for single precision: subtract it, "
+            f"or leave it out."
         )
     return x
 

@@ -10,8 +10,16 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """The folder that downloads are kept in: ``cpvae`` in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cpvae"
+    """The folder that downloads are kept in: ``cpvae`` in the user's cache folder.
+
+    A user without a home, as in a container, has one among the temporary files.
+    """
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return Path(given) / "cpvae"
+    try:
+        return Path.home() / ".cache" / "cpvae"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / "cpvae"
 
 
 def find(name: str) -> Path | None:

@@ -11,9 +11,13 @@ from typing import Any
 import numpy as np
 
 from cpvae.data.checks import single
-from cpvae.data.files import as_examples, from_table, pixels
+from cpvae.data.columns import Form
+from cpvae.data.files import from_table
+from cpvae.data.frames import as_arrow, package_of, with_dtypes
+from cpvae.data.images import page_of, stacked
 from cpvae.data.schema import Schema, encode_table
-from cpvae.data.splits import Selection, Source
+from cpvae.data.splits import Selection, Source, from_array
+from cpvae.data.tables import Read
 
 
 def read_object(data: Any, what: Selection) -> Source:
@@ -35,14 +39,18 @@ def read_object(data: Any, what: Selection) -> Source:
         images = [name for name, is_a in data.features.items() if type(is_a).__name__ == "Image"]
         if images:
             return _from_images(data, images[0], what)
-        return from_table(Path(kind), data.with_format("arrow")[:], what)
+        return from_table(Path(kind), Read(data.with_format("arrow")[:]), what)
     table = as_arrow(data)
     if table is not None:
-        return from_table(Path(kind), table, what)
+        source, of = from_table(Path(kind), Read(table), what), package_of(data)
+        if what.schema or not of:
+            return source
+        kept = [name for name in data.columns if str(name) in source.schema.names]
+        return dataclasses.replace(source, schema=_of_frame(source.schema, data[kept], of))
     if what.label or what.drop:
         raise ValueError(f"A {kind} has no columns to name: leave out label and drop.")
     if isinstance(data, np.ndarray):
-        return Source(kind, as_examples(data, "the array"))
+        return from_array(kind, data, "the array")
     if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, dict):
         return _from_items(data, kind)
     raise ValueError(
@@ -51,33 +59,8 @@ def read_object(data: Any, what: Selection) -> Source:
     )
 
 
-def as_arrow(data: Any) -> Any | None:
-    """A frame of pandas or polars as a table of pyarrow; None for an object of another kind.
-
-    Raises:
-        ValueError: a column with values of several types.
-    """
-    package, kind = type(data).__module__.split(".")[0], type(data).__name__
-    if package == "pandas" and kind == "DataFrame":
-        import pyarrow
-
-        try:
-            return pyarrow.Table.from_pandas(data, preserve_index=False)
-        except pyarrow.ArrowException as error:
-            for name, column in data.items():
-                if len(types := sorted({type(v).__name__ for v in column.dropna()})) > 1:
-                    raise ValueError(
-                        f"Column {name} holds values of the types {', '.join(types)}: make it all "
-                        f"text or all numbers."
-                    ) from error
-            raise ValueError(f"The frame cannot be read: {error}.") from error
-    if package == "polars" and kind == "DataFrame":
-        return data.to_arrow()
-    return data if package == "pyarrow" and kind == "Table" else None
-
-
 def encode_frame(
-    X: Any, known: Schema | None, categorical: Sequence[str], names: Sequence[str]
+    X: Any, known: Schema | None = None, categorical: Sequence[str] = ()
 ) -> tuple[np.ndarray, Schema]:
     """A frame, or an array with categorical columns, as numbers (n, f), and its schema.
 
@@ -85,7 +68,6 @@ def encode_frame(
         X: a frame of pandas or polars, a table of pyarrow, or an array (n, f)
         known: the schema of a fitted model; by default the frame's own is made
         categorical: columns of numbers to read as text
-        names: of the columns, as scikit-learn has them; empty where they have none
     """
     table, called = as_arrow(X), type(X).__name__
     if table is None:
@@ -96,29 +78,39 @@ def encode_frame(
     if known:
         return known.encode(table, called), known
     x, schema = encode_table(table, called, categorical=categorical)
-    package = type(X).__module__.split(".")[0]
-    schema = dataclasses.replace(
-        schema,
-        columns=tuple(map(str, names)) or None,
-        frame=package if package in ("pandas", "polars") else None,
-    )
-    return x, schema
+    package = package_of(X)
+    if package:
+        return x, _of_frame(schema, X, package)
+    return x, schema if as_arrow(X) is not None else dataclasses.replace(schema, columns=None)
 
 
-def fill_missing(frame: Any, missing: np.ndarray, filling: Any) -> Any:
-    """A frame of pandas or polars with its ``missing`` cells (n, f) taken from another one.
+def _of_frame(schema: Schema, frame: Any, package: str) -> Schema:
+    """The schema of a frame with what only the frame knows: dtypes, and names that are no text."""
+    forms = with_dtypes(frame, schema.forms)
+    schema = dataclasses.replace(schema, frame=package, forms=forms)
+    return schema if package == "polars" else _labelled(schema, frame.columns)
 
-    Cells that are there stay as they are, to the last bit.
-    """
-    if hasattr(frame, "mask"):  # of pandas
-        return frame.mask(missing, type(frame)(filling.to_dict("list"), index=frame.index))
-    kept = (
-        frame[name].zip_with(
-            type(frame[name])(~missing[:, i]), filling[name].cast(frame[name].dtype)
-        )
-        for i, name in enumerate(frame.columns)
-    )
-    return frame.with_columns(kept)
+
+def _labelled(schema: Schema, columns: Any) -> Schema:
+    """The schema with names of columns of pandas that are no text: numbers, or several levels."""
+    labels = [_plain(label) for label in columns]
+    names = tuple(columns.names) if any(name is not None for name in columns.names) else ()
+    if not all(name is None or isinstance(name, str) for name in names):
+        names = ()
+    if labels == list(range(len(labels))):  # what pandas gives where there are no names
+        return dataclasses.replace(schema, columns=None, label_names=names)
+    texts = all(isinstance(label, str) for label in labels)
+    kept = () if texts or None in labels else tuple(labels)
+    return dataclasses.replace(schema, labels=kept, label_names=names)
+
+
+def _plain(label: Any) -> Any:
+    """A name of a column as values that JSON knows, or None."""
+    if isinstance(label, tuple):
+        parts = tuple(map(_plain, label))
+        return None if None in parts else parts
+    label = label.item() if isinstance(label, np.generic) else label
+    return label if isinstance(label, str | int | float) else None
 
 
 def checked_array(estimator: Any, X: Any, reset: bool) -> np.ndarray:
@@ -179,7 +171,8 @@ def _from_anndata(cells: Any, what: Selection) -> Source:
     x = x.toarray() if hasattr(x, "toarray") else np.asarray(x)
     labels = np.asarray(cells.obs[label]) if label else None
     rows = tuple(map(str, cells.obs_names))
-    schema = Schema((len(kept),), tuple(kept))
+    forms = tuple(Form.of_numbers(column, 7) for column in x.T)
+    schema = Schema((len(kept),), tuple(kept), forms=forms)
     return Source("AnnData", single(x, "X"), labels, schema, rows)
 
 
@@ -189,8 +182,9 @@ def _from_images(data: Any, column: str, what: Selection) -> Source:
         label = "label"
     if label and label not in data.column_names:
         raise ValueError(f"There is no column {label!r}: there are {', '.join(data.column_names)}.")
-    arrays = [pixels(image, what.size) for image in data[column]]
-    return Source(column, _stacked(arrays), np.asarray(data[label]) if label else None)
+    pages = [page_of(image, what.size) for image in data[column]]
+    x, schema = stacked(pages, f"column {column}", what.schema)
+    return Source(column, x, np.asarray(data[label]) if label else None, schema)
 
 
 def _from_items(data: Any, kind: str) -> Source:
@@ -198,14 +192,10 @@ def _from_items(data: Any, kind: str) -> Source:
     pairs = bool(items) and isinstance(items[0], tuple) and len(items[0]) == 2
     arrays = [np.asarray(item[0] if pairs else item) for item in items]
     labels = np.array([np.asarray(item[1]) for item in items]) if pairs else None
-    return Source(kind, _stacked(arrays), labels)
-
-
-def _stacked(arrays: list[np.ndarray]) -> np.ndarray:
     shapes = {array.shape for array in arrays}
     if len(shapes) != 1:
         raise ValueError(
             f"The examples have {len(shapes)} different shapes, such as {sorted(shapes)[:3]}: "
             f"bring them to one."
         )
-    return as_examples(np.stack(arrays), "the data set")
+    return from_array(kind, np.stack(arrays), "the data set", labels)

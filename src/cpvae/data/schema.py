@@ -7,23 +7,23 @@ reads new rows or writes generated ones does so through it.
 """
 
 import dataclasses
-import importlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cpvae.choices import KINDS
-from cpvae.data.checks import check_finite, check_varies, listed, single
+from cpvae.data import arrays, cells, frames
+from cpvae.data.checks import check_finite, check_shares
+from cpvae.data.columns import BOOLEAN, Form, texts_as_values
 from cpvae.data.limits import Limits, limits
-from cpvae.extras import need
+from cpvae.data.units import origin_and_unit
+from cpvae.extras import importable
 
 Levels = dict[str, list[str]]  # categories of each column of text, by the column's name
 Kinds = str | Mapping[Any, str]  # kinds of columns by name, or one kind for all of them
-MOST_LEVELS = 100  # categories that a column of text may have
-BOOLEAN = ["false", "true"]  # levels of a column of booleans
-MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "?")  # texts that mean a missing value
+MOST_LOG_COUNT = 15.0  # the mean of a count is at most exp(15), three million
+MOST_COUNT = float(np.exp(MOST_LOG_COUNT))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +42,13 @@ class Schema:
         limits: how each column that is a ``number`` is rounded and where it ends, see
             `limits.limits`; None for the others
         frame: package (``pandas`` or ``polars``) of the frame that the data came as
+        forms: how the values of each column were written, see `Form`; () where that is not known
+        labels: names of the columns in that frame, where they are not the text of ``columns``
+        label_names: names of the levels of these, where they have some
+        given_shape: of an example as it was handed in, where it is not ``shape``: (height, width),
+            or (height, width, channels)
+        dtype: of the array of a table that was handed in
+        pixel_range: values of images that were read as 0 and 1, where they were not already
     """
 
     shape: tuple[int, ...]
@@ -53,6 +60,24 @@ class Schema:
     scale: tuple[float, ...] = ()
     limits: tuple[Limits | None, ...] = ()
     frame: str | None = None
+    forms: tuple[Form, ...] = ()
+    labels: tuple[Any, ...] = ()
+    label_names: tuple[Any, ...] = ()
+    given_shape: tuple[int, ...] = ()
+    dtype: str | None = None
+    pixel_range: tuple[float, ...] = ()
+
+    @classmethod
+    def of_array(cls, array: np.ndarray, x: np.ndarray) -> "Schema":
+        """The schema of an array as it was handed in, and of its examples ``x`` (n, ...)."""
+        shape = x.shape[1:]
+        if len(shape) == 3:
+            given = array.shape[1:] if array.shape[1:] != shape else ()
+            return cls(shape, given_shape=given, pixel_range=arrays.BYTES * arrays.in_bytes(array))
+        digits = 15 if array.dtype.itemsize > 4 or array.dtype.kind in "iu" else 7
+        columns = array.reshape(len(array), *shape).T
+        forms = tuple(Form.of_numbers(column, digits) for column in columns)
+        return cls(shape, forms=forms, dtype=array.dtype.name)
 
     @property
     def names(self) -> list[str]:
@@ -63,6 +88,11 @@ class Schema:
     def is_image(self) -> bool:
         """Whether examples are images."""
         return len(self.shape) == 3
+
+    @property
+    def is_grey(self) -> bool:
+        """Whether values from 0 to 1 are greys, of which a model is to show means, not draws."""
+        return self.is_image or not self.forms or any(form.decimals != 0 for form in self.forms)
 
     # --- a frame becomes numbers, and numbers become a frame -------------------------------------
 
@@ -90,34 +120,78 @@ class Schema:
                 )
         return encode_table(table.select(self.names), called, self)[0]
 
-    def decode(self, x: np.ndarray) -> dict[str, np.ndarray]:
-        """Columns of a table (n, f) by name, categories as text again, or None where missing.
+    def decode(self, x: np.ndarray, drawn: bool = True) -> dict[str, np.ndarray]:
+        """Columns of a table (n, f) by name, categories as what they were, or None where missing.
 
-        Counts, columns of zeros and ones, and numbers that were whole are integers if all their
-        values are whole; booleans are booleans.
+        Arguments:
+            x: rows of numbers
+            drawn: whether they are like the data, and not means: then numbers have the decimals
+                that the column has, and whole ones are integers
         """
         table = {}
-        n = len(self.names)
-        kinds, limits = self.kinds or ("",) * n, self.limits or (None,) * n
-        for name, kind, limit, column in zip(self.names, kinds, limits, x.T, strict=True):
-            whole = (kind and RULES[kind].whole) or (limit and limit[0] == 1)
+        kinds, forms = self.kinds or ("",) * len(x.T), self.forms or (Form(),) * len(x.T)
+        for name, kind, form, column in zip(self.names, kinds, forms, x.T, strict=True):
             if name in self.levels:
-                boolean = self.levels[name] == BOOLEAN
-                labels: list[Any] = [False, True] if boolean else self.levels[name]
-                index = np.rint(np.where(np.isnan(column), -1, column)).astype(int)
-                column = np.array([*labels, None], dtype=object)[index]  # -1 is the last, None
-                if boolean and (index >= 0).all():
-                    column = column.astype(bool)
-            elif whole and np.array_equal(column, np.rint(column)):
-                column = column.astype(np.int64)
-            table[name] = column
+                table[name] = texts_as_values(column, self.levels[name], form)
+            elif drawn and form.decimals is not None:
+                table[name] = form.rounded(column, bounded=kind not in ("count", "number"))
+            elif kind and RULES[kind].whole and np.array_equal(column, np.rint(column)):
+                table[name] = column.astype(np.int64)
+            else:
+                table[name] = column
         return table
 
-    def to_frame(self, x: np.ndarray) -> Any:
-        """A table (n, f) as a frame of the package that the data came as; of pandas by default."""
-        package = self.frame or "pandas"
-        need(package, "data")
-        return importlib.import_module(package).DataFrame(self.decode(x))
+    def to_frame(self, x: np.ndarray, drawn: bool = True, like: Any = None) -> Any:
+        """A table (n, f) as a frame of the package that the data came as; of pandas by default.
+
+        Arguments:
+            x: rows of numbers
+            drawn: as for `decode`; then columns have the dtypes that they had
+            like: a frame whose index the rows have, and whose package the frame is of
+        """
+        package = frames.package_of(like) or self.frame or "pandas"
+        table, forms = self.decode(x, drawn), self.forms or (Form(),) * len(x.T)
+        if package == "polars":
+            return frames.of_polars(table, forms, drawn)
+        labels = self.labels or (() if self.columns else tuple(range(len(self.names))))
+        return frames.of_pandas(table, forms, drawn, labels, self.label_names, like)
+
+    def as_given(self, x: np.ndarray, drawn: bool = True, like: Any = None) -> Any:
+        """Examples (n, ...) in the form of what was handed in: a frame, or an array of that layout.
+
+        Arguments:
+            x: examples of a model
+            drawn: as for `decode`
+            like: the data that they belong to; by default those that were fitted
+        """
+        if self.is_image:
+            shape = self.given_shape or self.shape if like is None else np.shape(like)[1:]
+            return arrays.laid_out(x, shape)
+        named = self.frame or (self.columns and (self.levels or importable("pandas")))
+        if frames.is_table(like) if like is not None else named:
+            return self.to_frame(x, drawn, like)
+        if not drawn and not self.levels:
+            return x.reshape(np.shape(x) if like is None else np.shape(like))
+        columns = list(self.decode(x, drawn).values())
+        array = np.column_stack(columns)
+        return array.astype(self.dtype) if drawn and self.dtype else array
+
+    def filled(self, data: Any, x: np.ndarray, made: np.ndarray) -> Any:
+        """A frame or an array with what is missing in its numbers filled in.
+
+        Arguments:
+            data: what the numbers were read from
+            x: its numbers (n, f), NaN where a value is missing
+            made: what to put there (n, f)
+        """
+        missing = np.isnan(x)
+        if frames.package_of(data):
+            return frames.fill_missing(data, missing, self.to_frame(made, like=data))
+        if frames.is_table(data):
+            return self.to_frame(np.where(missing, made, x))
+        array, filling = np.asarray(data), np.column_stack(list(self.decode(made).values()))
+        dtype = array.dtype if array.dtype.kind == "f" else np.result_type(array, filling)
+        return np.where(missing, filling, array).astype(dtype)
 
     def indicators(self, x: np.ndarray) -> tuple[np.ndarray, list[str]]:
         """A table (n, f) with a column of zeros and ones for each category of text, and all names.
@@ -154,7 +228,7 @@ class Schema:
         if likelihood == "bernoulli":
             return dataclasses.replace(self, kinds=(), loc=(), scale=())
         if likelihood == "gaussian":
-            loc, scale = _standardisation(x, self.names)
+            loc, scale = origin_and_unit(x, self.names)
             return dataclasses.replace(self, kinds=(), loc=_plain(loc), scale=_plain(scale))
         if x.ndim != 2:
             raise ValueError("likelihood='mixed' is for tables, and the data are images.")
@@ -163,7 +237,7 @@ class Schema:
         for i, kind in enumerate(of_each):
             if transform := RULES[kind].transform:
                 scaled[:, i] = transform(scaled[:, i])
-        loc, scale = _standardisation(scaled, self.names)
+        loc, scale = origin_and_unit(scaled, self.names)
         standardised = [RULES[kind].transform is not None for kind in of_each]
         return dataclasses.replace(
             self,
@@ -171,8 +245,7 @@ class Schema:
             loc=_plain(np.where(standardised, loc, 0.0)),
             scale=_plain(np.where(standardised, scale, 1.0)),
             limits=tuple(
-                limits(column) if kind == "number" else None
-                for kind, column in zip(of_each, x.T, strict=True)
+                limits(x[:, i]) if of == "number" else None for i, of in enumerate(of_each)
             ),
         )
 
@@ -182,8 +255,8 @@ class Schema:
         """The kind of each column of a table (n, f), see `KINDS`; ``given`` ones stay as they are.
 
         A column of text is ``categorical``, one of booleans or of zeros and ones ``binary``, one of
-        whole numbers whose smallest is 0 a ``count``, and any other ``gaussian``; both of these are
-        a ``number`` if they are to be read ``as_numbers``.
+        whole numbers from 0 to at most three million a ``count``, and any other ``gaussian``; both
+        of these are a ``number`` if they are to be read ``as_numbers``.
 
         Raises:
             ValueError: a kind for a column that is not there, or one that does not fit its column.
@@ -220,6 +293,11 @@ class Schema:
                 raise ValueError(
                     f"Column {name!r} cannot be {kind}: it {was}. Choose from {', '.join(allowed)}."
                 )
+            if kind == "count" and np.nanmax(column) > MOST_COUNT:
+                raise ValueError(
+                    f"Column {name!r} cannot be count: it goes to {np.nanmax(column):g}, and the "
+                    f"mean of a count to {MOST_COUNT:g}. Choose gaussian, or divide it."
+                )
             kinds.append(kind)
         _check_kinds(x, kinds, names)
         return kinds
@@ -240,16 +318,17 @@ class Schema:
             features["scale"] = np.repeat(self.scale, pixels).tolist()
         return features
 
-    def check_values(self, x: np.ndarray, missing: bool = False) -> None:
+    def check_values(self, x: np.ndarray, missing: bool = False, shares: bool = False) -> None:
         """Refuses data (n, ...) that a model fitted to this schema cannot take.
 
         Arguments:
             x: new examples
             missing: whether the model takes missing values (NaN)
+            shares: whether it takes values between 0 and 1 alone
 
         Raises:
             ValueError: another shape, empty, infinite values, NaN unless values may be ``missing``,
-                or values that the kinds of the columns cannot have.
+                or values that are no ``shares`` or that the kinds of the columns cannot have.
         """
         if tuple(x.shape[1:]) != self.shape:
             raise ValueError(
@@ -259,6 +338,8 @@ class Schema:
         if len(x) == 0:
             raise ValueError("The data is empty: it has no rows.")
         check_finite(x, None if self.is_image else self.names, missing and not self.is_image)
+        if shares:
+            check_shares(x, self.pixel_range == arrays.BYTES)
         if self.kinds:
             _check_kinds(x, self.kinds, self.names)
 
@@ -266,19 +347,15 @@ class Schema:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values for ``run.json``."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in dataclasses.asdict(self).items()
-        }
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        plain["forms"] = [form.as_json() for form in self.forms]
+        return {key: _nested(list, value) for key, value in plain.items()}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Schema":
         """The schema of what `as_json` gave."""
-        plain: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()
-        }
-        if "limits" in plain:
-            plain["limits"] = tuple(each and tuple(each) for each in plain["limits"])
+        plain = {key: _nested(tuple, value) for key, value in stored.items()}
+        plain["forms"] = tuple(map(Form.from_json, stored.get("forms", ())))
         return cls(**plain)
 
 
@@ -297,98 +374,20 @@ def encode_table(
     Raises:
         ValueError: a column of another type, too many categories, or one that is not known.
     """
-    import pyarrow as pa
-
-    levels, cells = Levels(), []
+    levels, numbers, forms = Levels(), [], []
     for name, column in zip(table.column_names, table.columns, strict=True):
         place = f"{called}: column {name}"
-        known_levels = known.levels.get(name) if known else None
-        learn_levels = known is None and (_is_text(column.type) or name in categorical)
-        if known_levels or learn_levels:
-            text = column.cast(pa.string()).to_pylist()
-            cell, levels[name] = encode_text(text, place, known_levels)
-        elif _is_numeric(column.type):
-            cell = column.cast(pa.float64()).to_numpy()  # null becomes NaN
-        elif known is not None:
-            raise ValueError(
-                f"{place} holds {_first_text(column)}, and the model was fitted to numbers there: "
-                f"correct it, or leave the cell empty."
-            )
-        else:
-            raise ValueError(
-                f"{place} holds {column.type}, neither numbers nor text: leave it out (--drop)."
-            )
-        cells.append(single(cell, place))
-    x = np.column_stack(cells)
-    return x, known or Schema(x.shape[1:], tuple(table.column_names), levels)
-
-
-def encode_text(
-    text: Sequence[str | None], name: str, known: Sequence[str] | None = None
-) -> tuple[np.ndarray, list[str]]:
-    """The number of each text's category (n), NaN for a missing one, and the categories.
-
-    Arguments:
-        text: a column
-        name: of the column, for errors
-        known: categories that a model was fitted to; by default those that occur, sorted
-
-    Raises:
-        ValueError: too many categories to learn from, or one that is not ``known``.
-    """
-    stripped = [None if t is None or t.strip() in MISSING else t.strip() for t in text]
-    found = sorted({t for t in stripped if t is not None})
-    levels = list(known) if known is not None else found
-    if known is None and found and all(re.fullmatch(r"-?[\d.]*,\d+", t) for t in found):
-        raise ValueError(
-            f"{name} is text such as {found[0]!r}: write numbers with a decimal point, not a comma."
-        )
-    if known is None and len(found) > min(MOST_LEVELS, max(2, len(text) // 2)):
-        raise ValueError(
-            f"{name} is text with {len(found)} different values in {len(text)} rows, too many for "
-            f"categories: leave it out (--drop), or name it as the label (--label) if it is one."
-        )
-    new = sorted(set(found) - set(levels))
-    if new:
-        raise ValueError(
-            f"{name} has {new[0]!r}, which the model has not seen: it knows {', '.join(levels)}. "
-            f"Leave the cell empty to have it treated as missing."
-        )
-    number = {level: i for i, level in enumerate(levels)} | {None: np.nan}
-    return np.array([number[t] for t in stripped], dtype=np.float64), levels
-
-
-def looks_like_number(text: str) -> bool:
-    """Whether a cell reads as a number, quotes or not."""
-    try:
-        float(text.strip('"'))
-    except ValueError:
-        return False
-    return True
-
-
-def _first_text(column: Any) -> str:
-    """The first cell that is no number, for a person to find it."""
-    for row, value in enumerate(column.to_pylist(), start=1):
-        text = "" if value is None else str(value).strip()
-        if text not in MISSING and not looks_like_number(text):
-            return f"{text!r} in row {row}"
-    return str(column.type)
-
-
-def _is_numeric(arrow_type: Any) -> bool:
-    from pyarrow import types
-
-    is_a = (types.is_integer, types.is_floating, types.is_boolean, types.is_null, types.is_decimal)
-    return any(test(arrow_type) for test in is_a)
-
-
-def _is_text(arrow_type: Any) -> bool:
-    """Whether a type of pyarrow is text, a dictionary or boolean: read as categories."""
-    from pyarrow import types
-
-    is_a = (types.is_string, types.is_large_string, types.is_string_view)
-    return any(test(arrow_type) for test in (*is_a, types.is_dictionary, types.is_boolean))
+        if known:
+            numbers.append(cells.known(column, place, known.levels.get(name)))
+            continue
+        learned = cells.learned(column, place, name, name in categorical)
+        numbers.append(learned.numbers)
+        forms.append(learned.form)
+        if learned.levels is not None:
+            levels[name] = learned.levels
+    x = np.column_stack(numbers)
+    names = tuple(table.column_names)
+    return x, known or Schema(x.shape[1:], names, levels, forms=tuple(forms))
 
 
 class Rule(NamedTuple):
@@ -423,7 +422,7 @@ def _default_kind(column: np.ndarray, as_numbers: bool) -> str:
     values = column[~np.isnan(column)]
     if as_numbers:
         return "binary" if len(values) and RULES["binary"].fits(values).all() else "number"
-    if not len(values) or values.min() != 0:
+    if not len(values) or values.min() != 0 or values.max() > MOST_COUNT:
         return "gaussian"
     return next(
         (kind for kind in ("binary", "count") if RULES[kind].fits(values).all()), "gaussian"
@@ -441,24 +440,12 @@ def _check_kinds(x: np.ndarray, kinds: Sequence[str], names: Sequence[str]) -> N
             )
 
 
-def _standardisation(x: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Origin and unit of every column of a table (n, f), or of every channel of images."""
-    if x.ndim == 2:
-        check_varies(x, names)
-        loc = np.asarray(np.nanmean(x, 0, dtype=np.float64))
-        scale = np.asarray(np.nanstd(x, 0, dtype=np.float64))
-    else:
-        names = [str(i) for i in range(x.shape[1])]
-        loc, scale = (np.asarray(f(x, (0, 2, 3), dtype=np.float64)) for f in (np.mean, np.std))
-    tiny = scale <= 1e-6 * np.abs(loc)  # variation too small for single precision
-    if (scale <= 0).any() or tiny.any():
-        bad = listed(np.flatnonzero((scale <= 0) | tiny)[:8], names)
-        raise ValueError(
-            f"Feature {bad} varies too little around its mean for single precision: subtract "
-            f"its mean, or drop it."
-        )
-    return loc, scale
-
-
 def _plain(values: np.ndarray) -> tuple[float, ...]:
     return tuple(values.tolist())
+
+
+def _nested(kind: type, value: Any) -> Any:
+    """A value with all tuples and lists in it as of one ``kind``."""
+    if isinstance(value, tuple | list):
+        return kind(_nested(kind, part) for part in value)
+    return value

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cpvae.data.arrays import BYTES, as_examples
 from cpvae.data.checks import check
-from cpvae.data.schema import Schema
+from cpvae.data.schema import Levels, Schema
 
 
 class Selection(NamedTuple):
@@ -40,6 +41,7 @@ class Source:
         rows: names of the n examples, where they have some
         test: which rows (n, bool) the source itself sets aside for testing
         parts: indices of training, validation and test, where the source has canonical ones
+        notes: how it was read, where that is not plain, each a sentence
     """
 
     name: str
@@ -49,10 +51,43 @@ class Source:
     rows: tuple[str, ...] | None = None
     test: np.ndarray | None = None
     parts: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.schema is None:
             object.__setattr__(self, "schema", Schema(self.x.shape[1:]))
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """Names of the columns, see `Schema`."""
+        return self.schema.columns
+
+    @property
+    def levels(self) -> Levels:
+        """Categories of the columns of text, see `Schema`."""
+        return self.schema.levels
+
+
+def from_array(
+    name: str,
+    array: np.ndarray,
+    called: str,
+    labels: np.ndarray | None = None,
+    test: np.ndarray | None = None,
+    known: Schema | None = None,
+) -> Source:
+    """A source from an array, see `arrays.as_examples`.
+
+    Arguments:
+        name: of the source
+        array: numbers (n, ...)
+        called: what errors call it
+        labels: as for `Source`
+        test: as for `Source`
+        known: the schema of a fitted model, which says whether its pixels were bytes
+    """
+    x = as_examples(array, called, known is not None and known.pixel_range == BYTES)
+    return Source(name, x, labels, known or Schema.of_array(array, x), test=test)
 
 
 class Split(NamedTuple):
@@ -77,6 +112,7 @@ class Splits:
     valid: Split
     test: Split
     schema: Schema
+    notes: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -125,4 +161,4 @@ def split(
         return Split(np.ascontiguousarray(source.x[index]), labels)
 
     schema = dataclasses.replace(source.schema, missing=bool(np.isnan(source.x).any()))
-    return Splits(source.name, part(train), part(valid), part(test), schema)
+    return Splits(source.name, part(train), part(valid), part(test), schema, source.notes)

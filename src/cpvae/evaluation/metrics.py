@@ -24,6 +24,7 @@ from cpvae.models.build import WithCategories, has_categories
 from cpvae.models.functional import log_mean_exp, mutual_information
 from cpvae.models.inference import cluster_probs, components_used, exact_terms, one_draw
 from cpvae.models.networks import products
+from cpvae.models.precision import single_precision
 from cpvae.streams import torch_stream
 
 Progress = Callable[[int, int], None]
@@ -110,6 +111,7 @@ def _shown(value: float | None) -> str:
     return "" if value is None else f"{value}" if isinstance(value, int) else f"{value:.3f}"
 
 
+@single_precision()
 def evaluate(
     model: Model,
     x: Tensor,

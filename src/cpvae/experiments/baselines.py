@@ -64,7 +64,7 @@ class Start:
 
     def fit(self, rows: pd.DataFrame) -> "Start":
         """Finds the initial clusters of the rows that `CPVAE` would train on."""
-        x, schema = encode_frame(rows, None, (), list(rows.columns))
+        x, schema = encode_frame(rows)
         splits = split(Source("rows", x, schema=schema), self.seed, test_fraction=0.0)
         given = {"n_components": self.n_components, "seed": self.seed, "model": "cpvae"}
         planned = plan(splits.train.x, splits.schema, given)
@@ -74,7 +74,7 @@ class Start:
 
     def predict(self, rows: pd.DataFrame) -> Int[np.ndarray, " n"]:
         """The category of each row."""
-        x, _ = encode_frame(rows, self.schema, (), list(rows.columns))
+        x, _ = encode_frame(rows, self.schema)
         return self.assign(torch.from_numpy(np.ascontiguousarray(x)))
 
 

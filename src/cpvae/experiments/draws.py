@@ -179,7 +179,7 @@ def _assigned(model: CPVAE) -> float:
 
 def _assigned_at_start(rows: pd.DataFrame, k: int, seed: int) -> float:
     """The same of the mixture that a fit to these rows starts from."""
-    x, schema = encode_frame(rows, None, [], [])
+    x, schema = encode_frame(rows)
     splits = split(Source("rows", x, schema=schema), seed, test_fraction=0.0)
     planned = plan(splits.train.x, splits.schema, {"n_components": k, "seed": seed})
     model = build(**planned.config)

@@ -18,6 +18,7 @@ from cpvae.choices import DRAW_FROM, NETWORKS, choose
 from cpvae.models import networks
 from cpvae.models.functional import Mixture, gumbel
 from cpvae.models.likelihoods import Likelihood
+from cpvae.models.precision import single_precision
 from cpvae.models.priors import Prior
 from cpvae.streams import torch_stream
 
@@ -137,6 +138,7 @@ class Model(nn.Module, abc.ABC):
         latent, _ = self.code(self.likelihood.observe(x.flatten(1)))
         return self.likelihood.mean(self.decode(*latent)).unflatten(-1, self.shape)
 
+    @single_precision()
     @torch.no_grad()
     def sample(
         self,

@@ -12,6 +12,7 @@ from cpvae.models.base import Model
 from cpvae.models.cpvae import ConditionalPriorVAE
 from cpvae.models.hierarchical import HierarchicalVAE
 from cpvae.models.likelihoods import Likelihood
+from cpvae.models.precision import single_precision
 from cpvae.models.priors import GaussianMixture, Prior, StandardNormal, VampPrior
 from cpvae.models.residual import ResidualCPVAE
 from cpvae.models.vae import VAE
@@ -68,6 +69,7 @@ SETTINGS = (
 )
 
 
+@single_precision()
 def build(
     model: str = "cpvae",
     *,
@@ -75,7 +77,6 @@ def build(
     likelihood: str = "bernoulli",
     kinds: Sequence[str] = (),
     n_levels: Sequence[int] = (),
-    limits: Sequence[Sequence[float | None] | None] = (),
     loc: Sequence[float] | None = None,
     scale: Sequence[float] | None = None,
     n_components: int | None = None,
@@ -93,7 +94,6 @@ def build(
         likelihood: ``bernoulli``, ``gaussian``, or ``mixed`` for a table of several kinds
         kinds: of each column, for ``mixed``, see `choices.KINDS`
         n_levels: categories of each column, for ``mixed``
-        limits: of each column that is a ``number``, see `numbers.Column`
         loc: origin of each feature, for the last two likelihoods; zeros by default
         scale: unit of each feature, for the last two likelihoods; ones by default
         n_components: components of the prior; by default 10, and 1 where the prior is N(0, I)
@@ -102,7 +102,8 @@ def build(
         network: ``mlp``, or ``conv`` for images
         seed: of the starting weights
         **settings: ``noise_scale``, fixed noise of a Gaussian likelihood in the data's units, by
-            default learned; and what only some models have, see `MODELS`: ``gate`` of
+            default learned; ``limits`` of each column that is a ``number``, see `numbers.Column`;
+            and what only some models have, see `MODELS`: ``gate`` of
             `ConditionalPriorVAE`, its ``mixing_weights``, uniform or learned; ``covariance`` and
             ``prior_scale`` of a `GaussianMixture`; ``pseudo_inputs`` of a `VampPrior`
 
@@ -110,7 +111,7 @@ def build(
         ValueError: an unknown name, or a setting that the model does not have.
     """
     choose("model", model, SYSTEMS)
-    noise_scale = settings.pop("noise_scale", None)
+    noise_scale, limits = settings.pop("noise_scale", None), settings.pop("limits", ())
     _check_settings(model, settings)
     n = math.prod(shape)
     origin = torch.zeros(n) if loc is None else torch.tensor(loc, dtype=torch.float32)

@@ -24,6 +24,7 @@ from cpvae.clustering.communities import merge_connected
 from cpvae.models.base import Model
 from cpvae.models.build import MODELS, WithCategories, has_categories
 from cpvae.models.inference import cluster_probs, codes, exact_terms, represent, standardised
+from cpvae.models.precision import single_precision
 from cpvae.streams import torch_stream
 
 MOST_EXAMPLES = 10_000  # whose neighbours are looked at
@@ -48,6 +49,7 @@ class Compacted(NamedTuple):
     curve: list[tuple[int, float]]
 
 
+@single_precision()
 def compact(
     model: Model,
     config: dict[str, Any],

@@ -20,11 +20,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cpvae.data.schema import MOST_LOG_COUNT
 from cpvae.models.functional import LOG_2PI, gumbel, negative_binomial_log_prob
 from cpvae.models.fused import bernoulli_log_prob
 
 NOISE_FLOOR = 0.05  # least standard deviation of learned noise, in standardised units
-MOST_LOG_COUNT = 15.0  # the mean of a count is at most exp(15), three million
 
 
 class Head(nn.Module, abc.ABC):

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cpvae.models.base import Model, Terms, draw_noise
+from cpvae.models.precision import single_precision
 
 Representation = Callable[[Model, Tensor], Tensor]  # examples as points: `codes` or `standardised`
 
@@ -32,6 +33,7 @@ def exact_terms(model: Model, observed: Float[Tensor, "n f"], generator: torch.G
     return _joined(parts)
 
 
+@single_precision()
 def elbo_of_each(model: Model, x: Tensor, seed: int = 0) -> Float[Tensor, " n"]:
     """The one-hot bound (eq. 7) on data (n, ...) in the user's units, nats for each example.
 

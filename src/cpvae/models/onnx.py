@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from cpvae.data.schema import Schema
 from cpvae.extras import need
 from cpvae.models.base import Model
+from cpvae.models.precision import single_precision
 
 OPSET = 20
 
@@ -42,6 +43,7 @@ class _Decoder(nn.Module):
         return mean.unflatten(-1, self.model.shape)
 
 
+@single_precision()
 @torch.no_grad()
 def export_onnx(model: Model, schema: Schema, folder: Path) -> list[Path]:
     """Writes ``encoder.onnx``, ``decoder.onnx``, ``prior.json``, ``schema.json`` into a folder.

@@ -350,26 +350,6 @@ class ResidualCPVAE(Model):
         weights = log_px - kl_z + self.log_pc()[component] - log_qc[row, component]
         return torch.empty_like(weights).index_copy_(0, order, weights).view(n_samples, len(x))
 
-    def agreement(self, pairs: Pairs, generator: torch.Generator) -> Float[Tensor, ""]:
-        """Mean log q(c|x), nats, of an x that is drawn from each pair's component."""
-        z = self.place(normal_like(pairs.row, self.latent_dim, generator), pairs)
-        c = F.one_hot(pairs.component, self.n_components).to(z.dtype)
-        params = self.decode(z, c)
-        mean, logvar, logits = params.tensor_split([self.n_numbers, 2 * self.n_numbers], -1)
-        noise = normal_like(pairs.row, self.n_numbers, generator)
-        y = mean + noise * torch.exp(0.5 * logvar)
-        raw = self.number_head.plain(y)
-        of_categories = torch.where(self.responsibilities.is_raw, raw, y)
-        log_q = self.responsibilities.log_prob(of_categories, self.expected_chances(logits))
-        return (pairs.weight * log_q.gather(1, pairs.component.unsqueeze(1)).squeeze(1)).mean()
-
-    def expected_chances(self, logits: Float[Tensor, "b l"]) -> Float[Tensor, "b m"]:
-        """Probabilities of booleans, as two, and of categories, by their logits."""
-        boolean, others = logits.tensor_split([self.n_binary], 1)
-        parts = others.split(self.likelihood.n_levels, 1) if self.likelihood.n_levels else ()
-        chance = boolean.sigmoid()
-        return torch.cat([chance, 1 - chance, *(part.softmax(1) for part in parts)], 1)
-
     # --- what users ask of it --------------------------------------------------------------------
 
     @torch.no_grad()
@@ -462,8 +442,3 @@ def _zero(network: MLPDecoder) -> MLPDecoder:
 def _bounded(change: Tensor) -> Tensor:
     """A change of a log-variance, at most `MOST_NOISE` in size; the identity where it is small."""
     return MOST_NOISE * torch.tanh(change / MOST_NOISE)
-
-
-def normal_like(rows: Tensor, n: int, generator: torch.Generator) -> Float[Tensor, "p d"]:
-    """Standard normal noise, ``n`` numbers for each of the rows."""
-    return torch.randn(len(rows), n, generator=generator, device=rows.device)

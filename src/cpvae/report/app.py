@@ -108,10 +108,10 @@ def _walk_tab(explorer: Explorer, start: Any) -> Any:
     def between(first: int | None, second: int | None) -> Any:
         if first is None or second is None:
             raise ValueError("Give the numbers of two examples.")
-        return explorer.sheet(explorer.between(first, second))
+        return explorer.sheet(explorer.between(first, second), drawn=False)
 
     def inside(component: int, seed: int) -> Any:
-        return explorer.sheet(explorer.inside(component, seed))
+        return explorer.sheet(explorer.inside(component, seed), drawn=False)
 
     with gr.Row(equal_height=True):
         start.render()
@@ -134,7 +134,7 @@ def _names_tab(explorer: Explorer, read: Read, dropdowns: Sequence[Any]) -> None
     import gradio as gr
 
     def rename(table: Any) -> tuple[Any, ...]:
-        explorer.rename(list(table.sort_values("component")["name"]))
+        explorer.rename_by_number(list(table["component"]), list(table["name"]))
         count = len(set(explorer.names))
         renamed = [gr.Dropdown(choices=_choices(explorer)) for _ in dropdowns]
         return f"Kept: {count} different names.", *renamed

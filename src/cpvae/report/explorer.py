@@ -125,6 +125,23 @@ class Explorer:
         text = json.dumps({str(k): name for k, name in enumerate(names)}, indent=2) + "\n"
         self.names_path.write_text(text, encoding="utf-8")
 
+    def rename_by_number(self, components: Sequence[Any], names: Sequence[str]) -> None:
+        """Names components by their numbers, which may come as text and in any order.
+
+        Raises:
+            ValueError: not each component once, or an empty name.
+        """
+        try:
+            numbers = [int(float(component)) for component in components]
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{list(components)} are no numbers of components.") from error
+        if sorted(numbers) != list(range(self.model.n_components)):
+            raise ValueError(
+                f"There are {self.model.n_components} components: give each of them one name."
+            )
+        named = dict(zip(numbers, names, strict=True))
+        self.rename([named[number] for number in range(len(numbers))])
+
     def label(self, x: Tensor) -> dict[str, np.ndarray]:
         """The component of each example (n, ...), its name, and the probability of that name.
 
@@ -142,12 +159,15 @@ class Explorer:
             "probability": together.max(1).values.numpy(),
         }
 
-    def sheet(self, x: Tensor) -> Any:
-        """Examples (n, ...) as one picture, or of a table as a frame."""
+    def sheet(self, x: Tensor, drawn: bool = True) -> Any:
+        """Examples (n, ...) as one picture, or of a table as a frame.
+
+        ``drawn`` says whether they are like the data, and not means, see `Schema.decode`.
+        """
         if not self.is_image:
             import pandas
 
-            frame = pandas.DataFrame(self.schema.decode(x.double().numpy()))
+            frame = pandas.DataFrame(self.schema.decode(x.double().numpy(), drawn))
             return frame.map(lambda cell: float(f"{cell:.5g}") if isinstance(cell, float) else cell)
         images = figures.displayable(x.numpy(), self.x.numpy())
         return figures.enlarge(figures.image_grid(images, STEPS // 2, gap=2, fill=1.0))

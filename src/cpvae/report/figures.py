@@ -9,9 +9,11 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from cpvae.data.arrays import COLOURS
 from cpvae.data.schema import Schema
 from cpvae.models.base import Model
 from cpvae.models.inference import cluster_probs
+from cpvae.report.lettering import drawable
 from cpvae.streams import torch_stream
 
 MOST_ROWS = 20  # components that a sheet shows, the most used first
@@ -35,7 +37,12 @@ def by_share(aggregated: np.ndarray) -> np.ndarray:
 
 
 def image_grid(images: np.ndarray, columns: int, gap: int = 1, fill: float = 0.35) -> np.ndarray:
-    """Images (n, channels, height, width) in [0, 1] as one picture (height, width, channels)."""
+    """Images (n, channels, height, width) in [0, 1] as one picture (height, width, channels).
+
+    Of a number of channels that is no colour, the picture is their mean.
+    """
+    if images.shape[1] not in COLOURS:
+        images = images.mean(axis=1, keepdims=True)
     n, channels, height, width = images.shape
     rows = -(-n // columns)
     page = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap, channels), fill)
@@ -108,7 +115,8 @@ def _table_sheet(model: Model, x: np.ndarray, assigned: np.ndarray, schema: Sche
     down = -(-len(shown) // across)
     figure = Figure(figsize=(11, 2 * down + 1.6), layout="constrained")
     all_axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
-    x, names = _features(x, schema)
+    x, names = schema.indicators(x)
+    names, lettering = drawable(names)
     loc, scale = np.nanmean(x, 0), np.maximum(np.nanstd(x, 0), 1e-12)
     shares = (np.isnan(x) | np.isin(x, (0, 1))).all(0)
     for axes in all_axes[len(shown) :]:
@@ -116,7 +124,7 @@ def _table_sheet(model: Model, x: np.ndarray, assigned: np.ndarray, schema: Sche
     for axes, k in zip(all_axes, shown, strict=False):
         generator = torch_stream(0, "pictures", int(k))
         drawn = model.sample(500, int(k), generator=generator)[0].numpy()
-        generated = (_features(drawn, schema)[0] - loc) / scale
+        generated = (schema.indicators(drawn)[0] - loc) / scale
         real = (x[assigned == k] - loc) / scale
         for data, colour, label in ((real, GREY, "real"), (generated, BLUE, "generated")):
             if len(data):
@@ -126,7 +134,7 @@ def _table_sheet(model: Model, x: np.ndarray, assigned: np.ndarray, schema: Sche
         axes.set_title(title, fontsize=9)
         axes.axhline(0, color="#d1d5db", linewidth=0.8, zorder=0)
         if len(names) <= 30:
-            axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+            axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7, **lettering)
         axes.tick_params(axis="y", labelsize=7)
     figure.supylabel("standard deviations", fontsize=8)
     handles, labels = all_axes[0].get_legend_handles_labels()
@@ -161,14 +169,15 @@ def reconstructions(model: Model, x: torch.Tensor, schema: Schema) -> Figure:
             axes.set_title(title, fontsize=10)
         return figure
     made = torch.cat([model.reconstruct(part) for part in x.split(model.rows_at_once())])
-    features, names = _features(x.numpy(), schema)
-    residual = np.nanmean((features - _features(made.numpy(), schema)[0]) ** 2, 0)
+    features, names = schema.indicators(x.numpy())
+    residual = np.nanmean((features - schema.indicators(made.numpy())[0]) ** 2, 0)
+    names, lettering = drawable(names)
     explained = 1 - residual / np.maximum(np.nanvar(features, 0), 1e-12)
     figure = Figure(figsize=(11, 3), layout="constrained")
     axes = figure.subplots()
     axes.bar(range(len(names)), np.clip(explained, 0, 1), color=BLUE, width=0.7)
     if len(names) <= 40:
-        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8, **lettering)
     axes.set_ylim(0, 1)
     axes.set_ylabel("share of the variance\nreconstructed", fontsize=9)
     plain(axes)
@@ -304,12 +313,6 @@ def codes_map(model: Model, x: torch.Tensor) -> Figure:
     axes.autoscale_view()
     plain(axes)
     return figure
-
-
-def _features(x: np.ndarray, schema: Schema) -> tuple[np.ndarray, list[str]]:
-    """The features that are drawn, and their names, cut to a length that leaves room for them."""
-    x, names = schema.indicators(x)
-    return x, [n if len(n) <= 18 else n[:17] + "\N{HORIZONTAL ELLIPSIS}" for n in names]
 
 
 def plain(axes: Any) -> None:

@@ -26,13 +26,18 @@ def evaluate_run(
     n_samples: int = 500,
     seed: int = 0,
     progress: Progress | None = None,
+    own: bool = True,
 ) -> dict[str, Any]:
-    """Evaluates a run on its own test data and keeps the result; arguments as for `evaluate`."""
+    """Evaluates a run on the test part of data; arguments as for `evaluate`.
+
+    The result is kept if the data are the run's ``own``.
+    """
     model = folder.read_model()
     result = evaluate(
         model, splits.test.tensor(), splits.test.labels, n_samples, seed, progress=progress
     )
-    folder.write_evaluation(result)
+    if own:
+        folder.write_evaluation(result)
     return result
 
 
@@ -48,9 +53,15 @@ def write_figures(folder: RunFolder, splits: Splits) -> dict[str, Path]:
 
 
 def write_report(
-    folder: RunFolder, splits: Splits, out: Path, progress: Progress | None = None
+    folder: RunFolder,
+    splits: Splits,
+    out: Path,
+    progress: Progress | None = None,
+    own: bool = True,
 ) -> Path:
     """Writes the page; evaluates on the test data first where that was not done before.
+
+    ``own`` says whether the data are those of the run, whose figures are kept.
 
     Raises:
         ValueError: a run folder that is damaged or has no finished epoch.
@@ -58,7 +69,8 @@ def write_report(
     from jinja2 import Environment, PackageLoader
 
     info, history = folder.read_info(), folder.read_history()
-    result = folder.read_evaluation() or evaluate_run(folder, splits, progress=progress)
+    result = folder.read_evaluation() if own else None
+    result = result or evaluate_run(folder, splits, progress=progress, own=own)
     drawn = _figures(folder, splits)
     if "mutual_information_nats" in result:
         drawn["kl"] = figures.kl_bars(result)
@@ -127,7 +139,8 @@ def _pictured(splits: Splits) -> torch.Tensor:
     """The test examples, or all examples where there are too few of them for a picture."""
     if len(splits.test.x) >= ENOUGH:
         return splits.test.tensor()
-    return torch.cat([part.tensor() for part in (splits.test, splits.valid, splits.train)])
+    parts = {id(part.x): part for part in (splits.test, splits.valid, splits.train)}
+    return torch.cat([part.tensor() for part in parts.values()])  # other data is all three
 
 
 def _embedded(figure: Figure) -> str:

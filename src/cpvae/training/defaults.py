@@ -59,10 +59,11 @@ def describe_data(
 ) -> tuple[str, Schema]:
     """The likelihood for training examples ``x`` (n, ...), and their schema with all it needs.
 
-    Data in [0, 1] gets a Bernoulli likelihood; other data and data with missing values (NaN) get a
-    Gaussian one on features standardised one by one for a table and channel by channel for images.
+    Images in [0, 1] get a Bernoulli likelihood, and so do tables of zeros and ones, and those in
+    [0, 1] that look like pixels, with many columns or with constant ones; other data get a Gaussian
+    one on features standardised one by one for a table and channel by channel for images.
     A table with columns of text, for whose columns kinds are given, or whose model is ``residual``
-    gets a mixed one.
+    gets a mixed one, and so does a table of zeros and ones with missing values (NaN).
 
     Raises:
         ValueError: data outside [0, 1] or missing under a Bernoulli likelihood, constant columns
@@ -81,8 +82,9 @@ def describe_data(
     low, high = np.nanmin(x), np.nanmax(x)
     in_unit_interval = bool(low >= 0 and high <= 1)
     missing = schema.missing or bool(np.isnan(x).any())
-    grey = in_unit_interval and not missing
-    likelihood = likelihood or ("bernoulli" if grey else "gaussian")
+    if likelihood is None and in_unit_interval:
+        likelihood = _of_shares(x, missing)
+    likelihood = likelihood or "gaussian"
     if likelihood == "bernoulli" and not in_unit_interval:
         raise ValueError(
             f"A Bernoulli likelihood needs data in [0, 1], and this data goes from {low:g} to "
@@ -96,6 +98,14 @@ def describe_data(
     if likelihood not in ("gaussian", "mixed"):  # `build` refuses what is unknown
         return likelihood, dataclasses.replace(schema, kinds=(), loc=(), scale=())
     return likelihood, schema.with_kinds_and_units(x, likelihood, kinds, model == "residual")
+
+
+def _of_shares(x: np.ndarray, missing: bool) -> str:
+    """The likelihood for examples ``x`` (n, ...) in [0, 1]."""
+    if x.ndim == 2 and (np.isnan(x) | np.isin(x, (0, 1))).all():
+        return "mixed" if missing else "bernoulli"
+    pixels = x.ndim > 2 or x.shape[1] > MOST_COLUMNS or (x.max(0) == x.min(0)).any()
+    return "bernoulli" if pixels and not missing else "gaussian"
 
 
 def choose_model(
@@ -259,11 +269,13 @@ def _precision(config: dict[str, Any], accelerator: str) -> str:
 
 def _plain(given: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that were given, with numbers and arrays of numpy as Python's."""
-    return {
-        key: value.tolist() if isinstance(value, np.generic | np.ndarray) else value
-        for key, value in given.items()
-        if value is not None
-    }
+    return {key: _plain_value(value) for key, value in given.items() if value is not None}
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_plain_value(part) for part in value]
+    return value.tolist() if hasattr(value, "tolist") else value  # of numpy, of torch
 
 
 def _check_sizes(given: Mapping[str, Any], n: int) -> None:

@@ -23,6 +23,7 @@ from cpvae.data.augment import Augment
 from cpvae.models.base import Model, Terms
 from cpvae.models.functional import mutual_information
 from cpvae.models.inference import components_used, exact_terms, sampled_terms
+from cpvae.models.precision import single_precision
 from cpvae.streams import stream, torch_stream
 from cpvae.training.device import choose_device, has_bfloat16
 from cpvae.training.diagnosis import Record, diverged
@@ -50,6 +51,7 @@ class TrainingData(NamedTuple):
     augment: Augment | None = None
 
 
+@single_precision()
 def fit(
     model: Model,
     x_train: Tensor,

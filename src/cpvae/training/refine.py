@@ -15,11 +15,12 @@ from itertools import chain
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from cpvae.checkpoint import RunFolder
 from cpvae.models.base import Terms
 from cpvae.models.inference import exact_terms
-from cpvae.models.pairs import pairs_of
+from cpvae.models.pairs import Pairs, pairs_of
 from cpvae.models.residual import Prepared, ResidualCPVAE
 from cpvae.streams import stream, torch_stream
 from cpvae.training.device import choose_device
@@ -191,7 +192,7 @@ def _epochs(
             terms = model.bound_of(x, mine, pairs, normal)
             loss = -terms.elbo().mean()
             if AGREE:
-                loss = loss - AGREE * model.agreement(pairs, noise)
+                loss = loss - AGREE * _agreement(model, pairs, noise)
             optimiser.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), MOST_GRADIENT)
@@ -201,6 +202,24 @@ def _epochs(
         if (epoch + 1) % between == 0 or epoch + 1 == recipe.max_epochs:
             yield epoch + 1, _record(Terms(*(torch.cat(each) for each in zip(*kept, strict=True))))
             kept.clear()
+
+
+def _agreement(model: ResidualCPVAE, pairs: Pairs, generator: torch.Generator) -> Float[Tensor, ""]:
+    """Mean log q(c|x), nats, of an x that is drawn from the component of each pair."""
+    w, rows = model.n_numbers, len(pairs.row)
+    noise = torch.randn(rows, model.normal_dim, generator=generator, device=generator.device)
+    of_z, of_y = noise.tensor_split([model.latent_dim], -1)
+    z = model.place(of_z, pairs)
+    c = F.one_hot(pairs.component, model.n_components).to(z.dtype)
+    mean, logvar, logits = model.decode(z, c).tensor_split([w, 2 * w], -1)
+    y = mean + of_y * torch.exp(0.5 * logvar)
+    of_categories = torch.where(model.responsibilities.is_raw, model.number_head.plain(y), y)
+    boolean, others = logits.tensor_split([model.n_binary], 1)
+    levels = others.split(model.likelihood.n_levels, 1) if model.likelihood.n_levels else ()
+    true = boolean.sigmoid()
+    chances = torch.cat([true, 1 - true, *(level.softmax(1) for level in levels)], 1)
+    log_qc = model.responsibilities.log_prob(of_categories, chances)
+    return (pairs.weight * log_qc.gather(1, pairs.component.unsqueeze(1)).squeeze(1)).mean()
 
 
 def _record(terms: Terms) -> Record:

@@ -1,0 +1,256 @@
+"""The cells of a table as numbers: a category as the number of its level, a missing value as NaN.
+
+What is text in a frame or a parquet file is text: there "NA" may be Namibia, and a missing value is
+null. In a CSV file all is text, and `dialect` says which words mean a missing value.
+"""
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cpvae.data.checks import single
+from cpvae.data.columns import BOOLEAN, Form
+from cpvae.data.numerals import is_plain, numbers_of
+
+MOST_LEVELS = 100  # categories that a column of text may have
+MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "?")  # words that mean a missing value
+TRUTHS = {"false": 0.0, "true": 1.0, "0": 0.0, "1": 1.0, "no": 0.0, "yes": 1.0}
+MOSTLY = 0.9  # of the cells are numbers: then the others are mistakes, if the numbers are many
+MANY = 20
+
+
+class Cells(NamedTuple):
+    """A column as numbers (n), its levels if it is one of text or booleans, and its form."""
+
+    numbers: np.ndarray
+    levels: list[str] | None
+    form: Form
+
+
+def learned(column: Any, place: str, name: str, categorical: bool) -> Cells:
+    """A column of pyarrow that is to be learned from.
+
+    Arguments:
+        column: a chunked array of pyarrow
+        place: what errors call it
+        name: of the column, for what errors suggest
+        categorical: whether its numbers are to be read as categories
+
+    Raises:
+        ValueError: neither numbers nor text, text that is no category, or numbers that single
+            precision cannot hold.
+    """
+    from pyarrow import types
+
+    categorical = categorical or types.is_dictionary(column.type)
+    column = _whole(column, place)
+    if is_text(column.type) or categorical:
+        numbers, levels, read_as = _learned_text(column, place, name, categorical)
+        return Cells(numbers, levels, Form(levels=read_as))
+    if not is_numeric(column.type):
+        raise ValueError(
+            f"{place} holds {column.type}, neither numbers nor text: leave it out (--drop)."
+        )
+    values = _numbers(column)
+    digits = 7 if types.is_float32(column.type) or types.is_float16(column.type) else 15
+    return Cells(single(values, place), None, Form.of_numbers(values, digits))
+
+
+def known(column: Any, place: str, levels: Sequence[str] | None) -> np.ndarray:
+    """New cells of a column that a model was fitted to, (n).
+
+    Cells may be of another type than the ones that were fitted, as long as they say the same: a
+    file with 1 and 2 alone is read as numbers, and 01 may be the name of a level.
+
+    Arguments:
+        column: a chunked array of pyarrow
+        place: what errors call it
+        levels: of the column, None where the model was fitted to numbers
+
+    Raises:
+        ValueError: text that is no known level, or no number.
+    """
+    column = _whole(column, place)
+    if not levels:
+        return single(_known_numbers(column, place), place)
+    if is_numeric(column.type) or is_text(column.type):
+        texts, index = _texts(column)
+        number = np.array([_find(text, levels, place) for text in texts] + [np.nan])
+        return number[index].astype(np.float32)
+    raise ValueError(
+        f"{place} holds {column.type}, and the model was fitted to categories there: correct it, "
+        f"or leave the cell empty."
+    )
+
+
+def _learned_text(
+    column: Any, place: str, name: str, categorical: bool
+) -> tuple[np.ndarray, list[str], str]:
+    """Numbers of the categories (n), their texts, and what these stand for."""
+    from pyarrow import types
+
+    texts, index = _texts(column)
+    if types.is_boolean(column.type):
+        return _numbered(texts, index, BOOLEAN), list(BOOLEAN), "text"
+    whole = all(re.fullmatch(r"-?\d+", text) for text in texts)
+    read_as = ("int" if whole else "float") if is_numeric(column.type) else "text"
+    if read_as == "text" and not categorical:
+        _check_no_numbers(texts, index, place, name)
+    if len(texts) > min(MOST_LEVELS, max(2, len(index) // 2)):
+        hint = "leave it out (--drop), or name it as the label (--label) if it is one"
+        if not categorical and all(map(is_plain, texts)):
+            hint = "if it is numbers, make its type a number; if not, leave it out (--drop)"
+        raise ValueError(
+            f"{place} is text with {len(texts)} different values in {len(index)} rows, too many "
+            f"for categories: {hint}."
+        )
+    levels = sorted(texts, key=float if read_as != "text" else str)
+    return _numbered(texts, index, levels), levels, read_as
+
+
+def _numbered(texts: Sequence[str], index: np.ndarray, levels: Sequence[str]) -> np.ndarray:
+    number = {level: i for i, level in enumerate(levels)}
+    return np.array([number[text] for text in texts] + [np.nan], dtype=np.float32)[index]
+
+
+def _check_no_numbers(texts: Sequence[str], index: np.ndarray, place: str, name: str) -> None:
+    """Refuses text that is numbers written for people, or numbers but for a few mistakes."""
+    odd = next((text for text in texts if not is_plain(text)), None)
+    if odd is None:
+        return  # codes such as 00501: a frame that has them as text means text
+    try:
+        all_numbers = numbers_of(texts) is not None
+    except ValueError as error:
+        raise ValueError(f"{place} has numbers written in two ways, {error}: use one.") from error
+    as_text = f"--kind {name}=categorical, or kinds={{{name!r}: 'categorical'}} in Python"
+    if all_numbers:
+        raise ValueError(
+            f"{place} is text such as {odd!r}: write numbers with a decimal point and nothing "
+            f"else, or read it as text ({as_text})."
+        )
+    plain = [is_plain(text) for text in texts]
+    often = np.append(plain, False)[index].sum() >= MOSTLY * (index >= 0).sum()
+    if often and sum(plain) > MANY:
+        row = int(np.flatnonzero(index == texts.index(odd))[0]) + 1
+        raise ValueError(
+            f"{place} holds {odd!r} in row {row} and numbers in most others: correct it, leave the "
+            f"cell empty, or read all as text ({as_text})."
+        )
+
+
+def _find(text: str, levels: Sequence[str], place: str) -> float:
+    """The number of the level that a text names, NaN for a missing value."""
+    if text in levels:
+        return float(levels.index(text))
+    stripped = text.strip()
+    if stripped in levels:
+        return float(levels.index(stripped))
+    if list(levels) == BOOLEAN:
+        truth = f"{float(stripped):g}" if is_plain(stripped) else stripped.lower()
+        if truth in TRUTHS:
+            return TRUTHS[truth]
+    folded = stripped.lower()
+    if folded in BOOLEAN:  # True in one file, TRUE or 1 in another
+        names = (folded, str(BOOLEAN.index(folded)))
+        same = [i for i, level in enumerate(levels) if level.lower() in names]
+    else:
+        same = [i for i, level in enumerate(levels) if _same_number(stripped, level)]
+    if len(same) == 1:
+        return float(same[0])
+    if stripped in MISSING:
+        return np.nan
+    raise ValueError(
+        f"{place} has {text!r}, which the model has not seen: it knows {', '.join(levels)}. "
+        f"Leave the cell empty to have it treated as missing."
+    )
+
+
+def _same_number(text: str, level: str) -> bool:
+    return is_plain(text) and is_plain(level) and float(text) == float(level)
+
+
+def _known_numbers(column: Any, place: str) -> np.ndarray:
+    """New cells as numbers, (n); text if all of it reads as such."""
+    if is_numeric(column.type):
+        return _numbers(column)
+    if is_text(column.type):
+        texts, index = _texts(column)
+        if all(is_plain(text) or text.strip() in MISSING for text in texts):
+            numbers = [float(text) if is_plain(text) else np.nan for text in texts]
+            return np.array([*numbers, np.nan])[index]
+    raise ValueError(
+        f"{place} holds {_first_text(column)}, and the model was fitted to numbers there: "
+        f"correct it, or leave the cell empty."
+    )
+
+
+# --- types of pyarrow ----------------------------------------------------------------------------
+
+
+def _whole(column: Any, place: str) -> Any:
+    """A column in one piece, its values instead of their places in a dictionary."""
+    import pyarrow as pa
+    from pyarrow import types
+
+    column = column.combine_chunks() if hasattr(column, "combine_chunks") else column
+    try:
+        column = column.dictionary_decode() if types.is_dictionary(column.type) else column
+        if types.is_dictionary(column.type) or is_text(column.type):
+            column = column.cast(pa.bool_() if types.is_boolean(column.type) else pa.string())
+    except pa.ArrowException as error:
+        raise ValueError(f"{place} cannot be read ({error}): leave it out (--drop).") from error
+    return column
+
+
+def _texts(column: Any) -> tuple[list[str], np.ndarray]:
+    """The different texts of a column, and the place among them of each cell, -1 for a missing."""
+    import pyarrow as pa
+    from pyarrow import types
+
+    if types.is_floating(column.type):
+        column = pa.array(column.to_numpy(zero_copy_only=False), from_pandas=True)  # NaN is null
+        with suppress(pa.ArrowException):  # whole numbers beside missing ones
+            column = column.cast(pa.int64())
+    encoded = column.cast(pa.string()).dictionary_encode()
+    index = encoded.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)
+    return encoded.dictionary.to_pylist(), index
+
+
+def _numbers(column: Any) -> np.ndarray:
+    """A column of numbers or booleans in double precision; null becomes NaN."""
+    import pyarrow as pa
+    from pyarrow import types
+
+    exact = not types.is_integer(column.type) and not types.is_decimal(column.type)
+    numbers = column.cast(pa.float64(), safe=exact) if not types.is_boolean(column.type) else None
+    if numbers is None:
+        numbers = column.cast(pa.int8()).cast(pa.float64())
+    return numbers.to_numpy(zero_copy_only=False)
+
+
+def is_numeric(arrow_type: Any) -> bool:
+    """Whether a type of pyarrow is one of numbers, booleans or nothing."""
+    from pyarrow import types
+
+    is_a = (types.is_integer, types.is_floating, types.is_boolean, types.is_null, types.is_decimal)
+    return any(test(arrow_type) for test in is_a)
+
+
+def is_text(arrow_type: Any) -> bool:
+    """Whether a type of pyarrow is text, a dictionary or boolean: read as categories."""
+    from pyarrow import types
+
+    is_a = (types.is_string, types.is_large_string, types.is_string_view)
+    return any(test(arrow_type) for test in (*is_a, types.is_dictionary, types.is_boolean))
+
+
+def _first_text(column: Any) -> str:
+    """The first cell that is no number, for a person to find it."""
+    for row, cell in enumerate(column.to_pylist(), start=1):
+        text = "" if cell is None else str(cell).strip()
+        if text not in MISSING and not is_plain(text):
+            return f"{text!r} in row {row}"
+    return str(column.type)
