@@ -60,6 +60,7 @@ def test_the_best_of_the_restarts_is_kept_and_each_is_its_seed_alone(data, tmp_p
 
 def test_restarts_that_are_there_are_not_run_again_and_more_join_them(data, tmp_path):
     folder = RunFolder(tmp_path / "run")
+    folder.write_info(describe(Schema(tuple(CONFIG["shape"])), CONFIG, RECIPE))
     fit_restarts(CONFIG, RECIPE, 2, data, folder=folder, accelerator="cpu")
     before = folder.path.joinpath("restarts/seed-6/history.jsonl").read_bytes()
     _, _, outcomes = fit_restarts(CONFIG, RECIPE, 3, data, folder=folder, accelerator="cpu")

@@ -12,7 +12,7 @@ import cpvae
 SOURCE = Path(cpvae.__file__).parent
 # From the ground up: a file imports only from what stands before it, of its own folder or another
 LAYOUT = {
-    "": ("extras", "choices", "streams"),
+    "": ("extras", "choices", "streams", "text", "lock", "output"),
     "data": (
         "checks",
         "schema",
@@ -44,7 +44,7 @@ LAYOUT = {
         "onnx",
     ),
     "evaluation": ("metrics", "classifier", "generation"),
-    " checkpoint": ("old_formats", "checkpoint"),
+    " checkpoint": ("old_formats", "tensors", "checkpoint", "staging"),
     "training": (
         "device",
         "recipe",
@@ -76,7 +76,7 @@ LAYOUT = {
         "density",
         "commands",
     ),
-    "cli": ("read", "run", "fit", "use", "share", "main"),
+    "cli": ("read", "write", "run", "fit", "use", "share", "main"),
     " main": ("__main__",),
 }
 ORDER = [

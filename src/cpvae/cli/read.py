@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 FILES = f"a {', '.join((*ARRAYS, *TABLES))} file, or a folder of images"
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder that `fit` wrote.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn at random.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
 
 
 class Examples(NamedTuple):

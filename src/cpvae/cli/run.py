@@ -17,7 +17,7 @@ from cpvae.report.loggers import RunLogger
 from cpvae.report.page import write_figures
 from cpvae.report.progress import EpochsBar
 from cpvae.training.diagnosis import Diverged, gain_in_words
-from cpvae.training.fit import Fitted, OnEpoch, Plan, check_plan, fit_plan
+from cpvae.training.fit import Fitted, OnEpoch, Plan, fit_plan
 
 
 class FitRun:
@@ -60,7 +60,6 @@ class FitRun:
 
     def run(self, planned: Plan, accelerator: str) -> None:
         """Fits, and writes and prints what came of it."""
-        check_plan(planned, accelerator)
         if not self.stored:
             self.folder.clear()  # of a run that is overwritten
         parts = self.splits.train.tensor(), self.splits.valid.tensor()

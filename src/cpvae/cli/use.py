@@ -1,7 +1,9 @@
 """Commands that use a fitted run on this machine, from its figures to its explorer."""
 
+import contextlib
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +12,6 @@ import typer
 from cpvae import choices
 from cpvae.cli.read import (
     FILES,
-    Overwrite,
     Run,
     Seed,
     counted,
@@ -19,6 +20,14 @@ from cpvae.cli.read import (
     model_of,
     note,
     splits_of,
+)
+from cpvae.cli.write import (
+    HOW,
+    Overwrite,
+    OverwriteFile,
+    beside,
+    check_output,
+    path_of,
 )
 
 commands = typer.Typer()
@@ -53,6 +62,7 @@ def evaluate(
     from cpvae.checkpoint import RunFolder
     from cpvae.evaluation.metrics import evaluate as evaluate_model
     from cpvae.evaluation.metrics import figures_of
+    from cpvae.lock import Locked
     from cpvae.report.page import evaluate_run
     from cpvae.report.progress import RowsBar
 
@@ -62,8 +72,14 @@ def evaluate(
         raise ValueError("--label names a column of other DATA: name DATA, or leave it out.")
     if data is None:
         splits = splits_of(info, run)
-        with RowsBar("importance samples", quiet=as_json) as bar:
-            result = evaluate_run(folder, splits, samples, seed, bar.update)
+        with contextlib.ExitStack() as stack:
+            try:
+                keep = bool(stack.enter_context(folder.writing()))
+            except (Locked, OSError) as error:  # a run in progress, or on a read-only disk
+                note(f"these figures are printed and not kept: {error}")
+                keep = False
+            bar = stack.enter_context(RowsBar("importance samples", quiet=as_json))
+            result = evaluate_run(folder, splits, samples, seed, bar.update, keep)
     else:
         model = model_of(folder, info)
         found = examples_of(folder, data, label or label_in(folder, data), test_part=True)
@@ -100,6 +116,8 @@ def generate(
     out: Annotated[
         Path | None,
         typer.Option(
+            parser=path_of,
+            metavar="FILE",
             help="Images: .png, .npz. Tables: .csv, .parquet, .npz.",
             show_default="generated.png or .csv",
         ),
@@ -114,8 +132,10 @@ def generate(
         ),
     ] = None,
     seed: Seed = 0,
+    overwrite: OverwriteFile = False,
 ) -> None:
     """Generate examples, from one component or from all of them."""
+    from cpvae import output
     from cpvae.checkpoint import RunFolder
     from cpvae.streams import torch_stream
 
@@ -125,20 +145,20 @@ def generate(
     is_image = schema.is_image
     out = out or Path("generated.png" if is_image else "generated.csv")
     _check_ending(out, (".png", ".npz") if is_image else (".csv", ".parquet", ".npz"))
+    check_output(out, overwrite, run)
     generator = torch_stream(seed, "sampling")
     mean = info["model"]["likelihood"] == "bernoulli"
     x, drawn = (t.numpy() for t in model.sample(n, component, from_, generator, mean))
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".png":
-        _save_sheet(x, out)
+        save = partial(_save_sheet, x)
     elif out.suffix == ".npz":
-        import numpy as np
-
-        np.savez_compressed(out, x=x, component=drawn)
+        save = partial(_save_arrays, {"x": x, "component": drawn})
     else:
         table = schema.decode(x)
         free = "component_" if "component" in table else "component"  # may be a name of the data's
-        _save_table({**table, free: drawn}, out)
+        save = partial(_save_table, {**table, free: drawn})
+    output.write(out, save, overwrite)
     source = "all components" if component is None else f"component {component}"
     print(f"{n} examples from {source} -> {out}")
 
@@ -149,13 +169,15 @@ def assign(
     data: Annotated[
         str, typer.Argument(metavar="DATA", help=f"A data set by name, {FILES}; or one image.")
     ],
-    out: Annotated[Path, typer.Option(help="Where to write: .csv or .parquet.")] = Path(
-        "assigned.csv"
-    ),
+    out: Annotated[
+        Path, typer.Option(parser=path_of, metavar="FILE", help="Where to write: .csv or .parquet.")
+    ] = Path("assigned.csv"),
+    overwrite: OverwriteFile = False,
 ) -> None:
     """Write the most probable component of each example of DATA, and all probabilities."""
     import numpy as np
 
+    from cpvae import output
     from cpvae.checkpoint import RunFolder
     from cpvae.models.inference import cluster_probs
 
@@ -163,6 +185,7 @@ def assign(
     info = folder.read_info()
     model = model_of(folder, info)
     _check_ending(out, (".csv", ".parquet"))
+    check_output(out, overwrite, run, data)
     x, _, rows = examples_of(folder, data)
     probs = cluster_probs(model, x).numpy()
     component = probs.argmax(1)
@@ -170,7 +193,7 @@ def assign(
     table |= {"component": component, "probability": probs.max(1)}
     table |= {f"p_{k}": probs[:, k] for k in range(probs.shape[1])}
     out.parent.mkdir(parents=True, exist_ok=True)
-    _save_table(table, out)
+    output.write(out, partial(_save_table, table), overwrite)
     counts = np.bincount(component, minlength=probs.shape[1])
     print("  ".join(f"{k}: {count}" for k, count in enumerate(counts) if count))
     print(f"{len(x)} examples assigned -> {out}")
@@ -180,7 +203,13 @@ def assign(
 def compact(
     run: Run,
     out: Annotated[
-        Path | None, typer.Option(help="Run folder to write.", show_default="RUN-compact")
+        Path | None,
+        typer.Option(
+            parser=path_of,
+            metavar="FOLDER",
+            help="Run folder to write: a new or an empty one.",
+            show_default="RUN-compact",
+        ),
     ] = None,
     tolerance: Annotated[
         float,
@@ -204,15 +233,13 @@ def compact(
     from cpvae.checkpoint import RunFolder, describe
     from cpvae.models.compact import compact as compact_model
     from cpvae.report.page import write_figures
+    from cpvae.staging import staged
     from cpvae.training.recipe import Recipe
 
     folder = RunFolder(run)
     info = folder.read_info()
-    small = RunFolder(out or run.with_name(f"{run.resolve().name}-compact"))
-    if small.exists() and not overwrite:
-        raise ValueError(
-            f"{small.path} already holds a run: add --overwrite, or choose another --out."
-        )
+    out = out or beside(run, "compact")
+    RunFolder(out).check_free(overwrite, HOW)
     model, schema, splits = model_of(folder, info), folder.read_schema(), splits_of(info, run)
     found = compact_model(
         model,
@@ -221,8 +248,6 @@ def compact(
         tolerance,
         connected_in=splits.train.tensor() if merge_connected else None,
     )
-    history = folder.read_history()  # before the run itself is replaced, if it is
-    small.clear()
     compacted = {
         "from": model.n_components,
         "groups": found.groups,
@@ -232,16 +257,17 @@ def compact(
         "curve": found.curve,
     }
     described = describe(schema, found.config, Recipe(**info["recipe"]))
-    small.write_info({**info, "model": described["model"], "compacted": compacted})
-    small.write_history(history)
-    small.write_model(found.model.state_dict())
+    with staged(out, overwrite, HOW) as small:
+        small.write_info({**info, "model": described["model"], "compacted": compacted})
+        small.write_history(folder.read_history())
+        small.write_model(found.model.state_dict())
+        picture = write_figures(small, splits)["components"].relative_to(small.path)
     _print_groups(found.groups, found.model.aggregated.tolist(), model.n_components)
-    pictures = write_figures(small, splits)
     print(
         f"{counted(model.n_components, 'component')}, {found.elbo_before_nats:.3f} nats -> "
         f"{counted(found.model.n_components, 'component')}, {found.elbo_after_nats:.3f} nats "
-        f"(one-hot bound on the validation data)\nrun -> {small.path}\n"
-        f"by component -> {pictures['components']}"
+        f"(one-hot bound on the validation data)\nrun -> {out}\n"
+        f"by component -> {out / picture}"
     )
 
 
@@ -249,19 +275,31 @@ def compact(
 def report(
     run: Run,
     out: Annotated[
-        Path | None, typer.Option(help="Where to write the page.", show_default="RUN/report.html")
+        Path | None,
+        typer.Option(
+            parser=path_of,
+            metavar="FILE",
+            help="Where to write the page.",
+            show_default="RUN/report.html",
+        ),
     ] = None,
+    overwrite: OverwriteFile = False,
 ) -> None:
     """Write one HTML page about a run: components, figures, curves."""
-    from cpvae.checkpoint import RunFolder
+    from cpvae.checkpoint import REPORT, RunFolder
     from cpvae.report.page import write_report
     from cpvae.report.progress import RowsBar
 
     folder = RunFolder(run)
-    splits = splits_of(folder.read_info(), run)
-    with RowsBar("importance samples") as bar:
-        path = write_report(folder, splits, out or run / "report.html", bar.update)
-    print(f"report -> {path}")
+    info = folder.read_info()
+    if out:
+        check_output(out, overwrite, run)
+    page = out or run / REPORT  # which is the run's own
+    with folder.writing():
+        splits = splits_of(info, run)
+        with RowsBar("importance samples") as bar:
+            write_report(folder, splits, page, bar.update, overwrite or not out)
+    print(f"report -> {page}")
 
 
 @commands.command(name="app")
@@ -320,6 +358,12 @@ def _save_sheet(x: Any, out: Path) -> None:
     from cpvae.report.figures import displayable, enlarge, image_grid
 
     enlarge(image_grid(displayable(x, x), math.ceil(math.sqrt(len(x))), gap=2)).save(out)
+
+
+def _save_arrays(arrays: dict[str, Any], out: Path) -> None:
+    import numpy as np
+
+    np.savez_compressed(out, **arrays)
 
 
 def _save_table(columns: dict[str, Any], out: Path) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from cpvae import output
 from cpvae.checkpoint import FIGURES, RunFolder, best_of
 from cpvae.data import Splits
 from cpvae.evaluation.metrics import Progress, evaluate, figures_of
@@ -26,13 +28,15 @@ def evaluate_run(
     n_samples: int = 500,
     seed: int = 0,
     progress: Progress | None = None,
+    keep: bool = True,
 ) -> dict[str, Any]:
-    """Evaluates a run on its own test data and keeps the result; arguments as for `evaluate`."""
+    """Evaluates a run on its own test data and keeps the result if asked; else as `evaluate`."""
     model = folder.read_model()
     result = evaluate(
         model, splits.test.tensor(), splits.test.labels, n_samples, seed, progress=progress
     )
-    folder.write_evaluation(result)
+    if keep:
+        folder.write_evaluation(result)
     return result
 
 
@@ -43,17 +47,22 @@ def write_figures(folder: RunFolder, splits: Splits) -> dict[str, Path]:
     paths = {}
     for name, figure in _figures(folder, splits).items():
         paths[name] = place / f"{name}.png"
-        figure.savefig(paths[name], dpi=130)
+        output.write(paths[name], partial(figure.savefig, dpi=130))
     return paths
 
 
 def write_report(
-    folder: RunFolder, splits: Splits, out: Path, progress: Progress | None = None
+    folder: RunFolder,
+    splits: Splits,
+    out: Path,
+    progress: Progress | None = None,
+    overwrite: bool = True,
 ) -> Path:
     """Writes the page; evaluates on the test data first where that was not done before.
 
     Raises:
         ValueError: a run folder that is damaged or has no finished epoch.
+        FileExistsError: there is a file, and it is not to be overwritten.
     """
     from jinja2 import Environment, PackageLoader
 
@@ -84,7 +93,7 @@ def write_report(
         images={name: _embedded(figure) for name, figure in drawn.items()},
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page, encoding="utf-8")
+    output.write_text(out, page, overwrite)
     return out
 
 

@@ -194,6 +194,9 @@ def fit_plan(
     watch = watch or (lambda _: nullcontext(None))
     while True:  # twice at most: a plan is shortened once
         with watch(plan) as on_epoch:
+            if folder and not folder.exists():
+                described = describe(plan.schema, plan.config, plan.recipe, plan.given)
+                folder.write_info({**described, "status": "running"})
             best = fit_restarts(
                 plan.config, plan.recipe, n_restarts, data, folder, on_epoch, accelerator
             )
@@ -288,7 +291,8 @@ def fit_restarts(
     with tempfile.TemporaryDirectory() as aside:
         home = Path(aside) if folder is None else folder.path / RESTARTS
         recipes = [dataclasses.replace(recipe, seed=recipe.seed + r) for r in range(n_restarts)]
-        folders = [RunFolder(home / f"seed-{r.seed}") for r in recipes]
+        lock = folder.lock if folder else None
+        folders = [RunFolder(home / f"seed-{r.seed}", lock) for r in recipes]
         together = choose_device(accelerator).type == "cuda" and config["model"] != "residual"
         _check_same_device(home, folders, together)
         schema = Schema(tuple(config["shape"]))  # enough for folders that do not outlive the fit
