@@ -10,9 +10,9 @@ from cpvae.checkpoint import RunFolder, describe
 from cpvae.data import Schema
 from cpvae.models.build import build
 from cpvae.training.diagnosis import Diverged
-from cpvae.training.fit import fit_restarts
 from cpvae.training.loop import TrainingData, fit, fit_together
 from cpvae.training.recipe import Recipe
+from cpvae.training.restarts import fit_restarts
 
 CONFIG = {"shape": [12], "n_components": 3, "latent_dim": 2, "hidden": [8, 8]}
 RECIPE = Recipe(max_epochs=4, batch_size=20, anneal_epochs=2, seed=5, learning_rate=0.01)

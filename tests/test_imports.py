@@ -59,6 +59,7 @@ LAYOUT = {
         "loop",
         "refine",
         "defaults",
+        "restarts",
         "fit",
     ),
     " hub": ("hub",),

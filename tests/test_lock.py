@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -98,3 +99,34 @@ def test_a_folder_that_was_replaced_is_noticed_and_left_alone(tmp_path):
         with pytest.raises(FileNotFoundError, match="removed or replaced"):
             held.check()
     assert (folder / NAME).read_text() == "of another one"
+
+
+WORKERS = """
+import os, sys, time
+import joblib
+def work(parent, path):
+    from cpvae.lock import end_with
+    end_with(parent)
+    with open(path, "w") as file:
+        file.write(str(os.getpid()))
+    time.sleep(60)
+joblib.Parallel(n_jobs=2)(
+    joblib.delayed(work)(os.getpid(), sys.argv[1] + f"/{i}") for i in range(2)
+)
+"""
+
+
+def test_workers_end_when_their_parent_is_killed_by_anything(tmp_path):
+    """Those that train restarts are started in this way."""
+    parent = subprocess.Popen([sys.executable, "-c", WORKERS, tmp_path], stderr=subprocess.DEVNULL)
+    files, patience = [tmp_path / "0", tmp_path / "1"], time.monotonic() + 60
+    while not all(file.is_file() and file.read_text() for file in files):
+        assert time.monotonic() < patience
+        time.sleep(0.01)
+    workers = [int(file.read_text()) for file in files]
+    assert all(map(lock.is_alive, workers))
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    while any(map(lock.is_alive, workers)):
+        assert time.monotonic() < patience
+        time.sleep(0.01)

@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -140,6 +141,21 @@ def is_alive(pid: int) -> bool:
     except OSError:  # of another user
         return True
     return True
+
+
+def end_with(parent: int) -> None:
+    """Ends this process as soon as that one has ended, its parent, which may be killed by anything.
+
+    Else it would go on to write to a run that is resumed beside it. Does nothing in ``parent``.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:  # which becomes another one
+            time.sleep(PAUSE)
+        os._exit(1)
+
+    if os.getpid() != parent:
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def _lock(descriptor: int, file: Path) -> bool:

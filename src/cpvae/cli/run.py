@@ -17,7 +17,8 @@ from cpvae.report.loggers import RunLogger
 from cpvae.report.page import write_figures
 from cpvae.report.progress import EpochsBar
 from cpvae.training.diagnosis import Diverged, gain_in_words
-from cpvae.training.fit import Fitted, OnEpoch, Plan, fit_plan
+from cpvae.training.fit import Fitted, Plan, fit_plan
+from cpvae.training.restarts import OnEpoch
 
 
 class FitRun:
