@@ -93,14 +93,16 @@ def evaluate(
     from rich.console import Console
     from rich.table import Column, Table
 
+    from cpvae.text import in_markup
+
     table = Table(
         *("quantity", Column("key", no_wrap=True), "value", "±", "± noise"),
-        title=f"{run}, {result['n_examples']} examples",
+        title=f"{in_markup(run)}, {result['n_examples']} examples",
         caption="±: standard error over examples; ± noise: of the draws for these examples.",
     )
     for row in figures_of(result):
         table.add_row(row.what, row.key, row.value, row.error, row.noise_error)
-    Console().print(table)
+    Console(emoji=False).print(table)
 
 
 @commands.command()
