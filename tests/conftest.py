@@ -62,6 +62,15 @@ def cpvae(monkeypatch, capsys):
 
 
 @pytest.fixture
+def without_pictures(monkeypatch):
+    """`cpvae fit` draws no figures, which take longer than a short fit."""
+    monkeypatch.setattr(
+        "cpvae.cli.run.write_figures",
+        lambda folder, _: {"components": folder.path / "figures" / "components.png"},
+    )
+
+
+@pytest.fixture
 def blobs() -> tuple[np.ndarray, np.ndarray]:
     """Three well separated blobs in four dimensions with unequal units, and who is in which."""
     rng = np.random.default_rng(0)

@@ -16,20 +16,18 @@ from cpvae import output
 from cpvae.checkpoint import RunFolder
 from cpvae.training import loop, state
 
-pytestmark = pytest.mark.usefixtures("without_shape_checks")
+pytestmark = pytest.mark.usefixtures("without_shape_checks", "without_pictures")
 
 FIT = ("fit", "t.csv", "-k", 2, "--model", "cpvae", "--max-epochs", 4, "--out", "run")
 
 
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
-    """A table in the current folder; a fit saves its state each epoch, and draws no pictures."""
+    """A table in the current folder; a fit saves its state each epoch."""
     monkeypatch.chdir(tmp_path)
     x = np.random.default_rng(0).normal(size=(60, 2))
     pandas.DataFrame(x, columns=["a", "b"]).to_csv("t.csv", index=False)
     monkeypatch.setattr(state, "SAVE_EVERY", -1.0)
-    pictures = {"components": tmp_path / "run" / "figures" / "components.png"}
-    monkeypatch.setattr("cpvae.cli.run.write_figures", lambda *_: pictures)
     return tmp_path
 
 

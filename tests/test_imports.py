@@ -17,6 +17,8 @@ LAYOUT = {
         "checks",
         "schema",
         "splits",
+        "fingerprint",
+        "labels",
         "augment",
         "fetch",
         "files",

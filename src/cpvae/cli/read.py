@@ -110,10 +110,14 @@ def load_source(source: dict[str, Any], seed: int) -> "Splits":
 
 
 def splits_of(info: dict[str, Any], run: Path) -> "Splits":
-    """The data that a run was fitted on, split as it was then."""
+    """The data that a run was fitted on, split as it was then; refuses it where it has changed."""
+    from cpvae.data.fingerprint import check_unchanged
+
     if not info.get("data"):
         raise ValueError(f"{run} does not say what it was fitted on: name the data.")
-    return load_source(info["data"], info["recipe"]["seed"])
+    splits = load_source(info["data"], info["recipe"]["seed"])
+    check_unchanged(splits, info, run)
+    return splits
 
 
 def model_of(folder: "RunFolder", info: dict[str, Any]) -> "Model":

@@ -1,7 +1,6 @@
 """Runs a fit for ``cpvae fit``: writes its folder, logs, and prints."""
 
 import errno
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.table import Table
 from cpvae.checkpoint import RunFolder, best_of, describe
 from cpvae.cli.read import counted
 from cpvae.data import Schema, Splits
+from cpvae.data.fingerprint import check_unchanged, fingerprint
 from cpvae.report.loggers import RunLogger
 from cpvae.report.page import write_figures
 from cpvae.report.progress import EpochsBar
@@ -55,14 +55,9 @@ class FitRun:
         self.logger = logger
         self.log: RunLogger | None = None
         self.console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
-        digest = hashlib.sha256(splits.train.x.tobytes()).hexdigest()
-        if stored and stored["data"]["sha256"] != digest:
-            raise ValueError(
-                f"The training data is not what {folder.path} was started on: use that data, "
-                f"or fit into another folder."
-            )
-        sizes = {f"n_{name}": len(getattr(splits, name).x) for name in ("train", "valid", "test")}
-        self.data = {**source, **sizes, "sha256": digest}
+        if stored:
+            check_unchanged(splits, stored, folder.path)
+        self.data = {**source, **fingerprint(splits)}
 
     def run(self, planned: Plan, accelerator: str) -> None:
         """Fits, and writes and prints what came of it.

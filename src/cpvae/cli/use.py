@@ -95,9 +95,10 @@ def evaluate(
 
     from cpvae.text import in_markup
 
+    labelled = f", {result['n_labelled']} of them labelled" if "n_labelled" in result else ""
     table = Table(
         *("quantity", Column("key", no_wrap=True), "value", "±", "± noise"),
-        title=f"{in_markup(run)}, {result['n_examples']} examples",
+        title=f"{in_markup(run)}, {result['n_examples']} examples{labelled}",
         caption="±: standard error over examples; ± noise: of the draws for these examples.",
     )
     for row in figures_of(result):

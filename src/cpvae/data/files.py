@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cpvae.data.checks import single
+from cpvae.data.labels import read_labels
 from cpvae.data.schema import encode_table, looks_like_number
 from cpvae.data.splits import Selection, Source
 
@@ -189,7 +190,7 @@ def from_table(path: Path, table, what: Selection) -> Source:
     for name in aside:
         if name not in names:
             raise ValueError(f"{path} has no column {name!r}: it has {', '.join(names)}.")
-    labels = table[what.label].to_numpy() if what.label else None
+    labels = read_labels(table[what.label], path.suffix == ".csv") if what.label else None
     if what.schema:
         x, schema = what.schema.encode(table, str(path)), what.schema
     else:

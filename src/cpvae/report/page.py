@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from cpvae import output
 from cpvae.checkpoint import FIGURES, RunFolder, best_of
 from cpvae.data import Splits
+from cpvae.data.labels import known
 from cpvae.evaluation.metrics import Progress, evaluate, figures_of
 from cpvae.models.inference import cluster_probs
 from cpvae.report import figures
@@ -86,6 +87,7 @@ def write_report(
         rows=figures_of(result),
         n_samples=result["importance_samples"],
         n_test=len(splits.test.x),
+        n_labelled=result.get("n_labelled"),
         pictured="test " if len(splits.test.x) >= ENOUGH else "",
         **_contingency(folder, splits),
         is_image=splits.train.x.ndim == 4,
@@ -121,10 +123,14 @@ def _contingency(folder: RunFolder, splits: Splits) -> dict[str, Any]:
 
     if splits.test.labels is None:
         return {}
-    classes, number = np.unique(splits.test.labels, return_inverse=True)
-    if len(classes) > MOST_CLASSES:
+    has_label = known(splits.test.labels)
+    labels = splits.test.labels[has_label]
+    labels = labels.astype(str) if labels.dtype == object else labels
+    classes, number = np.unique(labels, return_inverse=True)
+    if not 0 < len(classes) <= MOST_CLASSES:
         return {}
     component = cluster_probs(folder.read_model(), splits.test.tensor()).argmax(1).numpy()
+    component = component[has_label]
     counts = contingency_matrix(component, number)
     return {
         "classes": classes.tolist(),
