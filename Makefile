@@ -34,7 +34,7 @@ demo: install
 	$(BIN)/cpvae fit digits --components 10 --invariance affine --mixing-weights uniform --out runs/demo --overwrite
 	@echo "== figures on the test part; the labels are used here for the first time"
 	$(BIN)/cpvae evaluate runs/demo
-	$(BIN)/cpvae generate runs/demo --component 3 --out runs/demo/component-3.png
+	$(BIN)/cpvae generate runs/demo --component 3 --out runs/demo/component-3.png --overwrite
 	$(BIN)/cpvae report runs/demo
 	@echo "== look at runs/demo/figures/components.png and open runs/demo/report.html"
 

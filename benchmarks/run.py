@@ -31,8 +31,8 @@ from cpvae.checkpoint import versions
 from cpvae.data import load
 from cpvae.models.build import build
 from cpvae.training import defaults
-from cpvae.training.fit import fit_restarts
 from cpvae.training.loop import TrainingData, fit
+from cpvae.training.restarts import fit_restarts
 
 HERE = Path(__file__).parent
 COMPILED = "compiled"

@@ -1,5 +1,6 @@
 import math
 import os
+import sys
 from pathlib import Path
 
 import jaxtyping
@@ -9,6 +10,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from cpvae import data
+from cpvae.cli import main as cli
 from cpvae.models.build import build
 
 
@@ -43,6 +45,29 @@ def real():
         return data.load(name)
 
     return load
+
+
+@pytest.fixture
+def cpvae(monkeypatch, capsys):
+    """Runs the command line: exit code, standard output, standard error."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["cpvae", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        out, err = capsys.readouterr()
+        return exit_.value.code, out, err
+
+    return run
+
+
+@pytest.fixture
+def without_pictures(monkeypatch):
+    """`cpvae fit` draws no figures, which take longer than a short fit."""
+    monkeypatch.setattr(
+        "cpvae.cli.run.write_figures",
+        lambda folder, _: {"components": folder.path / "figures" / "components.png"},
+    )
 
 
 @pytest.fixture

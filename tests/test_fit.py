@@ -10,9 +10,9 @@ from cpvae.checkpoint import RunFolder, describe
 from cpvae.data import Schema
 from cpvae.models.build import build
 from cpvae.training.diagnosis import Diverged
-from cpvae.training.fit import fit_restarts
 from cpvae.training.loop import TrainingData, fit, fit_together
 from cpvae.training.recipe import Recipe
+from cpvae.training.restarts import fit_restarts
 
 CONFIG = {"shape": [12], "n_components": 3, "latent_dim": 2, "hidden": [8, 8]}
 RECIPE = Recipe(max_epochs=4, batch_size=20, anneal_epochs=2, seed=5, learning_rate=0.01)
@@ -60,6 +60,7 @@ def test_the_best_of_the_restarts_is_kept_and_each_is_its_seed_alone(data, tmp_p
 
 def test_restarts_that_are_there_are_not_run_again_and_more_join_them(data, tmp_path):
     folder = RunFolder(tmp_path / "run")
+    folder.write_info(describe(Schema(tuple(CONFIG["shape"])), CONFIG, RECIPE))
     fit_restarts(CONFIG, RECIPE, 2, data, folder=folder, accelerator="cpu")
     before = folder.path.joinpath("restarts/seed-6/history.jsonl").read_bytes()
     _, _, outcomes = fit_restarts(CONFIG, RECIPE, 3, data, folder=folder, accelerator="cpu")

@@ -12,7 +12,7 @@ import cpvae
 SOURCE = Path(cpvae.__file__).parent
 # From the ground up: a file imports only from what stands before it, of its own folder or another
 LAYOUT = {
-    "": ("extras", "choices", "rollback", "streams"),
+    "": ("extras", "choices", "rollback", "streams", "text", "lock", "output"),
     "data": (
         "checks",
         "limits",
@@ -24,6 +24,8 @@ LAYOUT = {
         "units",
         "schema",
         "splits",
+        "fingerprint",
+        "labels",
         "augment",
         "fetch",
         "images",
@@ -60,7 +62,7 @@ LAYOUT = {
         "onnx",
     ),
     "evaluation": ("metrics", "classifier", "generation"),
-    " checkpoint": ("old_formats", "checkpoint"),
+    " checkpoint": ("old_formats", "tensors", "checkpoint", "staging"),
     "training": (
         "device",
         "recipe",
@@ -76,6 +78,7 @@ LAYOUT = {
         "loop",
         "refine",
         "defaults",
+        "restarts",
         "fit",
     ),
     " hub": ("hub",),
@@ -94,7 +97,7 @@ LAYOUT = {
         "draws",
         "commands",
     ),
-    "cli": ("read", "run", "fit", "use", "share", "main"),
+    "cli": ("read", "write", "run", "fit", "use", "share", "main"),
     " main": ("__main__",),
 }
 ORDER = [

@@ -10,18 +10,21 @@
     figures/, report.html pictures and the page, see `report.page`
     restarts/seed-S/      the run of each seed, where there are several
 
-Every file but the history is written aside and renamed, so a reader sees the old one or the new
-one and never half of one. The history only grows by whole lines; a resumed run cuts it back to the
-epoch that it resumes from.
+Every file but the history is written aside, flushed and renamed, so a reader sees the old one or
+the new one and never half of one. The history only grows by whole lines; a resumed run cuts it back
+to the epoch that it resumes from. Who writes holds the folder's lock.
+
+``run.json`` says that a folder is a run's. It is the first file that a run writes and the last that
+is removed: where it is missing nothing is written or removed.
 """
 
+import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import platform
-import shutil
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -29,11 +32,12 @@ from typing import Any
 import numpy
 import safetensors
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from cpvae import __version__
+from cpvae import __version__, output, tensors
 from cpvae.data.schema import Schema
+from cpvae.lock import NAME as LOCK
+from cpvae.lock import Lock
 from cpvae.models.base import Model
 from cpvae.models.build import build
 from cpvae.old_formats import upgraded_info, upgraded_tensors
@@ -41,7 +45,19 @@ from cpvae.old_formats import upgraded_info, upgraded_tensors
 FORMAT = 2
 RUN, MODEL, HISTORY = "run.json", "model.safetensors", "history.jsonl"
 TRAINING, EVALUATION, NAMES = "training.safetensors", "evaluation.json", "names.json"
-REPORT, FIGURES, LOGS, RESTARTS = "report.html", "figures", "logs", "restarts"
+REPORT, FIGURES, LOGS, RESTARTS, ONNX = "report.html", "figures", "logs", "restarts", "onnx"
+FILES = (MODEL, HISTORY, TRAINING, EVALUATION, NAMES, REPORT)  # of a run, beside run.json
+PICTURES = ("components", "reconstructions", "curves", "usage", "codes")
+# what a run has in subfolders
+PARTS = {
+    FIGURES: tuple(f"{name}.png" for name in PICTURES),
+    f"{LOGS}/csv": ("metrics.csv", "hparams.yaml"),
+    f"{LOGS}/tensorboard": ("events.out.tfevents.*", "hparams.yaml"),
+    f"{LOGS}/wandb": ("run-*", "offline-run-*", "latest-run", "debug*.log"),
+    ONNX: ("encoder.onnx", "decoder.onnx", "prior.json", "schema.json"),
+    RESTARTS: (TRAINING,),
+}
+OLD_ASIDE = re.compile(rf"\.({'|'.join(map(re.escape, (RUN, *FILES)))})\.\d+")  # of versions before
 
 
 class RunFolder:
@@ -49,31 +65,116 @@ class RunFolder:
 
     Arguments:
         path: the folder, which need not exist yet
+        lock: of the folder that it is a part of, where that is held
     """
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
+    def __init__(self, path: str | Path, lock: Lock | None = None):
+        self.path, self.lock = Path(path), lock
+
+    # --- whose it is -----------------------------------------------------------------------------
+
+    @property
+    def before(self) -> Path:
+        """Where this folder lies for the moment in which another takes its place, see `staging`."""
+        path = Path(os.path.realpath(self.path))
+        return path.parent / f".cpvae-before-{path.name}"
+
+    def recover(self) -> None:
+        """Puts the folder back where a process was killed in that moment."""
+        if not self.path.exists() and (self.before / RUN).is_file():
+            with contextlib.suppress(OSError):  # another one has just done so
+                os.rename(self.before, self.path)
 
     def exists(self) -> bool:
         """Whether a run has been started here."""
+        self.recover()
         return (self.path / RUN).is_file()
 
-    def clear(self) -> None:
-        """Removes the files of an earlier run, and nothing else that lies in the folder."""
-        for name in (RUN, MODEL, HISTORY, TRAINING, EVALUATION, NAMES, REPORT):
-            (self.path / name).unlink(missing_ok=True)
-        for name in (LOGS, FIGURES):
-            shutil.rmtree(self.path / name, ignore_errors=True)
+    def check_free(self, overwrite: bool = False, how: str = "choose another folder") -> None:
+        """Refuses a folder that no run may be written to.
+
+        Arguments:
+            overwrite: whether a run that is here may be replaced
+            how: says what to do if there is one
+
+        Raises:
+            ValueError: it holds a run, or anything else; or a ``run.json`` that cannot be read, so
+                that nobody knows whose it is.
+        """
+        if self.exists():
+            self.read_info()
+            if not overwrite:
+                raise ValueError(f"{self.path} already holds a run: {how}.")
+        elif self.path.is_dir():
+            if others := sorted(f.name for f in self.path.iterdir() if not _is_passing(f)):
+                raise ValueError(
+                    f"{self.path} is not empty and holds no run, but {others[0]}"
+                    f"{' and more' * (len(others) > 1)}: name a new or an empty folder."
+                )
+        elif self.path.exists():
+            raise ValueError(f"{self.path} is a file: name a folder.")
+
+    @contextlib.contextmanager
+    def writing(self, wait: float = 0.0) -> Iterator[Lock]:
+        """Within it this process alone writes to the folder, which is made if it is not there.
+
+        What writers that were killed have left aside is removed.
+
+        Arguments:
+            wait: seconds to wait for another writer
+
+        Raises:
+            Locked: another one writes to it.
+        """
+        self.recover()
+        self.path.mkdir(parents=True, exist_ok=True)
+        with Lock(self.path, wait) as lock:
+            self.lock = lock
+            try:
+                self._clean()
+                yield lock
+            finally:
+                self.lock = None
+
+    def clear(self, whole: bool = False) -> None:
+        """Removes the files of the run that is here, and nothing else that lies in the folder.
+
+        ``run.json`` stays, for the next run to write over, so that the folder never is nobody's;
+        ``whole`` removes it too, last.
+
+        Raises:
+            ValueError: ``run.json`` is damaged or of a newer format.
+        """
+        if not self.exists():
+            return
+        self.read_info()
         for restart in self.path.glob(f"{RESTARTS}/seed-*"):
-            RunFolder(restart).clear()
-            restart.rmdir()
-        (self.path / RESTARTS / TRAINING).unlink(missing_ok=True)
+            with contextlib.suppress(ValueError):  # it is somebody else's
+                RunFolder(restart).clear(whole=True)
+            remove_empty(restart)
+        for place, names in PARTS.items():
+            for name in names:
+                for found in (self.path / place).glob(name):
+                    output.remove(found)
+            remove_empty(self.path / place)
+        remove_empty(self.path / LOGS)
+        for name in (*FILES, *((RUN,) if whole else ())):
+            (self.path / name).unlink(missing_ok=True)
+
+    def _clean(self) -> None:
+        """Removes what writers that were killed have left aside, here and in subfolders."""
+        for place in (".", FIGURES, ONNX, RESTARTS, f"{RESTARTS}/seed-*"):
+            for folder in self.path.glob(place) if place != "." else [self.path]:
+                output.clean(folder)
+                for left in folder.glob(".*"):
+                    if OLD_ASIDE.fullmatch(left.name):
+                        output.remove(left)
+
+    # --- its files -------------------------------------------------------------------------------
 
     def write_info(self, info: dict[str, Any]) -> None:
         """Writes ``run.json``; makes the folder."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"format": FORMAT, **info}, indent=2) + "\n"
-        _replace(self.path / RUN, lambda aside: aside.write_text(text, encoding="utf-8"))
+        self._write(RUN, lambda file: output.write_json(file, {"format": FORMAT, **info}))
 
     def read_info(self) -> dict[str, Any]:
         """Reads ``run.json``; one of an earlier format as if it were of this one.
@@ -82,7 +183,7 @@ class RunFolder:
             ValueError: not a run folder, a damaged file, or one of a newer format.
         """
         file = self.path / RUN
-        if not file.is_file():
+        if not self.exists():
             raise ValueError(
                 f"{self.path} is not a run folder (it has no {RUN}): "
                 f"name the folder that `cpvae fit --out` wrote."
@@ -111,7 +212,7 @@ class RunFolder:
 
     def write_model(self, state: dict[str, Tensor]) -> None:
         """Writes the weights."""
-        self._write_tensors(MODEL, state, {})
+        self._write(MODEL, lambda file: tensors.write(file, state, {}))
 
     def read_model(self) -> Model:
         """Rebuilds the model with its weights, in evaluation mode, on the CPU.
@@ -138,10 +239,11 @@ class RunFolder:
 
     def read_weights(self) -> dict[str, Tensor]:
         """The weights alone; errors are those of the file's library."""
-        return _read_tensors(self.path / MODEL)[0]
+        return tensors.read(self.path / MODEL)[0]
 
     def append_history(self, record: dict[str, Any]) -> None:
         """Adds one epoch."""
+        self._check_lock()
         with open(self.path / HISTORY, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
@@ -159,11 +261,16 @@ class RunFolder:
     def write_history(self, records: list[dict[str, Any]]) -> None:
         """Replaces the history, when a run starts or resumes."""
         text = "".join(json.dumps(record) + "\n" for record in records)
-        _replace(self.path / HISTORY, lambda aside: aside.write_text(text, encoding="utf-8"))
+        self._write(HISTORY, lambda file: output.write_text(file, text))
 
-    def write_training(self, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
+    def flush_history(self) -> None:
+        """Has the system bring the history to disk, before anything is written that needs it."""
+        output.flush(self.path / HISTORY)
+
+    def write_training(self, state: dict[str, Tensor], progress: dict[str, Any]) -> None:
         """Writes the state of the optimisation; ``progress`` is kept as JSON in the file's head."""
-        self._write_tensors(TRAINING, tensors, {"progress": json.dumps(progress)})
+        head = {"progress": json.dumps(progress)}
+        self._write(TRAINING, lambda file: tensors.write(file, state, head))
 
     def read_training(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The state of the optimisation, or None when no epoch was saved.
@@ -175,10 +282,10 @@ class RunFolder:
         if not file.is_file():
             return None
         try:
-            tensors, head = _read_tensors(file)
+            state, head = tensors.read(file)
             if self.exists():
-                tensors = upgraded_tensors(tensors, self.read_schema())
-            return tensors, json.loads(head["progress"])
+                state = upgraded_tensors(state, self.read_schema())
+            return state, json.loads(head["progress"])
         except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{file} is damaged ({_first_line(error)}): the run cannot go on from it. "
@@ -188,8 +295,7 @@ class RunFolder:
     def write_evaluation(self, result: dict[str, Any]) -> None:
         """Keeps the figures of the weights that are in the folder now."""
         kept = {**result, "best_epoch": self.read_info().get("best_epoch")}
-        text = json.dumps(kept, indent=2) + "\n"
-        _replace(self.path / EVALUATION, lambda aside: aside.write_text(text, encoding="utf-8"))
+        self._write(EVALUATION, lambda file: output.write_json(file, kept))
 
     def read_evaluation(self) -> dict[str, Any] | None:
         """The figures that were kept for the weights that are in the folder now, or None."""
@@ -202,11 +308,15 @@ class RunFolder:
             return None
         return stored if stored.get("best_epoch") == self.read_info().get("best_epoch") else None
 
-    def _write_tensors(self, name: str, tensors: dict[str, Tensor], head: dict[str, str]) -> None:
+    def _write(self, name: str, write: Callable[[Path], Any]) -> None:
+        """Writes a file of the run, where the folder is still the one that was locked."""
+        self._check_lock()
         self.path.mkdir(parents=True, exist_ok=True)
-        contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-        head = {**head, "sha256": _digest(contiguous)}
-        _replace(self.path / name, lambda aside: save_file(contiguous, aside, metadata=head))
+        write(self.path / name)
+
+    def _check_lock(self) -> None:
+        if self.lock:
+            self.lock.check()
 
 
 def best_of(
@@ -267,34 +377,15 @@ def _processor() -> str:
     return f"{name}, {os.cpu_count()} cores"
 
 
-def _read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and head of a file, checked against the checksum in its head."""
-    with safetensors.safe_open(file, "pt") as stored:
-        tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
-        head = stored.metadata() or {}
-    if head.get("sha256") != _digest(tensors):
-        raise ValueError("its checksum is wrong")
-    return tensors, head
+def _is_passing(entry: Path) -> bool:
+    """Whether it is what a writer has in a folder for the time being."""
+    return entry.name == LOCK or entry.name.startswith(output.ASIDE)
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for key in sorted(tensors):
-        digest.update(key.encode() + tensors[key].numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _replace(file: Path, write: Callable[[Path], Any]) -> None:
-    """Writes aside, flushes to disk, renames."""
-    aside = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        write(aside)
-        with open(aside, "rb") as written:
-            os.fsync(written.fileno())
-        aside.chmod(0o644)  # safetensors makes files that only their owner can read
-        os.replace(aside, file)
-    finally:
-        aside.unlink(missing_ok=True)
+def remove_empty(folder: Path) -> None:
+    """Removes a folder if nothing is in it."""
+    with contextlib.suppress(OSError):  # it is not there, or others have put something into it
+        folder.rmdir()
 
 
 def _first_line(error: Exception) -> str:

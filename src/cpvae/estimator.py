@@ -31,6 +31,7 @@ from cpvae.models.inference import cluster_probs, elbo_of_each
 from cpvae.models.precision import single_precision
 from cpvae.report.progress import printed
 from cpvae.rollback import or_as_before
+from cpvae.staging import staged
 from cpvae.streams import seed_of, torch_stream, whole_number
 from cpvae.training.diagnosis import Record
 from cpvae.training.fit import Plan, continue_fit, fit_one_more, fit_plan, plan
@@ -355,15 +356,14 @@ class CPVAE(NamedFeaturesMixin, TransformerMixin, DensityMixin, BaseEstimator):
         """Writes a run folder that `load` and the command line read.
 
         Raises:
-            ValueError: the folder holds another run.
+            ValueError: the folder holds another run, or anything else.
         """
         self._check_fitted()
-        if (folder := RunFolder(path)).exists():
-            raise ValueError(f"{path} already holds a run: choose another folder.")
         info = describe(self.schema_, self.config_, self.recipe_, self._plan_.given)
-        folder.write_info({**info, "status": "finished"})
-        folder.write_history(self.history_)
-        folder.write_model(self.model_.state_dict())
+        with staged(path) as folder:
+            folder.write_info({**info, "status": "finished"})
+            folder.write_history(self.history_)
+            folder.write_model(self.model_.state_dict())
 
     @classmethod
     def load(cls, path: str | Path) -> "CPVAE":

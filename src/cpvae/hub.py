@@ -6,59 +6,88 @@ the data in place of where it lay. So every command, `RunFolder` and `CPVAE.load
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cpvae import output
 from cpvae.checkpoint import EVALUATION, HISTORY, NAMES, RunFolder
 from cpvae.evaluation.metrics import figures_of
 from cpvae.extras import need
 from cpvae.models.base import Model
 from cpvae.models.build import MODELS
+from cpvae.staging import staged
 
 CONFIG, CARD, PICTURE = "config.json", "README.md", "components.png"
+LIBRARY = "cpvae"
 
 
-def save_pretrained(run: str | Path, folder: str | Path) -> Path:
+def save_pretrained(run: str | Path, folder: str | Path, overwrite: bool = False) -> Path:
     """Writes a run as a folder that the Hub takes, and that every command here takes.
 
     Arguments:
         run: the run folder that `fit` wrote, or `CPVAE.save`
         folder: where to write to; made if it is not there
+        overwrite: whether a run that is there is replaced
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: not a run folder, one without weights, or ``folder`` is the run itself.
+        ValueError: not a run folder, one without weights, or ``folder`` is the run itself, holds
+            another run, or holds anything else.
     """
-    return _write(Path(run), Path(folder), Path(folder).name)
+    return _write(Path(run), Path(folder), Path(folder).name, overwrite)
 
 
-def _write(run: Path, folder: Path, name: str) -> Path:
+def _write(run: Path, folder: Path, name: str, overwrite: bool = False) -> Path:
     """The shared folder; its card reads it back by that name."""
     if folder.resolve() == run.resolve():
         raise ValueError(f"{folder} is the run itself: write to another folder.")
+    _check_names(folder)
     source = RunFolder(run)
     info = source.read_info()
     model = source.read_model()  # what cannot be read must not be shared
     if info.get("data"):
         info["data"]["source"] = Path(info["data"]["source"]).stem
-    shared = RunFolder(folder)
-    shared.clear()
-    shared.write_info(info)
-    shared.write_model(model.state_dict())
     picture = run / "figures" / PICTURE
-    for file in (run / HISTORY, run / NAMES, run / EVALUATION, picture):
-        if file.is_file():
-            shutil.copyfile(file, folder / file.name)
     features = source.read_schema().features()
-    config = {"library_name": "cpvae", "model_type": info["model"]["model"], **info["model"]}
-    config |= {
-        key: features[key] for key in ("shape", "kinds", "n_levels", "limits") if key in features
-    }
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    (folder / CARD).write_text(_card(source, name, info, picture.is_file()), encoding="utf-8")
+    config = {"library_name": LIBRARY, "model_type": info["model"]["model"], **info["model"]}
+    of_data = ("shape", "kinds", "n_levels", "limits")
+    config |= {key: features[key] for key in of_data if key in features}
+    how = "add --overwrite (overwrite=True), or choose another folder"
+    with staged(folder, overwrite, how, _clear_more) as shared:
+        shared.write_info(info)
+        shared.write_model(model.state_dict())
+        for file in (run / HISTORY, run / NAMES, run / EVALUATION, picture):
+            if file.is_file():
+                output.write(shared.path / file.name, partial(shutil.copyfile, file))
+        output.write_json(shared.path / CONFIG, config)
+        output.write_text(shared.path / CARD, _card(source, name, info, picture.is_file()))
     return folder
+
+
+def _is_shared(folder: Path) -> bool:
+    """Whether a folder is one that was written here."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and config.get("library_name") == LIBRARY
+
+
+def _check_names(folder: Path) -> None:
+    """Refuses a run folder in which somebody has files of the names that sharing needs."""
+    for name in (CONFIG, CARD, PICTURE):
+        if (folder / name).exists() and not _is_shared(folder):
+            raise ValueError(f"{folder} has a {name} of another kind: write to another folder.")
+
+
+def _clear_more(folder: Path) -> None:
+    """Removes what sharing wrote beside the files of a run."""
+    if _is_shared(folder):
+        for name in (CARD, PICTURE, CONFIG):
+            (folder / name).unlink(missing_ok=True)
 
 
 def from_pretrained(name: str | Path, revision: str | None = None) -> Model:

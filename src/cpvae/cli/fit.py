@@ -1,5 +1,6 @@
 """``cpvae fit``: a run from data to its folder."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +18,7 @@ from cpvae.cli.read import (
     source_of,
     tell,
 )
+from cpvae.cli.write import new_folder, path_of
 
 if TYPE_CHECKING:
     from cpvae.checkpoint import RunFolder
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from cpvae.training.fit import Plan
 
 commands = typer.Typer()
+HOW = "continue it by --resume, replace it by --overwrite, or choose another --out"
 DATA, MODEL, TRAINING = "Data", "Model", "Training"
 
 
@@ -50,7 +53,10 @@ def fit(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Run folder to write.", show_default="runs/DATA; if taken, runs/DATA-2, ..."
+            parser=path_of,
+            metavar="FOLDER",
+            help="Run folder to write: a new or an empty one.",
+            show_default="runs/DATA; if taken, runs/DATA-2, ...",
         ),
     ] = None,
     resume: Annotated[
@@ -206,6 +212,7 @@ def fit(
     """
     from cpvae.checkpoint import RunFolder
     from cpvae.cli.run import FitRun
+    from cpvae.training.fit import check_plan
 
     if resume and overwrite:
         raise ValueError("--resume continues a run and --overwrite replaces it: use one of them.")
@@ -227,15 +234,24 @@ def fit(
         "invariance": invariance,
     }
     place = Path("runs") / choices.stem(Path(source["source"]))
-    folder = RunFolder(out or (place if resume or overwrite else _free(place)))
-    stored = _stored(folder, resume, overwrite)
-    if stored:
-        restarts = _check_same(stored, source, given, restarts, folder.path)
-    splits = load_source(source, stored["recipe"]["seed"] if stored else given.get("seed", 0))
-    tell(splits.notes)
-    planned = _plan(splits, source, given, stored, accelerator)
-    recording = FitRun(folder, splits, source, restarts or 1, logger, stored)
-    recording.run(planned, accelerator)
+    wanted = out or (place if resume or overwrite else None)
+    with contextlib.ExitStack() as stack:
+        folder, stored = RunFolder(wanted or place), None
+        if wanted:
+            folder.check_free(resume or overwrite, HOW)
+            if folder.exists():
+                stack.enter_context(folder.writing())
+            stored = _stored(folder) if resume else None
+        if stored:
+            restarts = _check_same(stored, source, given, restarts, folder.path)
+        splits = load_source(source, stored["recipe"]["seed"] if stored else given.get("seed", 0))
+        tell(splits.notes)
+        planned = _plan(splits, source, given, stored, accelerator)
+        check_plan(planned, accelerator)
+        if not folder.lock:
+            folder = stack.enter_context(new_folder(wanted, place, overwrite, HOW))
+        recording = FitRun(folder, splits, source, restarts or 1, logger, stored)
+        recording.run(planned, accelerator)
 
 
 def _plan(
@@ -272,17 +288,32 @@ def _plan(
     )
 
 
-def _stored(folder: "RunFolder", resume: bool, overwrite: bool) -> dict[str, Any] | None:
-    """``run.json`` of the run that is to be resumed, if there is one."""
-    stored = folder.read_info() if folder.exists() else None
-    if resume and not stored:
+def _stored(folder: "RunFolder") -> dict[str, Any] | None:
+    """``run.json`` of the run that is to be resumed, if there is one.
+
+    Raises:
+        ValueError: it has weights and nothing to go on from, so that another fit would replace it.
+    """
+    if not folder.exists():
         note(f"{folder.path} holds no run yet; this begins one")
-    if stored and not (resume or overwrite):
+        return None
+    stored = folder.read_info()
+    if not stored.get("data") or "compacted" in stored or _is_bare(folder, stored):
         raise ValueError(
-            f"{folder.path} already holds a run: continue it by --resume, replace it by "
-            f"--overwrite, or choose another --out."
+            f"{folder.path} holds a finished model without the state of its training, which is not "
+            f"kept by compact, share and CPVAE.save: fit into another folder."
         )
-    return stored if resume else None
+    return stored
+
+
+def _is_bare(folder: "RunFolder", stored: dict[str, Any]) -> bool:
+    """Whether a run has ended and has nothing to go on from; a residual one begins again."""
+    from cpvae.checkpoint import MODEL, RESTARTS, TRAINING
+
+    ended = stored.get("status") == "finished" and (folder.path / MODEL).is_file()
+    places = (TRAINING, f"{RESTARTS}/{TRAINING}", f"{RESTARTS}/seed-*/{TRAINING}")
+    kept = any(found for place in places for found in folder.path.glob(place))
+    return ended and not kept and stored["model"]["model"] != "residual"
 
 
 def _check_same(
@@ -313,12 +344,3 @@ def _check_same(
             f"fit into another folder."
         )
     return restarts
-
-
-def _free(path: Path) -> Path:
-    """The path, or the first of path-2, path-3, ... that is not taken."""
-    number, free = 1, path
-    while free.exists():
-        number += 1
-        free = path.with_name(f"{path.name}-{number}")
-    return free

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 FILES = f"a {', '.join((*ARRAYS, *TABLES))} file, or a folder of images"
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder that `fit` wrote.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn at random.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
 
 
 class Examples(NamedTuple):
@@ -113,13 +112,17 @@ def load_source(source: dict[str, Any], seed: int) -> "Splits":
 
 
 def splits_of(info: dict[str, Any], run: Path) -> "Splits":
-    """The data that a run was fitted on, split as it was then."""
+    """The data that a run was fitted on, split as it was then; refuses it where it has changed."""
+    from cpvae.data.fingerprint import check_unchanged
+
     if not info.get("data"):
         raise ValueError(
             f"{run} was saved from Python and does not say what it was fitted on: add DATA, as in "
             f"`cpvae report {quote(str(run))} table.csv`."
         )
-    return load_source(info["data"], info["recipe"]["seed"])
+    splits = load_source(info["data"], info["recipe"]["seed"])
+    check_unchanged(splits, info, run)
+    return splits
 
 
 def splits_given(folder: "RunFolder", source: str) -> "Splits":

@@ -1,24 +1,29 @@
 """Runs a fit for ``cpvae fit``: writes its folder, logs, and prints."""
 
-import hashlib
+import errno
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from cpvae.checkpoint import RunFolder, best_of, describe
 from cpvae.cli.read import counted
 from cpvae.data import Schema, Splits
+from cpvae.data.fingerprint import check_unchanged, fingerprint
 from cpvae.report.loggers import RunLogger
 from cpvae.report.page import write_figures
 from cpvae.report.progress import EpochsBar
+from cpvae.text import in_markup
 from cpvae.training.diagnosis import Diverged, gain_in_words
-from cpvae.training.fit import Fitted, OnEpoch, Plan, check_plan, fit_plan
+from cpvae.training.fit import Fitted, Plan, fit_plan
+from cpvae.training.restarts import OnEpoch
+
+TO_DO = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free some space")
+TO_DO |= dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "Make the folder writable")
 
 
 class FitRun:
@@ -49,19 +54,23 @@ class FitRun:
         self.fitted_before = False  # in this call, by a plan that was then shortened
         self.logger = logger
         self.log: RunLogger | None = None
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
-        digest = hashlib.sha256(splits.train.x.tobytes()).hexdigest()
-        if stored and stored["data"]["sha256"] != digest:
-            raise ValueError(
-                f"The training data is not what {folder.path} was started on: use that data, "
-                f"or fit into another folder."
-            )
-        sizes = {f"n_{name}": len(getattr(splits, name).x) for name in ("train", "valid", "test")}
-        self.data = {**source, **sizes, "sha256": digest}
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+        if stored:
+            check_unchanged(splits, stored, folder.path)
+        self.data = {**source, **fingerprint(splits)}
 
     def run(self, planned: Plan, accelerator: str) -> None:
-        """Fits, and writes and prints what came of it."""
-        check_plan(planned, accelerator)
+        """Fits, and writes and prints what came of it.
+
+        Raises:
+            ValueError: the folder cannot be written to any more; says what to do.
+        """
+        try:
+            self._run(planned, accelerator)
+        except OSError as error:
+            raise ValueError(self._in_words(error)) from error
+
+    def _run(self, planned: Plan, accelerator: str) -> None:
         if not self.stored:
             self.folder.clear()  # of a run that is overwritten
         parts = self.splits.train.tensor(), self.splits.valid.tensor()
@@ -79,14 +88,14 @@ class FitRun:
     @contextmanager
     def watch(self, planned: Plan) -> Iterator[OnEpoch | None]:
         """Around each fit of a plan: its folder, its log and its bar."""
-        self.log = RunLogger(self.logger, self.folder) if self.logger else None
-        info = self._write("running", planned)
-        if self.log:
-            self.log.settings(info)
-        self._print_begin(planned)
         several = planned.config["n_components"] > 1
-        status = "failed"
+        status, reason = "failed", ""
         try:
+            info = self._write("running", planned)
+            self.log = RunLogger(self.logger, self.folder) if self.logger else None
+            if self.log:
+                self.log.settings(info)
+            self._print_begin(planned)
             with EpochsBar(planned.recipe.max_epochs, self.restarts, self.console, several) as bar:
 
                 def on_epoch(index: int, record: dict[str, Any]) -> None:
@@ -99,14 +108,39 @@ class FitRun:
         except KeyboardInterrupt:
             status = "interrupted"
             raise
-        except Diverged:
-            status = "diverged"
+        except Diverged as error:
+            status, reason = "diverged", str(error)
+            raise
+        except OSError as error:
+            reason = self._in_words(error)
+            raise
+        except BaseException as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise
         finally:
-            self._write(status, planned)
-            again = planned.better_epochs(self.folder.read_history())
-            if self.log and (again or status != "finished"):  # else pictures are still to come
+            self._end(status, reason, planned)
+
+    def _end(self, status: str, reason: str, planned: Plan) -> None:
+        """Writes how a fit of a plan ended; one that failed may not be able to."""
+        missed = () if status == "finished" else (OSError, ValueError)
+        with suppress(*missed):
+            self._write(status, planned, {"reason": reason} if reason else None)
+        again = status == "finished" and planned.better_epochs(self.folder.read_history())
+        if self.log and (again or status != "finished"):  # else pictures are still to come
+            with suppress(*missed):
                 self.log.close(status)
+
+    def _in_words(self, error: OSError) -> str:
+        """What went wrong with the folder, and what to do."""
+        what = f"{error.filename or self.folder.path}: {error.strerror or error}."
+        if error.errno == errno.ENOENT and not self.folder.exists():
+            return f"{what} Fit again, into a folder that stays."
+        todo = TO_DO.get(error.errno or 0, "See to that")
+        data, run = quote(self.data["source"]), quote(str(self.folder.path))
+        return (
+            f"{what} What was saved before is whole. {todo}, then go on with: "
+            f"cpvae fit {data} --out {run} --resume"
+        )
 
     def _write(
         self, status: str, planned: Plan, more: dict[str, Any] | None = None
@@ -134,7 +168,7 @@ class FitRun:
             )
             return
         self.fitted_before = True
-        splits, config, name = self.splits, planned.config, escape(self.splits.name)
+        splits, config, name = self.splits, planned.config, in_markup(self.splits.name)
         self.console.print(
             f"[bold]{name}[/]: {len(splits.train.x)} training, {len(splits.valid.x)} "
             f"validation and {len(splits.test.x)} test examples of shape "
@@ -162,11 +196,11 @@ class FitRun:
         if gain := gain_in_words(best):
             self.console.print(f"{gain}\n")
         found, recipe = fitted.diagnosis, planned.recipe
-        run, source = (escape(quote(str(p))) for p in (self.folder.path, self.data["source"]))
+        run, data = (in_markup(quote(str(p))) for p in (self.folder.path, self.data["source"]))
         if found.rise:
             self.console.print(
                 f"[yellow]The bound still rose by {found.rise:.2f} nats in the last tenth of the "
-                f"run.[/] To go on:\n  cpvae fit {source} --out {run} --resume "
+                f"run.[/] To go on:\n  cpvae fit {data} --out {run} --resume "
                 f"--max-epochs {2 * recipe.max_epochs}\n"
             )
         if found.overfitted_epoch:
@@ -193,19 +227,20 @@ class FitRun:
             )
 
     def _print_next(self, picture: Path) -> None:
-        run, shown = escape(quote(str(self.folder.path))), escape(quote(str(picture)))
+        run, shown = in_markup(quote(str(self.folder.path))), in_markup(quote(str(picture)))
         self.console.print(f"  run folder     {run}\n  picture        {shown}\n\nNext:")
         for command in (f"evaluate {run}", f"generate {run} --component 0", f"report {run}"):
             self.console.print(f"  cpvae {command}")
 
 
 def _kinds_in_words(schema: Schema) -> str:
-    """How each column is read, one line per kind."""
+    """How each column is read, one line per kind, as rich reads it."""
     lines = []
     for kind in dict.fromkeys(schema.kinds):
-        mine = [name for name, k in zip(schema.names, schema.kinds, strict=True) if k == kind]
+        named = zip(schema.names, schema.kinds, strict=True)
+        mine = [in_markup(name) for name, k in named if k == kind]
         more = f" and {len(mine) - 8} more" if len(mine) > 8 else ""
-        lines.append(f"  {kind:12s} {escape(', '.join(mine[:8]))}{more}")
+        lines.append(f"  {kind:12s} {', '.join(mine[:8])}{more}")
     return "Columns are read as (change with --kind COLUMN=KIND):\n" + "\n".join(lines)
 
 

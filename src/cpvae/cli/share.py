@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cpvae.cli.read import Run, model_of
+from cpvae.cli.write import Overwrite, OverwriteFile, beside, check_output, path_of
 
 commands = typer.Typer()
 
@@ -14,16 +15,26 @@ commands = typer.Typer()
 def export(
     run: Run,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write to.", show_default="RUN/onnx")
+        Path | None,
+        typer.Option(
+            parser=path_of,
+            metavar="FOLDER",
+            help="Folder to write to.",
+            show_default="RUN/onnx",
+        ),
     ] = None,
+    overwrite: OverwriteFile = False,
 ) -> None:
     """Export encoder (with component probabilities) and decoder as ONNX, the rest as JSON."""
-    from cpvae.checkpoint import RunFolder
+    from cpvae.checkpoint import ONNX, PARTS, RunFolder
     from cpvae.models.onnx import export_onnx
 
     folder = RunFolder(run)
     model = model_of(folder, folder.read_info())
-    for file in export_onnx(model, folder.read_schema(), out or run / "onnx"):
+    place = out or run / ONNX
+    for name in PARTS[ONNX]:
+        check_output(place / name, overwrite, run)
+    for file in export_onnx(model, folder.read_schema(), place, overwrite):
         print(f"{file.stem} -> {file}")
 
 
@@ -31,7 +42,13 @@ def export(
 def share(
     run: Run,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write to.", show_default="RUN-shared")
+        Path | None,
+        typer.Option(
+            parser=path_of,
+            metavar="FOLDER",
+            help="Folder to write to: a new or an empty one.",
+            show_default="RUN-shared",
+        ),
     ] = None,
     push: Annotated[
         str | None,
@@ -43,6 +60,7 @@ def share(
     private: Annotated[
         bool, typer.Option("--private", help="With --push: make the repository private.")
     ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write a run as a Hugging Face repository with a README, or upload it.
 
@@ -57,7 +75,5 @@ def share(
     if push:
         address = hub.push_to_hub(run, push, private)
     else:
-        address = str(
-            hub.save_pretrained(run, out or run.with_name(f"{run.resolve().name}-shared"))
-        )
+        address = str(hub.save_pretrained(run, out or beside(run, "shared"), overwrite))
     print(f"shared run -> {address}")

@@ -1,7 +1,9 @@
 """Commands that use a fitted run on this machine, from its figures to its explorer."""
 
+import contextlib
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +12,6 @@ import typer
 from cpvae import choices
 from cpvae.cli.read import (
     FILES,
-    Overwrite,
     Run,
     Seed,
     counted,
@@ -20,6 +21,14 @@ from cpvae.cli.read import (
     note,
     splits_given,
     splits_of,
+)
+from cpvae.cli.write import (
+    HOW,
+    Overwrite,
+    OverwriteFile,
+    beside,
+    check_output,
+    path_of,
 )
 
 commands = typer.Typer()
@@ -62,6 +71,7 @@ def evaluate(
     from cpvae.checkpoint import RunFolder
     from cpvae.evaluation.metrics import evaluate as evaluate_model
     from cpvae.evaluation.metrics import figures_of
+    from cpvae.lock import Locked
     from cpvae.report.page import evaluate_run
     from cpvae.report.progress import RowsBar
 
@@ -71,8 +81,14 @@ def evaluate(
         raise ValueError("--label names a column of other DATA: name DATA, or leave it out.")
     if data is None:
         splits = splits_of(info, run)
-        with RowsBar("importance samples", quiet=as_json) as bar:
-            result = evaluate_run(folder, splits, samples, seed, bar.update)
+        with contextlib.ExitStack() as stack:
+            try:
+                keep = bool(stack.enter_context(folder.writing()))
+            except (Locked, OSError) as error:  # a run in progress, or on a read-only disk
+                note(f"these figures are printed and not kept: {error}")
+                keep = False
+            bar = stack.enter_context(RowsBar("importance samples", quiet=as_json))
+            result = evaluate_run(folder, splits, samples, seed, bar.update, keep)
     else:
         model = model_of(folder, info)
         found = examples_of(folder, data, label or label_in(folder, data), test_part=True)
@@ -86,14 +102,17 @@ def evaluate(
     from rich.console import Console
     from rich.table import Column, Table
 
+    from cpvae.text import in_markup
+
+    labelled = f", {result['n_labelled']} of them labelled" if "n_labelled" in result else ""
     table = Table(
         *("quantity", Column("key", no_wrap=True), "value", "±", "± noise"),
-        title=f"{run}, {result['n_examples']} examples",
+        title=f"{in_markup(run)}, {result['n_examples']} examples{labelled}",
         caption="±: standard error over examples; ± noise: of the draws for these examples.",
     )
     for row in figures_of(result):
         table.add_row(row.what, row.key, row.value, row.error, row.noise_error)
-    Console().print(table)
+    Console(emoji=False).print(table)
 
 
 @commands.command()
@@ -109,6 +128,8 @@ def generate(
     out: Annotated[
         Path | None,
         typer.Option(
+            parser=path_of,
+            metavar="FILE",
             help="Images: .png, .npz. Tables: .csv, .parquet, .npz.",
             show_default="generated.png or .csv",
         ),
@@ -123,8 +144,10 @@ def generate(
         ),
     ] = None,
     seed: Seed = 0,
+    overwrite: OverwriteFile = False,
 ) -> None:
     """Generate examples, from one component or from all of them."""
+    from cpvae import output
     from cpvae.checkpoint import RunFolder
     from cpvae.streams import torch_stream
 
@@ -134,21 +157,22 @@ def generate(
     is_image = schema.is_image
     out = out or Path("generated.png" if is_image else "generated.csv")
     _check_ending(out, (".png", ".npz") if is_image else (".csv", ".parquet", ".npz"))
+    check_output(out, overwrite, run)
     generator = torch_stream(seed, "sampling")
     mean = info["model"]["likelihood"] == "bernoulli" and schema.is_grey
     x, drawn = (t.numpy() for t in model.sample(n, component, from_, generator, mean))
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".png":
-        _save_sheet(x, out)
+        save = partial(_save_sheet, x)
     elif out.suffix == ".npz":
-        import numpy as np
-
-        np.savez_compressed(out, x=schema.as_given(x) if is_image else x, component=drawn)
+        arrays = {"x": schema.as_given(x) if is_image else x, "component": drawn}
+        save = partial(_save_arrays, arrays)
     else:
         table, free = schema.decode(x, drawn=not mean), "component"
         while free in table:  # it may be a name of the data's
             free += "_"
-        _save_table({**table, free: drawn}, out)
+        save = partial(_save_table, {**table, free: drawn})
+    output.write(out, save, overwrite)
     source = "all components" if component is None else f"component {component}"
     print(f"{n} examples from {source} -> {out}")
 
@@ -159,13 +183,15 @@ def assign(
     data: Annotated[
         str, typer.Argument(metavar="DATA", help=f"A data set by name, {FILES}; or one image.")
     ],
-    out: Annotated[Path, typer.Option(help="Where to write: .csv or .parquet.")] = Path(
-        "assigned.csv"
-    ),
+    out: Annotated[
+        Path, typer.Option(parser=path_of, metavar="FILE", help="Where to write: .csv or .parquet.")
+    ] = Path("assigned.csv"),
+    overwrite: OverwriteFile = False,
 ) -> None:
     """Write the most probable component of each example of DATA, and all probabilities."""
     import numpy as np
 
+    from cpvae import output
     from cpvae.checkpoint import RunFolder
     from cpvae.models.inference import cluster_probs
 
@@ -173,6 +199,7 @@ def assign(
     info = folder.read_info()
     model = model_of(folder, info)
     _check_ending(out, (".csv", ".parquet"))
+    check_output(out, overwrite, run, data)
     x, _, rows = examples_of(folder, data)
     probs = cluster_probs(model, x).numpy()
     component = probs.argmax(1)
@@ -180,7 +207,7 @@ def assign(
     table |= {"component": component, "probability": probs.max(1)}
     table |= {f"p_{k}": probs[:, k] for k in range(probs.shape[1])}
     out.parent.mkdir(parents=True, exist_ok=True)
-    _save_table(table, out)
+    output.write(out, partial(_save_table, table), overwrite)
     counts = np.bincount(component, minlength=probs.shape[1])
     print("  ".join(f"{k}: {count}" for k, count in enumerate(counts) if count))
     print(f"{len(x)} examples assigned -> {out}")
@@ -191,7 +218,13 @@ def compact(
     run: Run,
     data: Other = None,
     out: Annotated[
-        Path | None, typer.Option(help="Run folder to write.", show_default="RUN-compact")
+        Path | None,
+        typer.Option(
+            parser=path_of,
+            metavar="FOLDER",
+            help="Run folder to write: a new or an empty one.",
+            show_default="RUN-compact",
+        ),
     ] = None,
     tolerance: Annotated[
         float,
@@ -215,15 +248,13 @@ def compact(
     from cpvae.checkpoint import RunFolder, describe
     from cpvae.models.compact import compact as compact_model
     from cpvae.report.page import write_figures
+    from cpvae.staging import staged
     from cpvae.training.recipe import Recipe
 
     folder = RunFolder(run)
     info = folder.read_info()
-    small = RunFolder(out or run.with_name(f"{run.resolve().name}-compact"))
-    if small.exists() and not overwrite:
-        raise ValueError(
-            f"{small.path} already holds a run: add --overwrite, or choose another --out."
-        )
+    out = out or beside(run, "compact")
+    RunFolder(out).check_free(overwrite, HOW)
     model, schema = model_of(folder, info), folder.read_schema()
     splits = splits_given(folder, data) if data else splits_of(info, run)
     found = compact_model(
@@ -233,8 +264,6 @@ def compact(
         tolerance,
         connected_in=splits.train.tensor() if merge_connected else None,
     )
-    history = folder.read_history()  # before the run itself is replaced, if it is
-    small.clear()
     compacted = {
         "from": model.n_components,
         "groups": found.groups,
@@ -244,16 +273,17 @@ def compact(
         "curve": found.curve,
     }
     described = describe(schema, found.config, Recipe(**info["recipe"]))
-    small.write_info({**info, "model": described["model"], "compacted": compacted})
-    small.write_history(history)
-    small.write_model(found.model.state_dict())
+    with staged(out, overwrite, HOW) as small:
+        small.write_info({**info, "model": described["model"], "compacted": compacted})
+        small.write_history(folder.read_history())
+        small.write_model(found.model.state_dict())
+        picture = write_figures(small, splits)["components"].relative_to(small.path)
     _print_groups(found.groups, found.model.aggregated.tolist(), model.n_components)
-    pictures = write_figures(small, splits)
     print(
         f"{counted(model.n_components, 'component')}, {found.elbo_before_nats:.3f} nats -> "
         f"{counted(found.model.n_components, 'component')}, {found.elbo_after_nats:.3f} nats "
-        f"(one-hot bound on the validation data)\nrun -> {small.path}\n"
-        f"by component -> {pictures['components']}"
+        f"(one-hot bound on the validation data)\nrun -> {out}\n"
+        f"by component -> {out / picture}"
     )
 
 
@@ -262,19 +292,31 @@ def report(
     run: Run,
     data: Other = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where to write the page.", show_default="RUN/report.html")
+        Path | None,
+        typer.Option(
+            parser=path_of,
+            metavar="FILE",
+            help="Where to write the page.",
+            show_default="RUN/report.html",
+        ),
     ] = None,
+    overwrite: OverwriteFile = False,
 ) -> None:
     """Write one HTML page about a run: components, figures, curves."""
-    from cpvae.checkpoint import RunFolder
+    from cpvae.checkpoint import REPORT, RunFolder
     from cpvae.report.page import write_report
     from cpvae.report.progress import RowsBar
 
     folder = RunFolder(run)
-    splits = splits_given(folder, data) if data else splits_of(folder.read_info(), run)
-    with RowsBar("importance samples") as bar:
-        path = write_report(folder, splits, out or run / "report.html", bar.update, own=not data)
-    print(f"report -> {path}")
+    info = folder.read_info()
+    if out:
+        check_output(out, overwrite, run)
+    page = out or run / REPORT  # which is the run's own
+    with folder.writing():
+        splits = splits_given(folder, data) if data else splits_of(info, run)
+        with RowsBar("importance samples") as bar:
+            write_report(folder, splits, page, bar.update, overwrite or not out, keep=not data)
+    print(f"report -> {page}")
 
 
 @commands.command(name="app")
@@ -341,6 +383,12 @@ def _save_sheet(x: Any, out: Path) -> None:
     ours.add_text("Software", OURS)  # so that it is no data where it lies among images
     sheet = enlarge(image_grid(displayable(x, x), math.ceil(math.sqrt(len(x))), gap=2))
     sheet.save(out, pnginfo=ours)
+
+
+def _save_arrays(arrays: dict[str, Any], out: Path) -> None:
+    import numpy as np
+
+    np.savez_compressed(out, **arrays)
 
 
 def _save_table(columns: dict[str, Any], out: Path) -> None:

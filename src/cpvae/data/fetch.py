@@ -8,6 +8,8 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
+from cpvae import output
+
 
 def cache_folder() -> Path:
     """The folder that downloads are kept in: ``cpvae`` in the user's cache folder.
@@ -51,15 +53,13 @@ def download(urls: Sequence[str], algorithm: str, digest: str, timeout: float = 
 
 
 def keep(name: str, write) -> Path:
-    """Writes a file into the cache, aside and then renamed; ``write`` takes an open file."""
+    """Writes a file into the cache, see `output.write`; ``write`` takes an open file."""
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as aside:
-        try:
-            write(aside)
-        except BaseException:
-            os.unlink(aside.name)
-            raise
-    os.chmod(aside.name, 0o644)
-    os.replace(aside.name, folder / name)
+
+    def make(aside: Path) -> None:
+        with open(aside, "wb") as file:
+            write(file)
+
+    output.write(folder / name, make)
     return folder / name

@@ -8,10 +8,12 @@ import numpy as np
 
 from cpvae.choices import ARRAYS, COMPRESSED, TABLES, stem
 from cpvae.data.images import IMAGES, read_images
+from cpvae.data.labels import read_labels
 from cpvae.data.schema import encode_table
 from cpvae.data.splits import Selection, Source, from_array
 from cpvae.data.tables import Read, ending_of, is_parquet, read_table, unreadable
 
+TEXT = (".csv", ".tsv", ".txt")  # files in which NA may stand for a missing label
 X_KEYS, Y_KEYS = ("x", "X", "data", "images", "features"), ("y", "Y", "labels", "target", "label")
 
 
@@ -108,7 +110,7 @@ def from_table(path: Path, read: Read, what: Selection) -> Source:
     for name in aside:
         if name not in names:
             raise ValueError(f"{path} has no column {name!r}: it has {', '.join(names)}.")
-    labels = table[what.label].to_numpy() if what.label else None
+    labels = read_labels(table[what.label], ending_of(path) in TEXT) if what.label else None
     if what.schema:
         x, schema = what.schema.encode(table, str(path)), what.schema
     else:

@@ -244,9 +244,7 @@ class Schema:
             kinds=tuple(of_each),
             loc=_plain(np.where(standardised, loc, 0.0)),
             scale=_plain(np.where(standardised, scale, 1.0)),
-            limits=tuple(
-                limits(x[:, i]) if of == "number" else None for i, of in enumerate(of_each)
-            ),
+            limits=tuple(limits(x[:, i]) if k == "number" else None for i, k in enumerate(of_each)),
         )
 
     def column_kinds(

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from cpvae.data.labels import known
 from cpvae.models.base import Model, Terms
 from cpvae.models.build import WithCategories, has_categories
 from cpvae.models.functional import log_mean_exp, mutual_information
@@ -127,7 +128,8 @@ def evaluate(
     Arguments:
         model: a fitted model
         x: data, (n, ...)
-        labels: classes of the data, (n), for the four clustering scores
+        labels: classes of the data, (n), for the four clustering scores; examples without one
+            (None, NaN or "") are left out of these
         n_samples: importance samples of the log-likelihood
         seed: of binarisation and noise
         temperature: of the relaxed value
@@ -141,7 +143,8 @@ def evaluate(
         sum equals the two KLs (``mutual_information_nats``, ``aggregated_kl_z_nats``,
         ``aggregated_kl_c_nats``). For models with several components
         ``mutual_information_c_nats`` (of the component alone and x, at most log K),
-        ``components_used``, and with labels ``accuracy``, ``purity``, ``nmi``, ``ari``. Estimates
+        ``components_used``, and with labels ``accuracy``, ``purity``, ``nmi``, ``ari``, and
+        ``n_labelled`` if some examples have no label. Estimates
         have their standard errors beside them, ``..._se_nats`` and ``..._noise_se_nats``;
         ``draws`` and ``importance_samples`` say how many it took to bring the latter below
         `NOISE_ERROR` for the bounds and the likelihood, or that the most were not enough.
@@ -171,8 +174,21 @@ def evaluate(
         result["mutual_information_c_nats"] = mutual_information(draws.log_qc[0]).item()
         result["components_used"] = components_used(probs.mean(0))
         if labels is not None:
-            result |= cluster_scores(np.asarray(labels), probs.argmax(1).cpu().numpy())
+            result |= _scores(np.asarray(labels), probs.argmax(1).cpu().numpy())
     return result
+
+
+def _scores(labels: np.ndarray, assigned: np.ndarray) -> dict[str, float | int]:
+    """The clustering scores of the examples that have a label; how many, if some have none."""
+    has_label = known(labels)
+    scores: dict[str, float | int] = {}
+    if not has_label.all():
+        scores["n_labelled"] = int(has_label.sum())
+    if has_label.any():
+        labels = labels[has_label]
+        labels = labels.astype(str) if labels.dtype == object else labels  # they may be mixed
+        scores |= cluster_scores(labels, assigned[has_label])
+    return scores
 
 
 class Estimate(NamedTuple):

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from cpvae import __file__ as PACKAGE
-from cpvae import __version__
+from cpvae import __version__, output
 from cpvae.checkpoint import RunFolder, best_of, describe, versions
 from cpvae.data import Splits
 from cpvae.data.augment import Augment
@@ -171,13 +171,11 @@ def _classes(splits: Splits, labels: np.ndarray | None) -> np.ndarray:
 
 
 def write(file: Path, result: dict[str, Any]) -> None:
-    """Writes a result under another name, then renames it. A list of numbers takes one line."""
+    """Writes a result, whole or not at all. A list of numbers takes one line."""
     text = re.sub(
         r"\[[^\[\]{}\"]*\]", lambda m: " ".join(m[0].split()), json.dumps(result, indent=1)
     )
-    aside = file.with_suffix(".part")
-    aside.write_text(text + "\n", encoding="utf-8")
-    aside.replace(file)
+    output.write_text(file, text + "\n")
 
 
 def read(results: Path) -> list[dict[str, Any]]:

@@ -239,8 +239,10 @@ def _print(title: str, rows: list[dict[str, Any]]) -> None:
 
 
 def _save(figure: "Figure", path: Path) -> None:
+    from cpvae import output
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    output.write(path, lambda aside: figure.savefig(aside, dpi=130))
     print(f"figure -> {path}")
 
 

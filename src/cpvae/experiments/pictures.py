@@ -13,6 +13,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from cpvae import output
 from cpvae.models.base import Model
 from cpvae.report.figures import image_grid, show
 
@@ -41,7 +42,7 @@ def draw(model: Model, x: Tensor, file: Path) -> None:
             ]
         )
     arrays: dict[str, Any] = {k: _levels(value.squeeze(-3)) for k, value in images.items()}
-    np.savez_compressed(file, **arrays)
+    output.write(file, lambda aside: np.savez_compressed(aside, **arrays))
 
 
 def _levels(x: Tensor) -> np.ndarray:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeGuard
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cpvae.choices import LIKELIHOODS, SYSTEMS, choose
 from cpvae.models import likelihoods
@@ -16,7 +17,7 @@ from cpvae.models.precision import single_precision
 from cpvae.models.priors import GaussianMixture, Prior, StandardNormal, VampPrior
 from cpvae.models.residual import ResidualCPVAE
 from cpvae.models.vae import VAE
-from cpvae.streams import stream
+from cpvae.streams import torch_stream
 
 WithCategories = ConditionalPriorVAE | ResidualCPVAE
 
@@ -67,6 +68,16 @@ SETTINGS = (
     "seed",
     *sorted({name for system in MODELS.values() for name in system.settings}),
 )
+
+
+# what draws starting weights, and the same with a generator
+ATEN = torch.ops.aten
+DRAWING = {
+    ATEN.randn.default: ATEN.randn.generator,
+    ATEN.rand.default: ATEN.rand.generator,
+    ATEN.normal_.default: ATEN.normal_.default,
+    ATEN.uniform_.default: ATEN.uniform_.default,
+}
 
 
 @single_precision()
@@ -121,11 +132,30 @@ def build(
     else:
         p_x = _likelihood(likelihood, kinds, n_levels, origin, unit, noise_scale)
     of_model = {name: settings.pop(name) for name in MODELS[model].of_model if name in settings}
-    with torch.random.fork_rng(devices=[]):  # layers start from torch's global generator
-        torch.manual_seed(stream(seed, "weights"))
+    with _Drawn(torch_stream(seed, "weights")):
         prior = _prior(model, n_components, latent_dim, p_x, shape, settings)
         made: Any = MODELS[model].model
         return made(shape, p_x, prior, latent_dim, hidden, network, **of_model)
+
+
+class _Drawn(TorchDispatchMode):
+    """Within it layers draw their starting weights from a generator, in this thread alone.
+
+    Else they draw from torch's global one, which fits in other threads draw from, too.
+    """
+
+    def __init__(self, generator: torch.Generator):
+        super().__init__()
+        self.generator = generator
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        given = dict(kwargs or {})
+        if function in DRAWING:
+            function = DRAWING[function]
+            given["generator"] = self.generator
+        return function(*args, **given)
 
 
 def has_categories(model: Model) -> TypeGuard[WithCategories]:

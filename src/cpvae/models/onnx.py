@@ -5,12 +5,14 @@ import json
 import logging
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cpvae import output
 from cpvae.data.schema import Schema
 from cpvae.extras import need
 from cpvae.models.base import Model
@@ -45,7 +47,7 @@ class _Decoder(nn.Module):
 
 @single_precision()
 @torch.no_grad()
-def export_onnx(model: Model, schema: Schema, folder: Path) -> list[Path]:
+def export_onnx(model: Model, schema: Schema, folder: Path, overwrite: bool = True) -> list[Path]:
     """Writes ``encoder.onnx``, ``decoder.onnx``, ``prior.json``, ``schema.json`` into a folder.
 
     The encoder takes ``x``, ``(n, *shape)``, in the data's units and gives ``probabilities``
@@ -61,11 +63,13 @@ def export_onnx(model: Model, schema: Schema, folder: Path) -> list[Path]:
         model: a fitted model
         schema: of the data that it was fitted to
         folder: where the files go; made if it is not there
+        overwrite: whether files of these names are replaced
 
     Returns:
         The files.
 
     Raises:
+        FileExistsError: there is such a file, and it is not to be overwritten.
         ModuleNotFoundError: onnx or onnxscript is not installed.
         ValueError: a mixture with full covariance whose components are read off responsibilities
             (``mog``): ONNX has no triangular solver.
@@ -83,8 +87,10 @@ def export_onnx(model: Model, schema: Schema, folder: Path) -> list[Path]:
     x = torch.rand(2, *model.shape)
     latent = model.code(model.likelihood.observe(x.flatten(1)))[0]
     encoder, decoder = folder / "encoder.onnx", folder / "decoder.onnx"
-    _export(_Encoder(model), (x,), ["x"], ["probabilities", *names], encoder)
-    _export(_Decoder(model), latent, list(names), ["mean"], decoder)
+    of_encoder = _Encoder(model), (x,), ["x"], ["probabilities", *names]
+    of_decoder = _Decoder(model), latent, list(names), ["mean"]
+    output.write(encoder, partial(_export, *of_encoder), overwrite)
+    output.write(decoder, partial(_export, *of_decoder), overwrite)
     prior = model.mixture()
     described = {
         "weights": model.aggregated.tolist(),
@@ -95,7 +101,7 @@ def export_onnx(model: Model, schema: Schema, folder: Path) -> list[Path]:
     files = [encoder, decoder]
     for name, content in (("prior.json", described), ("schema.json", schema.as_json())):
         files.append(folder / name)
-        files[-1].write_text(json.dumps(content) + "\n", encoding="utf-8")
+        output.write_text(files[-1], json.dumps(content) + "\n", overwrite)
     return files
 
 

@@ -259,8 +259,8 @@ def _title(explorer: Explorer, k: int) -> str:
 def _summary(explorer: Explorer) -> str:
     n = len(explorer.x)
     shown = (
-        f"The data of this run was not found, so {n} examples that the model generated are shown "
-        f"in its place."
+        f"The data of this run was not found as it was, so {n} examples that the model generated "
+        f"are shown in its place."
         if explorer.generated
         else f"{n} examples that the fit did not see."
     )

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cpvae import output
 from cpvae.data.schema import Schema
+from cpvae.lock import Lock
 from cpvae.models.base import Model
 from cpvae.models.inference import cluster_probs
 from cpvae.report import figures
@@ -114,16 +116,17 @@ class Explorer:
         """Names the components, and keeps the names; those of the same name count as one.
 
         Raises:
-            ValueError: not one name for each component, or an empty name.
+            ValueError: not one name for each component, or an empty name; or another process
+                writes to the run, as a fit does.
         """
         names = [str(name).strip() for name in names]
         if len(names) != self.model.n_components or not all(names):
             raise ValueError(
                 f"There are {self.model.n_components} components: give each of them a name."
             )
+        with Lock(self.names_path.parent):
+            output.write_json(self.names_path, {str(k): name for k, name in enumerate(names)})
         self.names = names
-        text = json.dumps({str(k): name for k, name in enumerate(names)}, indent=2) + "\n"
-        self.names_path.write_text(text, encoding="utf-8")
 
     def rename_by_number(self, components: Sequence[Any], names: Sequence[str]) -> None:
         """Names components by their numbers, which may come as text and in any order.

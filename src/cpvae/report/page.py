@@ -2,6 +2,7 @@
 
 import base64
 import io
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from cpvae import output
 from cpvae.checkpoint import FIGURES, RunFolder, best_of
 from cpvae.data import Splits
+from cpvae.data.labels import known
 from cpvae.evaluation.metrics import Progress, evaluate, figures_of
 from cpvae.models.inference import cluster_probs
 from cpvae.report import figures
@@ -26,17 +29,17 @@ def evaluate_run(
     n_samples: int = 500,
     seed: int = 0,
     progress: Progress | None = None,
-    own: bool = True,
+    keep: bool = True,
 ) -> dict[str, Any]:
-    """Evaluates a run on the test part of data; arguments as for `evaluate`.
+    """Evaluates a run on the test part of data and keeps the result if asked; else as `evaluate`.
 
-    The result is kept if the data are the run's ``own``.
+    It is to be kept where the data are the run's own.
     """
     model = folder.read_model()
     result = evaluate(
         model, splits.test.tensor(), splits.test.labels, n_samples, seed, progress=progress
     )
-    if own:
+    if keep:
         folder.write_evaluation(result)
     return result
 
@@ -48,7 +51,7 @@ def write_figures(folder: RunFolder, splits: Splits) -> dict[str, Path]:
     paths = {}
     for name, figure in _figures(folder, splits).items():
         paths[name] = place / f"{name}.png"
-        figure.savefig(paths[name], dpi=130)
+        output.write(paths[name], partial(figure.savefig, dpi=130))
     return paths
 
 
@@ -57,20 +60,22 @@ def write_report(
     splits: Splits,
     out: Path,
     progress: Progress | None = None,
-    own: bool = True,
+    overwrite: bool = True,
+    keep: bool = True,
 ) -> Path:
     """Writes the page; evaluates on the test data first where that was not done before.
 
-    ``own`` says whether the data are those of the run, whose figures are kept.
+    ``keep`` says whether the figures are, as they are where the data are the run's own.
 
     Raises:
         ValueError: a run folder that is damaged or has no finished epoch.
+        FileExistsError: there is a file, and it is not to be overwritten.
     """
     from jinja2 import Environment, PackageLoader
 
     info, history = folder.read_info(), folder.read_history()
-    result = folder.read_evaluation() if own else None
-    result = result or evaluate_run(folder, splits, progress=progress, own=own)
+    result = folder.read_evaluation() if keep else None
+    result = result or evaluate_run(folder, splits, progress=progress, keep=keep)
     drawn = _figures(folder, splits)
     if "mutual_information_nats" in result:
         drawn["kl"] = figures.kl_bars(result)
@@ -89,6 +94,7 @@ def write_report(
         rows=figures_of(result),
         n_samples=result["importance_samples"],
         n_test=len(splits.test.x),
+        n_labelled=result.get("n_labelled"),
         pictured="test " if len(splits.test.x) >= ENOUGH else "",
         **_contingency(folder, splits),
         is_image=splits.train.x.ndim == 4,
@@ -96,7 +102,7 @@ def write_report(
         images={name: _embedded(figure) for name, figure in drawn.items()},
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page, encoding="utf-8")
+    output.write_text(out, page, overwrite)
     return out
 
 
@@ -124,10 +130,14 @@ def _contingency(folder: RunFolder, splits: Splits) -> dict[str, Any]:
 
     if splits.test.labels is None:
         return {}
-    classes, number = np.unique(splits.test.labels, return_inverse=True)
-    if len(classes) > MOST_CLASSES:
+    has_label = known(splits.test.labels)
+    labels = splits.test.labels[has_label]
+    labels = labels.astype(str) if labels.dtype == object else labels
+    classes, number = np.unique(labels, return_inverse=True)
+    if not 0 < len(classes) <= MOST_CLASSES:
         return {}
     component = cluster_probs(folder.read_model(), splits.test.tensor()).argmax(1).numpy()
+    component = component[has_label]
     counts = contingency_matrix(component, number)
     return {
         "classes": classes.tolist(),

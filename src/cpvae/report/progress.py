@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cpvae.training.diagnosis import Record
-from cpvae.training.fit import OnEpoch, Plan
+from cpvae.training.fit import Plan
+from cpvae.training.restarts import OnEpoch
 
 
 class EpochsBar:

@@ -77,7 +77,7 @@ def describe_data(
                 f"is the default for them, or leave them out."
             )
         likelihood = "mixed"
-    if model == "residual":
+    if model == "residual" and x.ndim == 2:
         likelihood = likelihood or "mixed"
     low, high = np.nanmin(x), np.nanmax(x)
     in_unit_interval = bool(low >= 0 and high <= 1)

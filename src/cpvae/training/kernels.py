@@ -8,6 +8,7 @@ Compiling fuses the kernels, takes some ten seconds and may round otherwise.
 import hashlib
 import os
 import shutil
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -25,6 +26,7 @@ ENOUGH_TO_COMPILE = {"cpu": 8_000, "cuda": 50_000}  # and compiling one; 3x if t
 
 Function = Callable[..., Sequence[Tensor]]
 _PROGRAMS: dict[bytes, Function] = {}  # restarts in a process share them
+_MAKING = threading.Lock()  # torch records and compiles for one thread at a time
 
 
 def choose_kernels(device: torch.device, recipe: Recipe, n: int, small: bool) -> str:
@@ -48,7 +50,7 @@ def choose_kernels(device: torch.device, recipe: Recipe, n: int, small: bool) ->
 
 def trace(function: Function, example: Sequence[Tensor]) -> Function:
     """A function that replays the kernels that another one calls, with the same floats."""
-    with warnings.catch_warnings():
+    with _MAKING, warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript
         recorded = torch.jit.trace(
             _graph(function, example), tuple(t.detach() for t in example), check_trace=False
@@ -91,7 +93,7 @@ def compile_with_adam(function: Function, adam: Adam, example: Sequence[Tensor])
         return [t.detach().clone().requires_grad_(t.requires_grad) for t in given]
 
     try:
-        with warnings.catch_warnings():
+        with _MAKING, warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of the compiler's own ways
             program = _compile(whole, copies)
     except Exception as error:  # whatever compiler, linker and their files may raise

@@ -128,7 +128,7 @@ class Group:
             self.save()
 
     def save(self) -> None:
-        """Writes the training state, then the best weights."""
+        """Writes the training state, then the best weights; the history is on disk before both."""
         if not self.home:
             return
         started = time.monotonic()
@@ -142,6 +142,9 @@ class Group:
             tensors |= {f"{index}.{key}": value for key, value in state.items()}
             fields = ("epoch", "best_epoch", "best_elbo", "diverged")
             progress.append({key: getattr(run, key) for key in fields})
+        for run in self.runs:
+            if run.folder:
+                run.folder.flush_history()
         self.home.write_training(tensors, {"runs": progress})
         for run in self.runs:
             if run.folder:
