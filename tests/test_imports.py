@@ -65,6 +65,7 @@ LAYOUT = {
     " checkpoint": ("old_formats", "tensors", "checkpoint", "staging"),
     "training": (
         "device",
+        "settings",
         "recipe",
         "diagnosis",
         "adam",

@@ -5,13 +5,11 @@ loss weights and the expectation are. Labels have no way in. On a CPU two equal 
 for bit, and so are a run and the same run killed and resumed.
 """
 
-import contextlib
 import dataclasses
 import math
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -33,13 +31,12 @@ from cpvae.training.initialise import as_table
 from cpvae.training.kernels import choose_kernels
 from cpvae.training.objective import Means
 from cpvae.training.recipe import MOST_ENUMERATED, Phase, Recipe
+from cpvae.training.settings import torch_settings
 from cpvae.training.state import Group, Run, under
 
 # parameters times batch size under which a second thread costs more than it brings
 SMALL = 2e7
 ENOUGH_VALIDATION = 500  # rows: smaller sets are drawn several times over
-_SETTING = threading.Lock()
-_BEFORE: list[tuple[int, str]] = []  # settings before the first of the fits that go on, see below
 
 
 class TrainingData(NamedTuple):
@@ -368,29 +365,3 @@ def _engine(
             model.prior.start_from(inputs, generator)  # type: ignore[operator]  # it has one
     changes = augment if recipe.invariance_weight else None
     return Engine(models, seeds, train, recipe, changes, kernels)
-
-
-@contextlib.contextmanager
-def torch_settings(device: torch.device, small: bool) -> Iterator[None]:
-    """Threads and precision of products that training wants; as they were before, after it.
-
-    Of fits in several threads the first knows what was before, and the last restores the precision,
-    which is the process's; the number of threads is that of each.
-    """
-    with _SETTING:
-        if not _BEFORE:
-            _BEFORE.append((torch.get_num_threads(), torch.get_float32_matmul_precision()))
-        _BEFORE.append(_BEFORE[0])
-        if small:
-            torch.set_num_threads(1)
-        if device.type == "cuda":  # TensorFloat-32: three times the speed, the same bounds
-            torch.set_float32_matmul_precision("high")
-    try:
-        yield
-    finally:
-        with _SETTING:
-            threads, precision = _BEFORE.pop()
-            torch.set_num_threads(threads)
-            if len(_BEFORE) == 1:
-                torch.set_float32_matmul_precision(precision)
-                _BEFORE.clear()
