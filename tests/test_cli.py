@@ -476,12 +476,13 @@ def test_a_table_of_several_kinds_of_columns(cpvae, tmp_path):
     }
     file, run = tmp_path / "people.csv", tmp_path / "run"
     csv.write_csv(pa.table(columns), file)
-    command = ("fit", file, "-k", 2, "--max-epochs", 3, "--out", run, "--kind", "floor=categorical")
+    kinds = ("--kind", "floor=categorical", "--kind", "visits=count")
+    command = ("fit", file, "-k", 2, "--max-epochs", 3, "--out", run, *kinds)
     code, _, err = cpvae(*command)
     assert code == 0, err
     assert "categorical  pet, floor" in err
     info = json.loads((run / "run.json").read_text())
-    assert info["schema"]["kinds"] == ["number", "number", "categorical", "categorical"]
+    assert info["schema"]["kinds"] == ["number", "count", "categorical", "categorical"]
     assert info["schema"]["levels"] == {"pet": ["cat", "dog"], "floor": ["3", "4"]}
     assert cpvae(*command, "--resume", "--max-epochs", 5)[0] == 0
     last = json.loads((run / "history.jsonl").read_text().splitlines()[-1])
