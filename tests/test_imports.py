@@ -61,7 +61,7 @@ LAYOUT = {
         "compact",
         "onnx",
     ),
-    "evaluation": ("metrics", "classifier", "generation"),
+    "evaluation": ("metrics", "classifier", "generation", "moments"),
     " checkpoint": ("old_formats", "tensors", "checkpoint", "staging"),
     "training": (
         "device",

@@ -304,3 +304,27 @@ def test_it_is_exported(rows, tmp_path):
     names = [given.name for given in decoder.get_inputs()]
     (mean,) = decoder.run(None, dict(zip(names, latent, strict=True)))
     np.testing.assert_allclose(mean, model.reconstruct(x), atol=1e-3, rtol=1e-3)
+
+
+def test_components_have_weights_means_and_covariances_in_the_datas_units(rows):
+    x = 100 + 7 * rows[:, :3]
+    model = CPVAE(2, likelihood="gaussian", max_epochs=1, random_state=0).fit(x)
+    rng = np.random.default_rng(0)
+    factor = rng.normal(size=(2, 3, 3))
+    covariances = factor @ factor.transpose(0, 2, 1) + 0.1 * np.eye(3)
+    of = np.log([0.3, 0.7]), rng.normal(size=(2, 3)), covariances, np.zeros((2, 0))
+    model.model_.start_from(Gaussians(*of))
+    assert model.model_.is_plain_mixture()
+    np.testing.assert_allclose(model.weights_.sum(), 1, rtol=1e-5)
+    assert model.means_.shape == (2, 3)
+    drawn, _ = model.sample(40_000, component=1)
+    np.testing.assert_allclose(model.means_[1], drawn.mean(0), atol=0.06 * drawn.std(0).max())
+    covariance = np.cov(drawn.T)
+    np.testing.assert_allclose(
+        model.covariances_[1], covariance, atol=0.05 * np.abs(covariance).max()
+    )
+    with torch.no_grad():
+        model.model_.decoder.output.bias += 0.01  # now from draws
+    assert not model.model_.is_plain_mixture()
+    np.testing.assert_allclose(model.means_[1], drawn.mean(0), atol=0.06 * drawn.std(0).max())
+    assert not hasattr(CPVAE(), "means_")

@@ -24,6 +24,7 @@ from cpvae.data.objects import checked_array, encode_frame
 from cpvae.data.schema import Kinds, Levels, Schema
 from cpvae.data.splits import Source, Splits, from_array, split
 from cpvae.evaluation.metrics import evaluate
+from cpvae.evaluation.moments import MomentsMixin
 from cpvae.models.base import Model
 from cpvae.models.build import SETTINGS, build
 from cpvae.models.compact import TOLERANCE, compact
@@ -45,24 +46,22 @@ FRONT = (
 EXPERT = (*SETTINGS, *(field.name for field in dataclasses.fields(Recipe)))
 
 
-class CPVAE(NamedFeaturesMixin, TransformerMixin, DensityMixin, BaseEstimator):
+class CPVAE(NamedFeaturesMixin, MomentsMixin, TransformerMixin, DensityMixin, BaseEstimator):
     """Learns a mixture from data and generates from any one of its components (CP-VAE).
 
     Arguments left at None are chosen from the data, see `training.defaults`.
 
     Arguments:
         n_components: number of components K, 10 by default; 1 for the models ``vae`` and ``hvae``
-        model: ``cpvae``, or ``residual``, the same started as a Gaussian mixture (default for
-            tables of numbers without gaps), or a baseline, whose components are the prior's:
-            ``vae``, ``mog`` (mixture of Gaussians), ``vamp``, ``hvae`` (two layers), ``hvamp``
+        model: ``cpvae``, or ``residual``, the same started as a mixture (default for tables with
+            numbers), or a baseline, whose components are the prior's: ``vae``, ``mog`` (mixture of
+            Gaussians), ``vamp``, ``hvae`` (two layers), ``hvamp``
         latent_dim: dimensions of the continuous latent z
         hidden: widths of the hidden layers
         network: ``mlp``, or ``conv`` for images
-        likelihood: ``bernoulli`` for data in [0, 1], ``gaussian``, or ``mixed`` for columns of
-            several kinds, which is the default where a frame has columns of text
+        likelihood: ``bernoulli`` for data in [0, 1], ``gaussian``, or ``mixed``, of several kinds
         kinds: of columns, by name or number, or one for all of them, where
-            `Schema.column_kinds` is not to choose: ``gaussian``, ``binary``, ``count`` or
-            ``categorical``
+            `Schema.column_kinds` is not to choose, see `choices.KINDS`
         mixing_weights: p(c), ``learned`` (default) or ``uniform``, the paper's 1/K, which says that
             components are of one size
         max_epochs: passes over the data at most
@@ -73,8 +72,8 @@ class CPVAE(NamedFeaturesMixin, TransformerMixin, DensityMixin, BaseEstimator):
         validation_fraction: share of the data held out for early stopping
         warm_start: whether another `fit` goes on from the weights of the one before, without
             annealing
-        n_init: fits from that many seeds, ``random_state`` and those after it, and keeps the best
-            by the validation bound; a process a core, or all at once on a CUDA device
+        n_init: fits from that many seeds, ``random_state`` and on, and keeps the best by the
+            validation bound; a process a core, or all at once on a CUDA device
         random_state: seed of everything, or a `numpy.random.RandomState`, or None, to draw one from
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``
         verbose: whether to print a line an epoch
@@ -87,6 +86,7 @@ class CPVAE(NamedFeaturesMixin, TransformerMixin, DensityMixin, BaseEstimator):
         history_: one record an epoch, see `cpvae.fit`
         restarts_: for each seed its epochs and its best validation bound
         aggregated_: share of each component in the training data, (k) (eq. 14)
+        weights_, means_, covariances_: of the components of a table, see `evaluation.moments`
         n_features_in_: features of one example
 
     Example:

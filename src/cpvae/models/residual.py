@@ -158,6 +158,12 @@ class ResidualCPVAE(Model):
         """How numbers are read."""
         return cast(NumberHead, self.likelihood.heads[0])
 
+    def is_plain_mixture(self) -> bool:
+        """Whether x given c is a Gaussian: nothing is trained, and numbers are read as they are."""
+        learned = self.decoder.output.weight.any() or self.decoder.output.bias.any()
+        plain = (self.number_head.bend == 0).all() and (self.number_head.rounding == 0).all()
+        return bool(plain and not learned and len(self.likelihood.heads) == 1)
+
     # --- inference -------------------------------------------------------------------------------
 
     def log_qc(self, observed: Float[Tensor, "n f"]) -> Float[Tensor, "n k"]:
