@@ -31,7 +31,11 @@ def index_notes(source):
 def test_an_index_of_pandas_is_no_column(frame, tmp_path):
     file = tmp_path / "t.parquet"
     named = frame.set_index(pandas.Index(np.arange(N) ** 2, name="key"))
-    for indexed in (frame[frame.h > 0], named, frame.set_index([np.arange(N) // 2, np.arange(N) % 2])):
+    for indexed in (
+        frame[frame.h > 0],
+        named,
+        frame.set_index([np.arange(N) // 2, np.arange(N) % 2]),
+    ):
         indexed.to_parquet(file)
         source = data.read(file)
         assert source.columns == tuple(pandas.read_parquet(file).columns) == ("h", "w")
