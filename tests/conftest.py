@@ -1,5 +1,6 @@
 import math
 import os
+import sys
 from pathlib import Path
 
 import jaxtyping
@@ -30,6 +31,22 @@ def without_shape_checks():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def cpvae(monkeypatch, capsys):
+    """Runs the command line: exit code, standard output, standard error."""
+
+    def run(*arguments):
+        from cpvae.cli import main as cli
+
+        monkeypatch.setattr(sys, "argv", ["cpvae", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        out, err = capsys.readouterr()
+        return exit_.value.code, out, err
+
+    return run
 
 
 @pytest.fixture

@@ -19,26 +19,11 @@ from pyarrow import csv, parquet
 from safetensors.torch import load_file
 
 from cpvae import CPVAE, data
-from cpvae.cli import main as cli
 from cpvae.models.build import MODELS
 
 pytestmark = pytest.mark.usefixtures("without_shape_checks")
 
 FIT = ["fit", "digits", "--max-epochs", "3", "--components", "10", "--accelerator", "cpu"]
-
-
-@pytest.fixture
-def cpvae(monkeypatch, capsys):
-    """Runs the command line: exit code, standard output, standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["cpvae", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        out, err = capsys.readouterr()
-        return exit_.value.code, out, err
-
-    return run
 
 
 @pytest.fixture(scope="module")
