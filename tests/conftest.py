@@ -35,6 +35,22 @@ def without_shape_checks():
 
 
 @pytest.fixture
+def cpvae(monkeypatch, capsys):
+    """Runs the command line: exit code, standard output, standard error."""
+
+    def run(*arguments):
+        from cpvae.cli import main as cli
+
+        monkeypatch.setattr(sys, "argv", ["cpvae", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        out, err = capsys.readouterr()
+        return exit_.value.code, out, err
+
+    return run
+
+
+@pytest.fixture
 def real():
     """Loads a real data set where CPVAE_DATA has its file; skips the test elsewhere."""
 

@@ -17,7 +17,10 @@ from cpvae.data.numerals import is_plain, numbers_of
 
 MOST_LEVELS = 100  # categories that a column of text may have
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "?")  # words that mean a missing value
-TRUTHS = {"false": 0.0, "true": 1.0, "0": 0.0, "1": 1.0, "no": 0.0, "yes": 1.0}
+TRUTHS = {  # other words for a boolean
+    **dict.fromkeys(("false", "f", "no", "n", "0"), 0.0),
+    **dict.fromkeys(("true", "t", "yes", "y", "1"), 1.0),
+}
 MOSTLY = 0.9  # of the cells are numbers: then the others are mistakes, if the numbers are many
 MANY = 20
 

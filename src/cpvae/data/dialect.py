@@ -107,7 +107,7 @@ def dialect_of(text: str, path: Path) -> Dialect:
         notes.append(f"cells are parted by {'spaces' if delimiter == ' ' else repr(delimiter)}")
     first = _header(rows, _width([row for _, row in rows]))
     if first:
-        above = " ".join(filter(None, rows[0][1]))
+        above = " ".join(cell.strip() for cell in rows[0][1] if cell)
         what = "line" if first == 1 else f"{first} lines"
         notes.append(f"the {what} above the header, {above!r}, left out")
     number, header = rows[first]
@@ -135,32 +135,41 @@ def collapsed(text: str) -> str:
     return "\n".join(" ".join(line.split()) for line in text.splitlines())
 
 
-def _rows(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
-    """The first rows that are not empty, each with the number of its last line."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+def _rows(text: str, delimiter: str, strict: bool = False) -> list[tuple[int, list[str]]]:
+    """The first rows that are not empty, each with the number of its last line.
+
+    None of a text whose quotes end within cells, if it is to be read in the ``strict`` way.
+    """
+    how: dict[str, Any] = {"delimiter": delimiter, "skipinitialspace": True, "strict": strict}
+    reader = csv.reader(io.StringIO(text, newline=""), **how)
     rows: list[tuple[int, list[str]]] = []
-    with suppress(csv.Error):
+    try:
         for row in reader:
             if any(cell.strip() for cell in row) or len(row) > 1:
                 rows.append((reader.line_num, row))
             if len(rows) == ROWS:
                 break
+    except csv.Error:
+        return [] if strict else rows
     return rows
 
 
 def _delimiter(text: str) -> str:
     """What parts cells: what gives most rows as many cells, the header among them."""
-    best, most = DELIMITERS[0], 0.0
+    best, most = DELIMITERS[0], (0.0, 0.0)
+    strict = any(_rows(text, delimiter, strict=True) for delimiter in DELIMITERS)
     for delimiter in DELIMITERS:
-        rows = [row for _, row in _rows(text, delimiter)]
+        rows = [row for _, row in _rows(text, delimiter, strict)]
         width = _width(rows)
-        share = sum(len(row) == width for row in rows) / max(1, len(rows)) if width > 1 else 0
-        if share > most:
-            best, most = delimiter, share
+        alike = [row for row in rows if len(row) == width > 1]
+        numbers = sum(is_plain(cell) for row in alike for cell in row)
+        found = len(alike) / max(1, len(rows)), numbers / max(1, width * len(alike))
+        if alike and found > most:
+            best, most = delimiter, found
     rows = [row for _, row in _rows(text, best)]
-    if most and len(rows) > 1 and len(rows[0]) == 1 and _width(rows) == 2:  # "x", then 1,5
+    if most[0] and len(rows) > 1 and len(rows[0]) == 1 and _width(rows) == 2:  # "x", then 1,5
         return ";" if all(re.fullmatch(r"-?\d+,\d+", ",".join(row)) for row in rows[1:]) else best
-    if not most:
+    if not most[0]:
         spaced = [line.split() for line in text.splitlines()[:ROWS] if line.strip()]
         numbers = all(any(map(is_plain, row)) for row in spaced[1:])
         if len({len(row) for row in spaced}) == 1 and len(spaced[0]) > 1 and numbers:
@@ -183,7 +192,7 @@ def _header(rows: Sequence[tuple[int, Sequence[str]]], width: int) -> int:
             alone = any(len(other) > 1 and other[1].strip() for _, other in rows[place + 1 :])
         remark = row[0].lstrip().startswith("#") and not _data_follow(rows, place)
         fits = len(row) == width or (len(row) == width - 1 and _data_follow(rows, place))
-        if fits and not alone and not remark:
+        if cells and fits and not alone and not remark:
             return place
     return 0
 

@@ -46,9 +46,9 @@ def read_file(path: Path, what: Selection) -> Source:
         raise ValueError(f"{path} is an empty file.")
     if is_table:
         return from_table(path, read_table(path, what), what)
-    if ending in ARRAYS:
-        return READERS[ending](path, what)
-    packed = f" (also packed: {', '.join(COMPRESSED)})" if path.suffix in COMPRESSED else ""
+    if path.suffix.lower() in ARRAYS:
+        return READERS[path.suffix.lower()](path, what)
+    packed = f" (tables also packed: {', '.join(COMPRESSED)})" * (path.suffix in COMPRESSED)
     raise ValueError(f"{path} ends in {ending or 'nothing'!r}: use {readable()}{packed}.")
 
 

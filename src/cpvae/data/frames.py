@@ -140,7 +140,7 @@ def of_pandas(
     table: Mapping[str, np.ndarray],
     forms: Sequence[Form],
     drawn: bool,
-    labels: Sequence[Any],
+    labels: tuple[Any, ...],
     label_names: Sequence[Any],
     like: Any = None,
 ) -> Any:
@@ -171,7 +171,8 @@ def of_pandas(
             names = list(label_names) or None
             frame.columns = pandas.MultiIndex.from_tuples(labels, names=names)
         else:
-            frame.columns = pandas.Index(list(labels))
+            running = range(len(labels))  # what pandas gives where there are no names
+            frame.columns = pandas.Index(running if tuple(running) == labels else list(labels))
     if label_names and not isinstance(frame.columns, pandas.MultiIndex):
         frame.columns.name = label_names[0]
     return frame

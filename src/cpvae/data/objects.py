@@ -97,8 +97,6 @@ def _labelled(schema: Schema, columns: Any) -> Schema:
     names = tuple(columns.names) if any(name is not None for name in columns.names) else ()
     if not all(name is None or isinstance(name, str) for name in names):
         names = ()
-    if labels == list(range(len(labels))):  # what pandas gives where there are no names
-        return dataclasses.replace(schema, columns=None, label_names=names)
     texts = all(isinstance(label, str) for label in labels)
     kept = () if texts or None in labels else tuple(labels)
     return dataclasses.replace(schema, labels=kept, label_names=names)

@@ -99,7 +99,8 @@ class Schema:
     def encode(self, table: Any, called: str) -> np.ndarray:
         """New rows as numbers: columns by the names of this schema and in its order.
 
-        Other columns are ignored. A table is taken by position if the schema has no names.
+        Other columns are ignored. A table is taken by position if the schema has no names, or the
+        numbers that pandas gives where there are none.
 
         Arguments:
             table: a table of pyarrow
@@ -111,7 +112,9 @@ class Schema:
         Raises:
             ValueError: a column that is not there, or text that is no known category.
         """
-        if self.columns is None and table.num_columns == len(self.names):
+        nameless = self.columns is None or self.labels == tuple(range(len(self.names)))
+        others = set(table.column_names) != set(self.names)
+        if nameless and others and table.num_columns == len(self.names):
             table = table.rename_columns(self.names)
         for name in self.names:
             if name not in table.column_names:
@@ -153,7 +156,7 @@ class Schema:
         table, forms = self.decode(x, drawn), self.forms or (Form(),) * len(x.T)
         if package == "polars":
             return frames.of_polars(table, forms, drawn)
-        labels = self.labels or (() if self.columns else tuple(range(len(self.names))))
+        labels = self.labels if self.columns else tuple(range(len(self.names)))
         return frames.of_pandas(table, forms, drawn, labels, self.label_names, like)
 
     def as_given(self, x: np.ndarray, drawn: bool = True, like: Any = None) -> Any:

@@ -302,9 +302,9 @@ def without_index(table: Any, what: Selection) -> tuple[Any, list[str]]:
         index = []
     kept = [place for place in range(len(names)) if place not in (*index, *empty)]
     if index:
-        called = ", ".join(repr(names[place]) for place in index if names[place])
+        called = " and ".join(repr(names[place]) for place in index if names[place])
         what_it_is = f"column {called}" if called else "the first column, which has no name,"
-        notes.append(f"{what_it_is} is the index that numbers the rows, and is not fitted")
+        notes.append(f"{what_it_is} is the index of the rows, and is not fitted")
     if empty:
         notes.append("the last column has neither a name nor values, and is left out")
     given = [names[place] or f"column {place + 1}" for place in kept]

@@ -284,7 +284,8 @@ def codes_map(model: Model, x: torch.Tensor) -> Figure:
     z = np.concatenate([model.embed(part).numpy() for part in x.split(1000)])
     assigned = cluster_probs(model, x).argmax(1).numpy()
     centre = z.mean(0)
-    axes_2d = np.linalg.svd(z - centre, full_matrices=False)[2][:2]  # principal axes, (2, d)
+    principal = np.linalg.svd(z - centre, full_matrices=False)[2][:2]
+    axes_2d = np.pad(principal, ((0, 2 - len(principal)), (0, 0)))  # (2, d); the second may be none
     spread = ((z - centre) @ axes_2d.T).var(0).sum() / max((z - centre).var(0).sum(), 1e-12)
     with torch.no_grad():
         prior = model.mixture()

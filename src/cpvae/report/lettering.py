@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any
 
 LONGEST = 18  # letters that leave room for the others
+BOXES = "Last Resort"  # a font that has a box for every letter
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 
 
@@ -31,8 +32,10 @@ def _fonts(letters: str) -> tuple[tuple[str, ...], frozenset[str]]:
     usual = font_manager.FontProperties()
     families = list(rcParams["font.family"])
     lacking = _lacking(letters + ELLIPSIS, font_manager.findfont(usual))
-    entries = font_manager.fontManager.ttflist if lacking else []
-    for entry in sorted(entries, key=lambda e: (e.style != "normal", str(e.weight) != "400")):
+    entries = [e for e in font_manager.fontManager.ttflist if not e.name.startswith(BOXES)]
+    for entry in sorted(
+        entries if lacking else [], key=lambda e: (e.style != "normal", str(e.weight) != "400")
+    ):
         if entry.name not in families and len(left := _lacking(lacking, entry.fname)) < len(
             lacking
         ):
