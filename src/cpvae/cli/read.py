@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from cpvae.choices import ARRAYS, DATASETS, KINDS, TABLES
+from cpvae.text import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -175,7 +176,7 @@ def counted(n: int, noun: str) -> str:
 
 def note(text: str) -> None:
     """A line for a person, beside what a command prints."""
-    print(f"cpvae: note: {text}", file=sys.stderr)
+    print(f"cpvae: note: {printable(text)}", file=sys.stderr)
 
 
 def _size_in(source: dict[str, Any]) -> tuple[int, int] | None:
