@@ -17,6 +17,7 @@ from cpvae.extras import need
 from cpvae.models.base import Model
 from cpvae.models.build import MODELS
 from cpvae.staging import staged
+from cpvae.text import in_markdown, printable
 
 CONFIG, CARD, PICTURE = "config.json", "README.md", "components.png"
 LIBRARY = "cpvae"
@@ -145,8 +146,9 @@ def _card(run: RunFolder, name: str, info: dict[str, Any], pictured: bool) -> st
         keep_trailing_newline=True,
     )
     return environment.get_template("card.md.j2").render(
-        run=run.path.resolve().name,
-        name=name,
+        run=in_markdown(run.path.resolve().name),
+        name=json.dumps(printable(name), ensure_ascii=False),
+        source=printable((info.get("data") or {}).get("source", "")).replace("`", "'"),
         info=info,
         has_categories=has_categories,
         shape=run.read_schema().shape,

@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from cpvae.text import printable
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -114,7 +116,7 @@ class Lock:
                 self._descriptor, mine = descriptor, True
                 if before:
                     told = f"{self.folder} is taken over from {before}, which has ended"
-                    print(f"cpvae: note: {told}", file=sys.stderr)
+                    print(f"cpvae: note: {printable(told)}", file=sys.stderr)
         finally:
             if not mine:
                 os.close(descriptor)

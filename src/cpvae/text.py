@@ -1,5 +1,6 @@
 """Names that came with data or a path, made fit to be shown to a person."""
 
+import re
 import unicodedata
 
 UNSEEN = ("Cc", "Cs", "Zl", "Zp")  # controls, halves of characters, ends of lines
@@ -12,6 +13,11 @@ def printable(text: object) -> str:
         ascii(c)[1:-1] if unicodedata.category(c) in UNSEEN or c in REVERSING else c
         for c in str(text)
     )
+
+
+def in_markdown(text: object) -> str:
+    """The same for Markdown, to which punctuation means something."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~$&])", r"\\\1", printable(text))
 
 
 def in_markup(text: object) -> str:

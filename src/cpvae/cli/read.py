@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from cpvae.choices import ARRAYS, DATASETS, KINDS, TABLES, stem
+from cpvae.text import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -199,7 +200,7 @@ def tell(notes: Iterable[str]) -> None:
 
 def note(text: str) -> None:
     """A line for a person, beside what a command prints."""
-    print(f"cpvae: note: {text}", file=sys.stderr)
+    print(f"cpvae: note: {printable(text)}", file=sys.stderr)
 
 
 def _size_in(source: dict[str, Any]) -> tuple[int, int] | None:

@@ -7,6 +7,7 @@ import typer
 
 from cpvae.cli.read import Run, model_of
 from cpvae.cli.write import Overwrite, OverwriteFile, beside, check_output, path_of
+from cpvae.text import printable
 
 commands = typer.Typer()
 
@@ -35,7 +36,7 @@ def export(
     for name in PARTS[ONNX]:
         check_output(place / name, overwrite, run)
     for file in export_onnx(model, folder.read_schema(), place, overwrite):
-        print(f"{file.stem} -> {file}")
+        print(f"{file.stem} -> {printable(file)}")
 
 
 @commands.command()
@@ -76,4 +77,4 @@ def share(
         address = hub.push_to_hub(run, push, private)
     else:
         address = str(hub.save_pretrained(run, out or beside(run, "shared"), overwrite))
-    print(f"shared run -> {address}")
+    print(f"shared run -> {printable(address)}")

@@ -30,6 +30,7 @@ from cpvae.cli.write import (
     check_output,
     path_of,
 )
+from cpvae.text import in_markup, printable
 
 commands = typer.Typer()
 Other = Annotated[
@@ -102,8 +103,6 @@ def evaluate(
     from rich.console import Console
     from rich.table import Column, Table
 
-    from cpvae.text import in_markup
-
     labelled = f", {result['n_labelled']} of them labelled" if "n_labelled" in result else ""
     table = Table(
         *("quantity", Column("key", no_wrap=True), "value", "±", "± noise"),
@@ -174,7 +173,7 @@ def generate(
         save = partial(_save_table, {**table, free: drawn})
     output.write(out, save, overwrite)
     source = "all components" if component is None else f"component {component}"
-    print(f"{n} examples from {source} -> {out}")
+    print(f"{n} examples from {source} -> {printable(out)}")
 
 
 @commands.command()
@@ -210,7 +209,7 @@ def assign(
     output.write(out, partial(_save_table, table), overwrite)
     counts = np.bincount(component, minlength=probs.shape[1])
     print("  ".join(f"{k}: {count}" for k, count in enumerate(counts) if count))
-    print(f"{len(x)} examples assigned -> {out}")
+    print(f"{len(x)} examples assigned -> {printable(out)}")
 
 
 @commands.command()
@@ -282,8 +281,8 @@ def compact(
     print(
         f"{counted(model.n_components, 'component')}, {found.elbo_before_nats:.3f} nats -> "
         f"{counted(found.model.n_components, 'component')}, {found.elbo_after_nats:.3f} nats "
-        f"(one-hot bound on the validation data)\nrun -> {out}\n"
-        f"by component -> {out / picture}"
+        f"(one-hot bound on the validation data)\nrun -> {printable(out)}\n"
+        f"by component -> {printable(out / picture)}"
     )
 
 
@@ -316,7 +315,7 @@ def report(
         splits = splits_given(folder, data) if data else splits_of(info, run)
         with RowsBar("importance samples") as bar:
             write_report(folder, splits, page, bar.update, overwrite or not out, keep=not data)
-    print(f"report -> {page}")
+    print(f"report -> {printable(page)}")
 
 
 @commands.command(name="app")

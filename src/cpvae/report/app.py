@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cpvae.choices import TABLES
 from cpvae.report.explorer import Explorer
+from cpvae.text import in_markdown, printable
 
 SHOWN = 12  # examples of a component
 
@@ -32,8 +33,8 @@ def page(explorer: Explorer, title: str, read: Read) -> Any:
     """
     import gradio as gr
 
-    with gr.Blocks(title=f"{title} - cpvae", analytics_enabled=False) as blocks:
-        gr.Markdown(f"# {title}\n" + _summary(explorer))
+    with gr.Blocks(title=f"{printable(title)} - cpvae", analytics_enabled=False) as blocks:
+        gr.Markdown(f"# {in_markdown(title)}\n" + _summary(explorer))
         # an example that is clicked on the map becomes the one that a walk starts from
         start = gr.Number(0, label="From example", precision=0, elem_id="first", render=False)
         with gr.Tab("Components"):
@@ -83,7 +84,7 @@ def _map_tab(explorer: Explorer, start: Any) -> None:
         number = explorer.at(*event.index)
         x = explorer.x[[number]]
         label = explorer.label(x)
-        title = _title(explorer, int(label["component"][0]))
+        title = in_markdown(_title(explorer, int(label["component"][0])))
         text = f"Example {number}: **{title}**, probability {label['probability'][0]:.3f}"
         return explorer.map(number), text, _around(explorer, x), number
 

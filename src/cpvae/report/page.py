@@ -17,6 +17,7 @@ from cpvae.data.labels import known
 from cpvae.evaluation.metrics import Progress, evaluate, figures_of
 from cpvae.models.inference import cluster_probs
 from cpvae.report import figures
+from cpvae.text import printable
 from cpvae.training.diagnosis import gain_in_words
 
 ENOUGH = 150  # examples for a picture
@@ -85,8 +86,8 @@ def write_report(
         )
     environment = Environment(loader=PackageLoader("cpvae.report"), autoescape=True)
     page = environment.get_template("report.html.j2").render(
-        name=folder.path.resolve().name,
-        data=splits,
+        name=printable(folder.path.resolve().name),
+        data=printable(splits.name),
         info=info,
         epochs=history[-1]["epoch"],
         gain=gain_in_words(best_of(history, info["recipe"]["pretraining_epochs"]) or {}),
@@ -140,7 +141,7 @@ def _contingency(folder: RunFolder, splits: Splits) -> dict[str, Any]:
     component = component[has_label]
     counts = contingency_matrix(component, number)
     return {
-        "classes": classes.tolist(),
+        "classes": list(map(printable, classes.tolist())),
         "contingency": list(zip(np.unique(component).tolist(), counts.tolist(), strict=True)),
     }
 
