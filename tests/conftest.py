@@ -39,7 +39,6 @@ def cpvae(monkeypatch, capsys):
     """Runs the command line: exit code, standard output, standard error."""
 
     def run(*arguments):
-        from cpvae.cli import main as cli
 
         monkeypatch.setattr(sys, "argv", ["cpvae", *map(str, arguments)])
         with pytest.raises(SystemExit) as exit_:
@@ -61,20 +60,6 @@ def real():
         return data.load(name)
 
     return load
-
-
-@pytest.fixture
-def cpvae(monkeypatch, capsys):
-    """Runs the command line: exit code, standard output, standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["cpvae", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        out, err = capsys.readouterr()
-        return exit_.value.code, out, err
-
-    return run
 
 
 @pytest.fixture

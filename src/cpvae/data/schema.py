@@ -39,8 +39,7 @@ class Schema:
         loc: mean of each column (of log(1 + x) for a count; of each channel of images), where they
             are standardised
         scale: standard deviation of the same
-        limits: how each column that is a ``number`` is rounded and where it ends, see
-            `limits.limits`; None for the others
+        limits: of each column that is a ``number``, see `limits.limits`; None for the others
         frame: package (``pandas`` or ``polars``) of the frame that the data came as
         forms: how the values of each column were written, see `Form`; () where that is not known
         labels: names of the columns in that frame, where they are not the text of ``columns``
