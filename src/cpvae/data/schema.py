@@ -310,8 +310,7 @@ class Schema:
             pairs = zip(self.kinds, levels, strict=True)
             features["kinds"] = list(self.kinds)
             features["n_levels"] = [len(of) if kind == "categorical" else 0 for kind, of in pairs]
-        if any(self.limits):
-            features["limits"] = [list(each) if each else None for each in self.limits]
+            features["limits"] = [each and list(each) for each in self.limits]
         if self.loc:
             pixels = int(np.prod(self.shape[1:]))  # of a channel; 1 for a column of a table
             features["loc"] = np.repeat(self.loc, pixels).tolist()
