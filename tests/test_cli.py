@@ -19,6 +19,7 @@ from pyarrow import csv, parquet
 from safetensors.torch import load_file
 
 from cpvae import CPVAE, data
+from cpvae.cli import main as cli
 from cpvae.models.build import MODELS
 
 pytestmark = pytest.mark.usefixtures("without_shape_checks")
