@@ -91,6 +91,21 @@ def test_names_are_kept_and_merge(explorer):
         explorer.rename([" "] * k)
 
 
+def test_names_go_by_the_number_of_the_component(tmp_path):
+    model = build(shape=(2,), likelihood="gaussian", n_components=12, latent_dim=2, hidden=(4,))
+    twelve = Explorer(model.eval(), torch.rand(40, 2), Schema((2,)), tmp_path / "names.json")
+    names = [f"name {k}" for k in range(12)]
+    for numbers in (sorted(range(12), key=str), [str(k) for k in range(12)], [11.0, *range(11)]):
+        twelve.rename_by_number(numbers, [names[int(k)] for k in numbers])
+        assert twelve.names == names
+    for wrong, said in (
+        ([0, *range(11)], "give each of them one name"),
+        (["x"] * 12, "no numbers"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            twelve.rename_by_number(wrong, names)
+
+
 def test_without_its_data_a_run_is_looked_at_through_what_it_generates(any_model, tmp_path):
     alone = Explorer(any_model, None, Schema(any_model.shape), tmp_path / "names.json")
     assert alone.generated
