@@ -46,7 +46,7 @@ LAYOUT = {
         "onnx",
     ),
     "evaluation": ("metrics", "classifier", "generation"),
-    " checkpoint": ("old_formats", "tensors", "checkpoint", "staging"),
+    " checkpoint": ("stored", "old_formats", "tensors", "checkpoint", "staging"),
     "training": (
         "device",
         "settings",

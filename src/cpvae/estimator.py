@@ -385,7 +385,7 @@ class CPVAE(NamedFeaturesMixin, TransformerMixin, DensityMixin, BaseEstimator):
             estimator.kinds = dict(zip(schema.names, schema.kinds, strict=True))
         estimator.history_ = folder.read_history()
         config = {**info["model"], **schema.features()}
-        planned = Plan(schema, config, Recipe(**info["recipe"]), given)
+        planned = Plan(schema, config, Recipe.from_json(info["recipe"]), given)
         estimator._take(model, planned, info.get("example_shape") or schema.shape)
         estimator._set_names(schema)
         return estimator

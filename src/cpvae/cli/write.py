@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from cpvae.checkpoint import RunFolder
 
 
-def path_of(text: str) -> Path:
+def path_of(text: str | Path) -> Path:
     """Of ``--out``: a path; "" would be the current folder, which nobody means by it."""
-    if not text.strip():
+    if not str(text).strip():  # a default is a path already
         raise typer.BadParameter("it is empty: name a file or folder, . for the current folder.")
     return Path(text)
 
