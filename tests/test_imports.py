@@ -62,7 +62,7 @@ LAYOUT = {
         "onnx",
     ),
     "evaluation": ("metrics", "classifier", "generation", "moments"),
-    " checkpoint": ("old_formats", "tensors", "checkpoint", "staging"),
+    " checkpoint": ("stored", "old_formats", "tensors", "checkpoint", "staging"),
     "training": (
         "device",
         "settings",

@@ -34,7 +34,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from cpvae import __version__, output, tensors
+from cpvae import __version__, output, stored, tensors
 from cpvae.data.schema import Schema
 from cpvae.lock import NAME as LOCK
 from cpvae.lock import Lock
@@ -57,6 +57,11 @@ PARTS = {
     ONNX: ("encoder.onnx", "decoder.onnx", "prior.json", "schema.json"),
     RESTARTS: (TRAINING,),
 }
+# whatever reading a file may raise that is not what it should be
+DAMAGE = (
+    *(safetensors.SafetensorError, OSError, RuntimeError, ValueError),
+    *(TypeError, AttributeError, LookupError, OverflowError),
+)
 OLD_ASIDE = re.compile(rf"\.({'|'.join(map(re.escape, (RUN, *FILES)))})\.\d+")  # of versions before
 
 
@@ -189,14 +194,16 @@ class RunFolder:
                 f"name the folder that `cpvae fit --out` wrote."
             )
         try:
-            info = json.loads(file.read_text(encoding="utf-8"))
+            info = stored.parsed(file.read_text(encoding="utf-8"))
             version = int(info["format"])
             if version < FORMAT:
                 info = upgraded_info(info)
-            if version <= FORMAT and not {"schema", "model", "recipe"} <= set(info):
-                raise ValueError("it does not say what was fitted")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{file} is damaged ({error}): restore it or fit again.") from error
+            if version <= FORMAT:
+                info = stored.check_info(info)
+        except DAMAGE as error:
+            raise ValueError(
+                f"{file} is damaged ({_in_words(error)}): restore it or fit again."
+            ) from error
         if version > FORMAT:
             raise ValueError(
                 f"{self.path} was written in format {version}, and this version of cpvae reads "
@@ -208,7 +215,13 @@ class RunFolder:
         """What the columns of the data are; raises as `read_info` does."""
         info = self.read_info()
         given = {"given_shape": info["example_shape"]} if "example_shape" in info else {}
-        return Schema.from_json({**given, **info["schema"]})
+        try:
+            return Schema.from_json({**given, **info["schema"]})
+        except DAMAGE as error:
+            raise ValueError(
+                f"{self.path / RUN} has a schema that this version of cpvae does not know "
+                f"({_in_words(error)}): upgrade cpvae, or restore it."
+            ) from error
 
     def write_model(self, state: dict[str, Tensor]) -> None:
         """Writes the weights."""
@@ -228,12 +241,16 @@ class RunFolder:
                 f"Go on with `cpvae fit --resume --out {quote(str(self.path))}`."
             )
         try:
-            model = build(**{**info["model"], **schema.features()})
-            model.load_state_dict(upgraded_tensors(self.read_weights(), schema))
-        except (safetensors.SafetensorError, OSError, RuntimeError, TypeError, ValueError) as error:
+            config = {**info["model"], **schema.features()}
+            _check_weights(config, schema, tensors.shapes(file))
+            weights = upgraded_tensors(self.read_weights(), schema)
+            stored.check_finite(weights)
+            model = build(**config)
+            model.load_state_dict(weights)
+        except DAMAGE as error:
             raise ValueError(
                 f"{self.path} is damaged: {MODEL} cannot be read as the model that {RUN} describes "
-                f"({_first_line(error)}). Restore the folder or fit again."
+                f"({_in_words(error)}). Restore the folder or fit again."
             ) from error
         return model.eval()
 
@@ -248,15 +265,18 @@ class RunFolder:
             file.write(json.dumps(record) + "\n")
 
     def read_history(self) -> list[dict[str, Any]]:
-        """All whole lines of the history, first epoch first; a torn last line is left out."""
+        """All whole lines of the history, first epoch first; a torn last line is left out.
+
+        Raises:
+            ValueError: another line is damaged.
+        """
         file = self.path / HISTORY
-        records = []
-        for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
-            try:
-                records.append(json.loads(line))
-            except ValueError:
-                break
-        return records
+        try:
+            return stored.records(file.read_text(encoding="utf-8")) if file.is_file() else []
+        except DAMAGE as error:
+            raise ValueError(
+                f"{file} is damaged ({_in_words(error)}): restore it or fit again."
+            ) from error
 
     def write_history(self, records: list[dict[str, Any]]) -> None:
         """Replaces the history, when a run starts or resumes."""
@@ -285,10 +305,12 @@ class RunFolder:
             state, head = tensors.read(file)
             if self.exists():
                 state = upgraded_tensors(state, self.read_schema())
-            return state, json.loads(head["progress"])
-        except (safetensors.SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            progress = stored.parsed(head["progress"])
+            stored.check(progress, stored.PROGRESS, "it")
+            return state, progress
+        except DAMAGE as error:
             raise ValueError(
-                f"{file} is damaged ({_first_line(error)}): the run cannot go on from it. "
+                f"{file} is damaged ({_in_words(error)}): the run cannot go on from it. "
                 f"Fit again into another folder."
             ) from error
 
@@ -298,15 +320,23 @@ class RunFolder:
         self._write(EVALUATION, lambda file: output.write_json(file, kept))
 
     def read_evaluation(self) -> dict[str, Any] | None:
-        """The figures that were kept for the weights that are in the folder now, or None."""
+        """The figures that were kept for the weights that are in the folder now, or None.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
         file = self.path / EVALUATION
         if not file.is_file():
             return None
         try:
-            stored = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
-            return None
-        return stored if stored.get("best_epoch") == self.read_info().get("best_epoch") else None
+            kept = stored.parsed(file.read_text(encoding="utf-8"))
+            stored.check_evaluation(kept)
+        except DAMAGE as error:
+            raise ValueError(
+                f"{file} is damaged ({_in_words(error)}): delete it, `cpvae evaluate` writes it "
+                f"again."
+            ) from error
+        return kept if kept.get("best_epoch") == self.read_info().get("best_epoch") else None
 
     def _write(self, name: str, write: Callable[[Path], Any]) -> None:
         """Writes a file of the run, where the folder is still the one that was locked."""
@@ -388,5 +418,20 @@ def remove_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def _first_line(error: Exception) -> str:
+def _check_weights(config: dict[str, Any], schema: Schema, shapes: dict[str, Any]) -> None:
+    """Compares sizes in a file with those of the model, before there is memory for either.
+
+    Raises:
+        ValueError: they differ, or a configuration that is none.
+    """
+    stored.check_sizes(config, shapes.values())
+    with torch.device("meta"):
+        expected = build(**config).state_dict()
+        found = upgraded_tensors({key: torch.empty(of) for key, of in shapes.items()}, schema)
+    stored.check_shapes(*({key: t.shape for key, t in some.items()} for some in (found, expected)))
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"it has no {error}"
     return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -386,7 +386,7 @@ class CPVAE(NamedFeaturesMixin, MomentsMixin, TransformerMixin, DensityMixin, Ba
             estimator.kinds = dict(zip(schema.names, schema.kinds, strict=True))
         estimator.history_ = folder.read_history()
         config = {**info["model"], **schema.features()}
-        planned = Plan(schema, config, Recipe(**info["recipe"]), given)
+        planned = Plan(schema, config, Recipe.from_json(info["recipe"]), given)
         estimator._take(model, planned)
         estimator._set_names(schema)
         return estimator

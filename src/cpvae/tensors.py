@@ -49,6 +49,12 @@ def read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, head
 
 
+def shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """The sizes of the tensors in a file, from its head alone; errors as of `read`."""
+    with safetensors.safe_open(file, "pt") as stored:
+        return {key: tuple(stored.get_slice(key).get_shape()) for key in stored.keys()}  # noqa: SIM118
+
+
 def _digest(tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for key in sorted(tensors):

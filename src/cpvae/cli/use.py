@@ -271,7 +271,7 @@ def compact(
         "valid_elbo_exact_nats_after": found.elbo_after_nats,
         "curve": found.curve,
     }
-    described = describe(schema, found.config, Recipe(**info["recipe"]))
+    described = describe(schema, found.config, Recipe.from_json(info["recipe"]))
     with staged(out, overwrite, HOW) as small:
         small.write_info({**info, "model": described["model"], "compacted": compacted})
         small.write_history(folder.read_history())

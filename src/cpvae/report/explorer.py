@@ -1,6 +1,5 @@
 """What the explorer of a run knows and does, without the page that shows it (see `app`)."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from cpvae.lock import Lock
 from cpvae.models.base import Model
 from cpvae.models.inference import cluster_probs
 from cpvae.report import figures
+from cpvae.stored import check, parsed
 from cpvae.streams import torch_stream
 
 MOST = 3000  # examples on the map
@@ -43,7 +43,7 @@ class Explorer:
         self.codes = torch.cat([model.embed(part) for part in self.x.split(model.rows_at_once())])
         stored = {}
         if names_path.is_file():
-            stored = json.loads(names_path.read_text(encoding="utf-8"))
+            stored = _read_names(names_path)
         self.names = [stored.get(str(k), str(k)) for k in range(model.n_components)]
         self._map = figures.codes_map(model, self.x)
         self._canvas, self.places = _canvas(self._map)
@@ -174,6 +174,15 @@ class Explorer:
             return frame.map(lambda cell: float(f"{cell:.5g}") if isinstance(cell, float) else cell)
         images = figures.displayable(x.numpy(), self.x.numpy())
         return figures.enlarge(figures.image_grid(images, STEPS // 2, gap=2, fill=1.0))
+
+
+def _read_names(file: Path) -> dict[str, str]:
+    try:
+        names = parsed(file.read_text(encoding="utf-8"))
+        check(names, {str: str}, "it")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} is damaged ({error}): restore or delete it.") from error
+    return names
 
 
 def _canvas(figure: Any) -> tuple[Any, np.ndarray]:

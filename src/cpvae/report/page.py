@@ -21,6 +21,8 @@ from cpvae.text import printable
 from cpvae.training.diagnosis import gain_in_words
 
 ENOUGH = 150  # examples for a picture
+# what each epoch must say for the curves
+DRAWN = ("seconds", "valid_elbo_nats", "valid_kl_z_nats", "valid_kl_c_nats", "components_used")
 MOST_CLASSES = 30  # in a table beside the components
 
 
@@ -75,6 +77,7 @@ def write_report(
     from jinja2 import Environment, PackageLoader
 
     info, history = folder.read_info(), folder.read_history()
+    _check_reportable(folder, history)
     result = folder.read_evaluation() if keep else None
     result = result or evaluate_run(folder, splits, progress=progress, keep=keep)
     drawn = _figures(folder, splits)
@@ -109,8 +112,7 @@ def write_report(
 
 def _figures(folder: RunFolder, splits: Splits) -> dict[str, Figure]:
     model, history = folder.read_model(), folder.read_history()
-    if not history:
-        raise ValueError(f"{folder.path} has no finished epoch to report on.")
+    _check_reportable(folder, history)
     pretraining = folder.read_info()["recipe"]["pretraining_epochs"]
     best = best_of(history, pretraining)
     assert best  # there is a history
@@ -123,6 +125,21 @@ def _figures(folder: RunFolder, splits: Splits) -> dict[str, Figure]:
             "usage": figures.usage(model.aggregated.numpy()),
             "codes": figures.codes_map(model, x),
         }
+
+
+def _check_reportable(folder: RunFolder, history: list[dict[str, Any]]) -> None:
+    """Refuses a run without epochs, or with epochs that do not say what pictures need."""
+    if not history:
+        raise ValueError(f"{folder.path} has no finished epoch to report on.")
+    for record in history:
+        bounds = any(key.startswith("train_elbo_") for key in record)
+        missing = [key for key in DRAWN if key not in record]
+        if missing or not bounds:
+            raise ValueError(
+                f"{folder.path} has no {(missing or ['train_elbo'])[0]} in epoch "
+                f"{record['epoch']}, so it cannot be reported on: it was trained without "
+                f"validation, or is damaged."
+            )
 
 
 def _contingency(folder: RunFolder, splits: Splits) -> dict[str, Any]:

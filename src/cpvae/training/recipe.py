@@ -128,6 +128,21 @@ class Recipe:
         choose("expectation", self.expectation, EXPECTATIONS)
         choose("precision", self.precision, PRECISIONS)
 
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Recipe":
+        """The recipe that ``run.json`` holds.
+
+        Raises:
+            ValueError: a setting that is not known, or a value that it cannot have.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(stored) - known):
+            raise ValueError(
+                f"The run has a recipe with {unknown[0]}, which this version of cpvae does not "
+                f"know: upgrade cpvae, or restore run.json."
+            )
+        return cls(**typed_settings(stored))
+
     def at(self, epoch: int) -> "Phase":
         """What holds in an epoch, counted from 0; all moves on straight lines over the annealing.
 

@@ -4,6 +4,7 @@ import contextlib
 import math
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from cpvae.checkpoint import RunFolder
 from cpvae.models.base import Model
 from cpvae.models.inference import cluster_probs
+from cpvae.stored import check_finite, check_shapes
 from cpvae.training.diagnosis import Record
 from cpvae.training.engine import Engine
 from cpvae.training.initialise import initial_clusters
@@ -167,8 +169,10 @@ class Group:
                 "another folder."
             )
         for index, (run, kept) in enumerate(zip(self.runs, progress["runs"], strict=True)):
-            _restore_history(run, kept)
             mine = under(f"{index}.", tensors)
+            assert self.home  # it was read from there
+            _check_state(self.home.path, run, self.engine.state(index), mine)
+            _restore_history(run, kept)
             run.model.load_state_dict(under("last.", mine))
             device = self.engine.device
             run.best = {k: v.to(device) for k, v in under("best.", mine).items()}
@@ -181,6 +185,30 @@ class Group:
 def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors whose names begin so, without that beginning."""
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _check_state(
+    home: Path, run: Run, of_engine: dict[str, Tensor], found: dict[str, Tensor]
+) -> None:
+    """Refuses a training state that is not that of this model, before any of it is taken."""
+    weights, averages = run.model.state_dict(), run.average
+    parts = {"last.": weights, "best.": weights, "average.": averages, "engine.": of_engine}
+    try:
+        for part, expected in parts.items():
+            mine = under(part, found)
+            if part == "average.":  # older states have none
+                mine = {**expected, **mine}
+            if part == "engine.":  # they may have more, and no initial clusters
+                expected = {k: v for k, v in expected.items() if k != "initial" or k in mine}
+                mine = {key: value for key, value in mine.items() if key in expected}
+            shapes = ({key: t.shape for key, t in some.items()} for some in (mine, expected))
+            check_shapes(*shapes)
+        check_finite(under("best.", found))
+    except ValueError as error:
+        raise ValueError(
+            f"The training state in {home} is damaged ({error}): the run cannot go on from it. Fit "
+            f"again into another folder."
+        ) from error
 
 
 def _restore_history(run: Run, kept: dict[str, Any]) -> None:
