@@ -27,12 +27,12 @@ from rich.console import Console
 from rich.table import Table
 from steps import Floor, Step, paper_model
 
-from cpvae.checkpoint import versions
 from cpvae.data import load
 from cpvae.models.build import build
 from cpvae.training import defaults
 from cpvae.training.loop import TrainingData, fit
 from cpvae.training.restarts import fit_restarts
+from cpvae.versions import versions
 
 HERE = Path(__file__).parent
 COMPILED = "compiled"

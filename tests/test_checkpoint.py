@@ -171,6 +171,11 @@ def test_weights_that_are_not_finite_are_refused(folder, value):
     folder.write_model(weights)
     with pytest.raises(ValueError, match=r"prior.mean has values that are not finite"):
         folder.read_model()
+    weights = {**folder.read_weights(), "prior.mean": torch.zeros(2, 2)}
+    weights["likelihood.heads.0.loc"][0] = torch.nan
+    folder.write_model(weights)
+    with pytest.raises(ValueError, match=r"heads.0.loc has values that are not finite"):
+        folder.read_model()
 
 
 RECORD = {"epoch": 1, "seconds": 0.5, "valid_elbo_nats": -3.0, "gain_se_nats": float("inf")}

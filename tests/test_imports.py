@@ -62,7 +62,7 @@ LAYOUT = {
         "onnx",
     ),
     "evaluation": ("metrics", "classifier", "generation", "moments"),
-    " checkpoint": ("stored", "old_formats", "tensors", "checkpoint", "staging"),
+    " checkpoint": ("versions", "stored", "old_formats", "tensors", "checkpoint", "staging"),
     "training": (
         "device",
         "settings",

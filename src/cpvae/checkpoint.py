@@ -22,25 +22,24 @@ import contextlib
 import dataclasses
 import json
 import os
-import platform
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
-import numpy
 import safetensors
 import torch
 from torch import Tensor
 
-from cpvae import __version__, output, stored, tensors
+from cpvae import output, stored, tensors
 from cpvae.data.schema import Schema
 from cpvae.lock import NAME as LOCK
 from cpvae.lock import Lock
 from cpvae.models.base import Model
 from cpvae.models.build import build
 from cpvae.old_formats import upgraded_info, upgraded_tensors
+from cpvae.versions import versions
 
 FORMAT = 2
 RUN, MODEL, HISTORY = "run.json", "model.safetensors", "history.jsonl"
@@ -240,19 +239,36 @@ class RunFolder:
                 f"{self.path} has no {MODEL} yet: its first epoch was not finished. "
                 f"Go on with `cpvae fit --resume --out {quote(str(self.path))}`."
             )
-        try:
+        with self._naming_damage():
             config = {**info["model"], **schema.features()}
             _check_weights(config, schema, tensors.shapes(file))
             weights = upgraded_tensors(self.read_weights(), schema)
-            stored.check_finite(weights)
             model = build(**config)
+            stored.check_finite(weights, dict(model.named_parameters()))
             model.load_state_dict(weights)
+        return model.eval()
+
+    def check_sizes(self) -> None:
+        """Refuses a run whose weights, if there are some, are not of the model that it describes.
+
+        Raises:
+            ValueError: says what differs.
+        """
+        info, schema, file = self.read_info(), self.read_schema(), self.path / MODEL
+        if file.is_file():
+            with self._naming_damage():
+                config = {**info["model"], **schema.features()}
+                _check_weights(config, schema, tensors.shapes(file))
+
+    @contextlib.contextmanager
+    def _naming_damage(self) -> Iterator[None]:
+        try:
+            yield
         except DAMAGE as error:
             raise ValueError(
                 f"{self.path} is damaged: {MODEL} cannot be read as the model that {RUN} describes "
                 f"({_in_words(error)}). Restore the folder or fit again."
             ) from error
-        return model.eval()
 
     def read_weights(self) -> dict[str, Tensor]:
         """The weights alone; errors are those of the file's library."""
@@ -380,31 +396,6 @@ def describe(
         "given": given or {},
         "versions": versions(),
     }
-
-
-def versions() -> dict[str, str]:
-    """Versions and hardware that a result depends on."""
-    return {
-        "python": platform.python_version(),
-        "cpvae": __version__,
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "processor": _processor(),
-        "threads": str(torch.get_num_threads()),
-    }
-
-
-def _processor() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
-    return f"{name}, {os.cpu_count()} cores"
 
 
 def _is_passing(entry: Path) -> bool:

@@ -6,7 +6,7 @@ there, and what is wrong is named. Keys that are not known here may be there, to
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -215,14 +215,19 @@ def check_shapes(found: Mapping[str, Sequence[int]], expected: Mapping[str, Sequ
             raise ValueError(f"{name} has the size {sizes[0]} and not {sizes[1]}")
 
 
-def check_finite(tensors: Mapping[str, Any]) -> None:
-    """Refuses tensors with values that are infinite or no numbers.
+def check_finite(tensors: Mapping[str, Any], learned: Collection[str]) -> None:
+    """Refuses weights with values that are infinite or no numbers.
+
+    Arguments:
+        tensors: of a model
+        learned: names of those that are learned; others may be infinite, as a limit of values is
 
     Raises:
         ValueError: names the first one.
     """
     for name, tensor in tensors.items():
-        if not tensor.is_floating_point() or not tensor.isfinite().all():
+        bad = ~tensor.isfinite() if name in learned else tensor.isnan()
+        if bad.any():
             raise ValueError(f"{name} has values that are not finite numbers")
 
 

@@ -298,6 +298,7 @@ def _stored(folder: "RunFolder") -> dict[str, Any] | None:
         note(f"{folder.path} holds no run yet; this begins one")
         return None
     stored = folder.read_info()
+    folder.check_sizes()
     if not stored.get("data") or "compacted" in stored or _is_bare(folder, stored):
         raise ValueError(
             f"{folder.path} holds a finished model without the state of its training, which is not "

@@ -18,7 +18,7 @@ import torch
 
 from cpvae import __file__ as PACKAGE
 from cpvae import __version__, output
-from cpvae.checkpoint import RunFolder, best_of, describe, versions
+from cpvae.checkpoint import RunFolder, best_of, describe
 from cpvae.data import Splits
 from cpvae.data.augment import Augment
 from cpvae.evaluation.classifier import Classifier, fit_classifier
@@ -30,6 +30,7 @@ from cpvae.training.device import choose_device
 from cpvae.training.diagnosis import Record
 from cpvae.training.loop import TrainingData, fit_together
 from cpvae.training.recipe import Recipe
+from cpvae.versions import versions
 
 CURVE = ("train_loss_nats", "valid_elbo_nats", "valid_kl_z_nats", "components_used")
 SCHEMA = 1  # of result files: those that have one say what made them, see `provenance`

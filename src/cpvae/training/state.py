@@ -203,7 +203,7 @@ def _check_state(
                 mine = {key: value for key, value in mine.items() if key in expected}
             shapes = ({key: t.shape for key, t in some.items()} for some in (mine, expected))
             check_shapes(*shapes)
-        check_finite(under("best.", found))
+        check_finite(under("best.", found), averages)
     except ValueError as error:
         raise ValueError(
             f"The training state in {home} is damaged ({error}): the run cannot go on from it. Fit "
