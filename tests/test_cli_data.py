@@ -151,9 +151,8 @@ def test_grey_and_colour_images_go_together(cpvae, undrawn, image, tmp_path):
     saved = tmp_path / "saved.png"
     Image.open(tmp_path / "grey" / "0.png").convert("RGB").save(saved)
     for run, data in (("colour", "grey"), ("grey", "colour"), ("grey", saved)):
-        code, out, err = cpvae(
-            "assign", tmp_path / f"run-{run}", tmp_path / data, "--out", tmp_path / "a.csv"
-        )
+        out = ("--out", tmp_path / "a.csv", "--overwrite")
+        code, out, err = cpvae("assign", tmp_path / f"run-{run}", tmp_path / data, *out)
         assert code == 0, err
     shutil.copy(saved, tmp_path / "grey" / "0.png")
     assert cpvae("evaluate", tmp_path / "run-grey", tmp_path / "grey", "--samples", 2)[0] == 0
