@@ -77,6 +77,6 @@ def test_a_whole_fit_uses_no_seed_twice_but_for_the_same_purpose(monkeypatch):
     once = [seed for seed in fitted if seed != validation]
     assert (
         len(once) == len(set(once)) == 2 + 2 * 8
-    )  # weights, validation data; order, noise by epoch
+    )  # weights, validation; order, noise
     assert fitted.count(validation) == 8
     assert not set(seeded[len(fitted) :]) & set(fitted)
