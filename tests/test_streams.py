@@ -75,8 +75,6 @@ def test_a_whole_fit_uses_no_seed_twice_but_for_the_same_purpose(monkeypatch):
     model.sample(5)
     validation = stream(5, "validation")  # the same noise in every epoch, so that epochs compare
     once = [seed for seed in fitted if seed != validation]
-    assert (
-        len(once) == len(set(once)) == 2 + 2 * 8
-    )  # weights, validation; order, noise
+    assert len(once) == len(set(once)) == 2 + 2 * 8  # weights, validation; order, noise
     assert fitted.count(validation) == 8
     assert not set(seeded[len(fitted) :]) & set(fitted)
