@@ -3,12 +3,15 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 PEERS := benchmarks/peers/.venv
+# tests that kill, race and fill disks, which take minutes
+SOAK := tests/test_safety.py tests/test_threads.py tests/test_ending.py tests/test_lock.py
 
-.PHONY: help install demo test docs site bench lint package clean
+.PHONY: help install demo test soak docs site bench lint package clean
 
 help:
 	@echo "make demo     fit, evaluate and report on handwritten digits (runs/demo)"
 	@echo "make test     run the tests"
+	@echo "make soak     run the tests that kill fits, let them race and fill disks"
 	@echo "make docs     draw the tables of docs/ from results/"
 	@echo "make site     build the documents as a site (build/site)"
 	@echo "make bench    measure speed and memory, beside other implementations (half an hour)"
@@ -41,7 +44,10 @@ demo: install
 # A worker a core, each on one thread: more threads than cores wait for one another, for minutes
 test: install
 	@echo "== tests"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -ra -n auto --dist worksteal --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -ra -n auto --dist worksteal --durations=15 $(addprefix --ignore=,$(SOAK))
+
+soak: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -ra -n auto --dist worksteal $(SOAK)
 
 docs: install
 	@echo "== drawing the tables of docs/ from results/"
