@@ -108,7 +108,7 @@ class NumberHead(Head):
 
     def standardised(self, observed: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
         """Standardised T(x); of a value beyond a limit that of the limit."""
-        return (self._opened(self._allowed(observed)) - self.loc) / self.scale
+        return self._read(self._allowed(observed))
 
     def log_prob(self, observed: Float[Tensor, "*#b c"], params: Float[Tensor, "*#b p"]) -> Tensor:
         """Log-probability of rounded values, log-density of others in the data's units; (*b)."""
@@ -124,7 +124,7 @@ class NumberHead(Head):
         value = self._allowed(observed)
         slope, half = self._log_slope(value), 0.5 * self.width
         beyond = 0.5 * (observed - value) ** 2  # so that the density falls beyond a limit
-        place = self.standardised(observed)
+        place = self._read(value)
         line = slope - self.scale.log() - self.unit.log() - beyond
         if not (self.width > 0).any():
             return torch.stack([place, line.where(~observed.isnan(), 0.0)])
@@ -133,9 +133,8 @@ class NumberHead(Head):
         reach = self.width * torch.where(rounded, 0.25, 0.0)  # single precision knows no "equal"
         least = (self.bend > 0) & (value <= first - reach)
         most = (self.bend > 0) & (value >= last + reach)
-        lower = (self._opened(torch.where(most, last, value - half)) - self.loc) / self.scale
-        upper = (self._opened(torch.where(least, first, value + half)) - self.loc) / self.scale
-        lower, upper = lower.where(~least, -torch.inf), upper.where(~most, torch.inf)
+        lower = self._read(torch.where(most, last, value - half)).where(~least, -torch.inf)
+        upper = self._read(torch.where(least, first, value + half)).where(~most, torch.inf)
         there = (self.width > 0) & ~observed.isnan()
         length = (self.width.log() + slope - self.scale.log()).where(there, -torch.inf)
         # an interval was widened for single precision, or made for a density beside a limit
@@ -174,14 +173,13 @@ class NumberHead(Head):
 
     def mean(self, params: Float[Tensor, "n p"]) -> Float[Tensor, "n c"]:
         """The value at the mean of T(x), in the data's units: the median of x."""
-        return self.decode(self._closed(self.loc + self.scale * params.chunk(2, -1)[0]))
+        return self.decode(self.plain(params.chunk(2, -1)[0]))
 
     def sample(self, params: Float[Tensor, "n p"], generator: torch.Generator) -> Tensor:
         """Values drawn with their noise, in the data's units, rounded as the data are."""
         mean, logvar = params.chunk(2, -1)
         noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-        opened = self.loc + self.scale * (mean + noise * torch.exp(0.5 * logvar))
-        x = self.decode(self._allowed(self._closed(opened)))
+        x = self.decode(self._allowed(self.plain(mean + noise * torch.exp(0.5 * logvar))))
         step = self.rounding.double().clamp_min(torch.finfo(torch.float64).tiny)
         rounded = (torch.round(x.double() / step) * step).to(x.dtype)
         return torch.where(self.rounding > 0, rounded, x)
@@ -197,27 +195,31 @@ class NumberHead(Head):
         half = 0.5 * self.width
         return torch.minimum(torch.maximum(observed, self.low + half), self.high - half)
 
+    def _read(self, value: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
+        """Standardised T of observed values."""
+        return (self._opened(value) - self.loc) / self.scale
+
     def _opened(self, value: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
         """T of observed values; infinite at a limit and beyond."""
-        bend, has_low, has_high, top = self._limits(value)
+        bend, has_low, has_high, top = self._limits()
         opened = torch.where(has_low, self.low + _open(value - self.low, bend), value)
         return torch.where(has_high, top - _open(top - opened, bend), opened)
 
     def _closed(self, opened: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
         """The inverse of `_opened`."""
-        bend, has_low, has_high, top = self._limits(opened)
+        bend, has_low, has_high, top = self._limits()
         below = top - bend * F.softplus((top - opened) / bend)
         value = torch.where(has_high, below, opened)
         return torch.where(has_low, self.low + bend * F.softplus((value - self.low) / bend), value)
 
     def _log_slope(self, value: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
         """Log of the derivative of T at observed values."""
-        bend, has_low, has_high, top = self._limits(value)
+        bend, has_low, has_high, top = self._limits()
         opened = torch.where(has_low, self.low + _open(value - self.low, bend), value)
         below = torch.where(has_low, -_log_share((value - self.low) / bend), 0.0)
         return below + torch.where(has_high, -_log_share((top - opened) / bend), 0.0)
 
-    def _limits(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _limits(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The bend, whether there is a limit below and above, and the upper one once T opened it.
 
         A column whose bend is 0 has no limits yet.
@@ -232,7 +234,10 @@ class NumberHead(Head):
 
     def has_limits(self) -> bool:
         """Whether a column has a limit."""
-        return bool((self.low.isfinite() | self.high.isfinite()).any())
+        return bool(self._limited().any())
+
+    def _limited(self) -> Tensor:
+        return self.low.isfinite() | self.high.isfinite()
 
     @torch.no_grad()
     def fit_bends(
@@ -250,8 +255,7 @@ class NumberHead(Head):
         """
         trial = copy.deepcopy(self).double()
         value, category = observed[:MOST_ROWS].double(), responsibilities[:MOST_ROWS].argmax(1)
-        limited = self.low.isfinite() | self.high.isfinite()
-        scores = []
+        limited, scores = self._limited(), []
         for bend in BENDS if limited.any() else ():
             trial.bend = torch.where(limited, bend, 0.0).double()
             scores.append(trial._score(value, category))
@@ -259,13 +263,15 @@ class NumberHead(Head):
             cost = 0.5 * math.log(len(value)) * torch.tensor([0.0] + [1.0] * (len(BENDS) - 1))
             best = (torch.stack(scores) - cost.unsqueeze(1).to(value)).argmax(0)
             self.bend = torch.where(limited, torch.tensor(BENDS).to(self.unit)[best], 0.0)
-        self.loc, self.scale = torch.zeros_like(self.unit), torch.ones_like(self.unit)
-        self.loc, self.scale = _moments(self.standardised(observed))
+        self._standardise(observed)
+
+    def _standardise(self, observed: Float[Tensor, "n c"]) -> None:
+        """Takes these values as those whose T has the mean 0 and the standard deviation 1."""
+        self.loc, self.scale = _moments(self._opened(self._allowed(observed)))
 
     def _score(self, value: Float[Tensor, "n c"], category: Int[Tensor, " n"]) -> Tensor:
         """Log-likelihood (c) of each column where every category is a Gaussian in T."""
-        self.loc, self.scale = torch.zeros_like(self.unit), torch.ones_like(self.unit)
-        self.loc, self.scale = _moments(self.standardised(value))
+        self._standardise(value)
         read, least = self.standardised(value), torch.full_like(self.unit, FLOOR)
         mean, logvar = torch.zeros_like(value), torch.zeros_like(value)
         for each in category.unique():
@@ -286,7 +292,7 @@ def log_normal_interval(lower: Tensor, upper: Tensor) -> Tensor:
 
 
 def _open(distance: Tensor, bend: Tensor) -> Tensor:
-    """B log(exp(d / b) - 1): d where it is large, minus infinity at 0."""
+    """The value b log(exp(d / b) - 1): d where it is large, minus infinity at 0."""
     return distance + bend * _log_share(distance / bend)
 
 

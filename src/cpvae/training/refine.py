@@ -1,9 +1,9 @@
-"""Training of a model that starts as a Gaussian mixture of the data (`models.residual`).
+"""Training of a model that starts as a mixture of the data (`models.residual`).
 
 The mixture is the first candidate: its bound is its log-likelihood. Training goes on while held-out
 rows gain by it and ends early where they do not, and the mixture is left only where the gain is
-more than its standard error. At most some thousand steps of large batches do, in a minute, so a run
-that was stopped begins again.
+more than its standard error. Some hundred steps of large batches do, in a minute, so a run that was
+stopped begins again.
 """
 
 import dataclasses
@@ -190,9 +190,7 @@ def _epochs(
                 x, mine = train[batch], prepared.take(batch)
                 pairs = pairs_of(mine.log_qc.exp(), LIKELY)
             terms = model.bound_of(x, mine, pairs, normal)
-            loss = -terms.elbo().mean()
-            if AGREE:
-                loss = loss - AGREE * _agreement(model, pairs, noise)
+            loss = -terms.elbo().mean() - AGREE * _agreement(model, pairs, noise)
             optimiser.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), MOST_GRADIENT)

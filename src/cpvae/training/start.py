@@ -53,10 +53,9 @@ def start_as_mixture(model: ResidualCPVAE, x: Float[Tensor, "n f"], seed: int) -
     if not needs_mixture(len(x), model.shape, likelihood.kinds):
         found = _stable(model, x, seed)
         if found is not None:
-            raw = numbers_alone(_plain(model, x))
-            of_each = torch.from_numpy(_responsibilities(found, raw))
-            model.number_head.fit_bends(_observed(model, x), of_each)
-            start = _from_categories(model, x, found)
+            of_each = _responsibilities(found, numbers_alone(_plain(model, x)))
+            model.number_head.fit_bends(_observed(model, x), torch.from_numpy(of_each))
+            start = Start(fit_gaussians(points(model, x), of_each), found)
             model.start_from(*start)
             return start
     return _by_em(model, x, seed)
@@ -70,7 +69,7 @@ def start_on_all(model: ResidualCPVAE, x: Float[Tensor, "n f"], start: Start) ->
     else:
         raw = numbers_alone(_plain(model, x))
         found = fit_gaussians(raw, _responsibilities(start.of_categories, raw))
-        start = _from_categories(model, x, found)
+        start = Start(fit_gaussians(points(model, x), _responsibilities(found, raw)), found)
     model.start_from(*start)
 
 
@@ -98,9 +97,8 @@ def _by_em(model: ResidualCPVAE, x: Float[Tensor, "n f"], seed: int) -> Start:
     tries = []
     for _ in range(2 if head.has_limits() else 1):
         table = as_table(model, some)
-        chances = overlap_mixture(table, model.n_components, stream(seed, "mixture")).log_prob(
-            table
-        )
+        found = overlap_mixture(table, model.n_components, stream(seed, "mixture"))
+        chances = found.log_prob(table)
         member = np.zeros((len(some), model.n_components))
         member[:, : chances.shape[1]] = softmax(chances, axis=1)
         head.fit_bends(_observed(model, some), torch.from_numpy(member))
@@ -130,12 +128,6 @@ def _stable(model: ResidualCPVAE, x: Float[Tensor, "n f"], seed: int) -> Gaussia
     if stability > stability_under_em(numbers_alone(near[few]), member[few]):
         return mixture
     return fit_gaussians(numbers_alone(near), member)
-
-
-def _from_categories(model: ResidualCPVAE, x: Float[Tensor, "n f"], found: Gaussians) -> Start:
-    """The mixture whose components have the rows that they have in the mixture ``found``."""
-    of_each = _responsibilities(found, numbers_alone(_plain(model, x)))
-    return Start(fit_gaussians(points(model, x), of_each), found)
 
 
 def _plain(model: ResidualCPVAE, x: Float[Tensor, "n f"]) -> Float[np.ndarray, "n w"]:
