@@ -21,6 +21,17 @@ class Moments(NamedTuple):
     covariances: Float[np.ndarray, "k f f"]
 
 
+def shares(model: Model) -> Float[np.ndarray, " k"]:
+    """How often `Model.sample` draws each component of a table.
+
+    Raises:
+        ValueError: images, as for `moments`.
+    """
+    if len(model.shape) > 1:
+        raise ValueError("Moments are of the components of a table, and the data are images.")
+    return model.aggregated.double().cpu().numpy()
+
+
 @torch.no_grad()
 def moments(model: Model, seed: int = 0) -> Moments:
     """The components that `Model.sample` draws from, in the data's units.
@@ -31,9 +42,7 @@ def moments(model: Model, seed: int = 0) -> Moments:
     Raises:
         ValueError: images, whose covariances would be too large.
     """
-    if len(model.shape) > 1:
-        raise ValueError("Moments are of the components of a table, and the data are images.")
-    weights = model.aggregated.double().cpu().numpy()
+    weights = shares(model)
     if isinstance(model, ResidualCPVAE) and model.is_plain_mixture():
         head, noise = model.number_head, torch.diag_embed(model.log_noise.exp())
         unit = (head.unit * head.scale).double()
@@ -57,7 +66,7 @@ class MomentsMixin:
     @property
     def weights_(self) -> Float[np.ndarray, " k"]:
         """Shares of the components, (k)."""
-        return moments(self.model_).weights
+        return shares(self.model_)
 
     @property
     def means_(self) -> Float[np.ndarray, "k f"]:
