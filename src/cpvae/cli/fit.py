@@ -18,7 +18,7 @@ from cpvae.cli.read import (
     source_of,
     tell,
 )
-from cpvae.cli.write import new_folder, path_of
+from cpvae.cli.write import new_folder, out_option
 
 if TYPE_CHECKING:
     from cpvae.checkpoint import RunFolder
@@ -52,11 +52,10 @@ def fit(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            parser=path_of,
-            metavar="FOLDER",
-            help="Run folder to write: a new or an empty one.",
-            show_default="runs/DATA; if taken, runs/DATA-2, ...",
+        out_option(
+            "FOLDER",
+            "Run folder to write: a new or an empty one.",
+            "runs/DATA; if taken, runs/DATA-2, ...",
         ),
     ] = None,
     resume: Annotated[

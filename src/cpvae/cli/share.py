@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cpvae.cli.read import Run, model_of
-from cpvae.cli.write import Overwrite, OverwriteFile, beside, check_output, path_of
+from cpvae.cli.write import Overwrite, OverwriteFile, beside, check_output, out_option
 from cpvae.text import printable
 
 commands = typer.Typer()
@@ -17,12 +17,7 @@ def export(
     run: Run,
     out: Annotated[
         Path | None,
-        typer.Option(
-            parser=path_of,
-            metavar="FOLDER",
-            help="Folder to write to.",
-            show_default="RUN/onnx",
-        ),
+        out_option("FOLDER", "Folder to write to.", "RUN/onnx"),
     ] = None,
     overwrite: OverwriteFile = False,
 ) -> None:
@@ -44,12 +39,7 @@ def share(
     run: Run,
     out: Annotated[
         Path | None,
-        typer.Option(
-            parser=path_of,
-            metavar="FOLDER",
-            help="Folder to write to: a new or an empty one.",
-            show_default="RUN-shared",
-        ),
+        out_option("FOLDER", "Folder to write to: a new or an empty one.", "RUN-shared"),
     ] = None,
     push: Annotated[
         str | None,

@@ -28,7 +28,7 @@ from cpvae.cli.write import (
     OverwriteFile,
     beside,
     check_output,
-    path_of,
+    out_option,
 )
 from cpvae.text import in_markup, printable
 
@@ -126,11 +126,8 @@ def generate(
     n: Annotated[int, typer.Option("-n", min=1, help="How many examples.")] = 64,
     out: Annotated[
         Path | None,
-        typer.Option(
-            parser=path_of,
-            metavar="FILE",
-            help="Images: .png, .npz. Tables: .csv, .parquet, .npz.",
-            show_default="generated.png or .csv",
+        out_option(
+            "FILE", "Images: .png, .npz. Tables: .csv, .parquet, .npz.", "generated.png or .csv"
         ),
     ] = None,
     from_: Annotated[
@@ -182,9 +179,9 @@ def assign(
     data: Annotated[
         str, typer.Argument(metavar="DATA", help=f"A data set by name, {FILES}; or one image.")
     ],
-    out: Annotated[
-        Path, typer.Option(parser=path_of, metavar="FILE", help="Where to write: .csv or .parquet.")
-    ] = Path("assigned.csv"),
+    out: Annotated[Path, out_option("FILE", "Where to write: .csv or .parquet.")] = Path(
+        "assigned.csv"
+    ),
     overwrite: OverwriteFile = False,
 ) -> None:
     """Write the most probable component of each example of DATA, and all probabilities."""
@@ -218,12 +215,7 @@ def compact(
     data: Other = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            parser=path_of,
-            metavar="FOLDER",
-            help="Run folder to write: a new or an empty one.",
-            show_default="RUN-compact",
-        ),
+        out_option("FOLDER", "Run folder to write: a new or an empty one.", "RUN-compact"),
     ] = None,
     tolerance: Annotated[
         float,
@@ -292,12 +284,7 @@ def report(
     data: Other = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            parser=path_of,
-            metavar="FILE",
-            help="Where to write the page.",
-            show_default="RUN/report.html",
-        ),
+        out_option("FILE", "Where to write the page.", "RUN/report.html"),
     ] = None,
     overwrite: OverwriteFile = False,
 ) -> None:

@@ -5,7 +5,7 @@ import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,13 @@ def path_of(text: str | Path) -> Path:
     if not str(text).strip():  # a default comes as a path
         raise typer.BadParameter("it is empty: name a file or folder, . for the current folder.")
     return Path(text)
+
+
+def out_option(kind: str, help_text: str, usual: str | None = None) -> Any:
+    """The option ``--out`` of a command: a FILE or a FOLDER, and what it usually is."""
+    return typer.Option(
+        parser=path_of, metavar=kind, help=help_text, show_default=usual if usual else True
+    )
 
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run in --out.")]
