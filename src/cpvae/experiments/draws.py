@@ -14,10 +14,12 @@ import pandas as pd
 import torch
 
 from cpvae.data import Source, split
+from cpvae.data.columns import decimals_of
 from cpvae.data.objects import encode_frame
 from cpvae.estimator import CPVAE
 from cpvae.experiments import real, tables
 from cpvae.experiments.cells import provenance, write
+from cpvae.models.base import Model
 from cpvae.models.build import build
 from cpvae.models.inference import cluster_probs
 from cpvae.models.residual import ResidualCPVAE
@@ -91,10 +93,13 @@ def run(dataset: str, method: str, results: Path) -> dict[str, Any]:
                 drawn.append(_tvae(rows, n, seed))
                 continue
             model = CPVAE(k, random_state=seed).fit(rows)
-            drawn.append(_frame(model, n, table))
+            drawn.append(model.sample(n)[0])
             fits.append(tables.described(model))
             own.append(
-                {"of_model": _assigned(model), "of_mixture": _assigned_at_start(rows, k, seed)}
+                {
+                    "of_model": _share(model.model_, seed),
+                    "of_mixture": _assigned_at_start(rows, k, seed),
+                }
             )
         truth, made = (pd.concat(part, ignore_index=True) for part in (held_out, drawn))
         area = told_apart(truth, made, seed)
@@ -147,15 +152,11 @@ def impossible(truth: pd.DataFrame, made: pd.DataFrame) -> int:
             continue
         values = values.to_numpy(np.float64)
         count += int((values < 0).sum()) if there.min() >= 0 else 0
-        decimals = next(d for d in range(17) if np.allclose(there, np.round(there, d), atol=1e-12))
-        off = np.abs(values - np.round(values, decimals))
-        count += int((off > 1e-6 * np.maximum(1, np.abs(values))).sum())
+        decimals = decimals_of(there.to_numpy(np.float64))
+        if decimals is not None:
+            off = np.abs(values - np.round(values, decimals))
+            count += int((off > 1e-6 * np.maximum(1, np.abs(values))).sum())
     return count
-
-
-def _frame(model: CPVAE, n: int, table: pd.DataFrame) -> pd.DataFrame:
-    drawn, _ = model.sample(n)
-    return drawn if isinstance(drawn, pd.DataFrame) else pd.DataFrame(drawn, columns=table.columns)
 
 
 def _tvae(rows: pd.DataFrame, n: int, seed: int) -> pd.DataFrame:
@@ -172,13 +173,8 @@ def _tvae(rows: pd.DataFrame, n: int, seed: int) -> pd.DataFrame:
         return model.sample(n)
 
 
-def _assigned(model: CPVAE) -> float:
-    """Share of a component's draws that are assigned to it, a mean over components."""
-    return _share(model.model_, model.recipe_.seed)
-
-
 def _assigned_at_start(rows: pd.DataFrame, k: int, seed: int) -> float:
-    """The same of the mixture that a fit to these rows starts from."""
+    """`_share` of the mixture that a fit to these rows starts from."""
     x, schema = encode_frame(rows)
     splits = split(Source("rows", x, schema=schema), seed, test_fraction=0.0)
     planned = plan(splits.train.x, splits.schema, {"n_components": k, "seed": seed})
@@ -189,7 +185,8 @@ def _assigned_at_start(rows: pd.DataFrame, k: int, seed: int) -> float:
     return _share(model.eval(), seed)
 
 
-def _share(model: Any, seed: int) -> float:
+def _share(model: Model, seed: int) -> float:
+    """Share of a component's draws that are assigned to it, a mean over components."""
     generator, shares = torch_stream(seed, "sampling"), []
     for component in torch.nonzero(model.aggregated > 0.01).flatten().tolist():
         x, _ = model.sample(DRAWN_OF_EACH, component, generator=generator)
