@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -406,6 +407,25 @@ def test_real_tables_are_held_out_once_a_seed_and_lie_beside_the_mixtures(tmp_pa
     assert [row[method] for method in real.METHODS] == ["1.000, 1.000"] * len(real.METHODS)
     monkeypatch.setattr(tables, "METHODS", {})  # nothing is fitted twice
     assert real.run_all(tmp_path) == results
+
+
+def test_fresh_tables_are_those_that_the_documents_name(monkeypatch):
+    text = (Path(__file__).parent.parent / "docs" / "choices.md").read_text(encoding="utf-8")
+    (named,) = re.findall(r"are set aside:\s+([\w,\s]+)\.", text)
+    assert re.split(r",\s+|\s+and\s+", named) == list(real.FRESH)
+    of = [
+        {"dataset": name, "method": method, "rows": 9, "components": 2, "scores": [score]}
+        for name, score in zip(real.FRESH, [{"accuracy": 0.5, "ari": 0.1}] * 10, strict=True)
+        for method in real.FRESH_METHODS
+    ]
+    given = []
+    monkeypatch.setattr(real, "find_spec", lambda package: package)
+    monkeypatch.setattr(tables, "run", lambda *a, **k: given.append(a[:2]) or of[len(given) - 1])
+    table = real.rows(real.run_fresh(Path("nowhere")))
+    assert given == [(name, method) for name in real.FRESH for method in real.FRESH_METHODS]
+    assert [row["data"] for row in table] == list(real.FRESH)
+    assert [row["KMeans"] for row in table] == ["0.500, 0.100"] * 10
+    assert "Louvain" not in table[0]
 
 
 @pytest.mark.parametrize("columns", [3, 10])
