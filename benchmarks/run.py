@@ -25,11 +25,13 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from small import measure as measure_small
 from steps import Floor, Step, paper_model
 
 from cpvae.data import load
 from cpvae.models.build import build
 from cpvae.training import defaults
+from cpvae.training.device import has_bfloat16
 from cpvae.training.loop import TrainingData, fit
 from cpvae.training.restarts import fit_restarts
 from cpvae.versions import versions
@@ -37,7 +39,7 @@ from cpvae.versions import versions
 HERE = Path(__file__).parent
 COMPILED = "compiled"
 DEVICES = ("cpu", "cuda")
-PARTS = ["steps", "stacks", "restarts", "processes", "peers", "bounds"]
+PARTS = ["small", "steps", "stacks", "restarts", "processes", "peers", "bounds"]
 SEEDS = 8  # of the bounds that are compared
 WAYS = [("recorded", "float32"), (COMPILED, "float32"), (COMPILED, "bfloat16")]
 
@@ -96,6 +98,8 @@ def measure_steps(records: Records, repeats: int, device: str, only: str) -> Non
     prefix = "" if device == "cpu" else f"{device} "
     for name, case in cases().items():
         if only not in name or (device == "cuda" and case.get("kernels") == "recorded"):
+            continue
+        if device == "cpu" and case.get("precision") == "bfloat16" and not has_bfloat16():
             continue
         step = Step(**{"kernels": COMPILED, **case}, device=device)
         shape = (case[key] for key in ("name", "n_components", "batch", "expectation"))
@@ -238,6 +242,8 @@ def measure_peers(records: Records, repeats: int, python: Path) -> None:
             if system:
                 data = torch.from_numpy(x)
                 for kernels, precision in WAYS:
+                    if precision == "bfloat16" and not has_bfloat16():
+                        continue
                     step = Step(*system, 100, kernels=kernels, precision=precision, data=data)
                     way = kernels if precision == "float32" else f"{kernels} {precision}"
                     measures[f"cpvae's {system[0]} K={system[1]} {way}"] = step.milliseconds
@@ -300,11 +306,16 @@ def main() -> None:
             measure_steps(records, repeats, device, arguments.only)
         if "stacks" in parts:
             measure_stacks(records, repeats, device)
+    if "small" in parts:
+        peers = arguments.peers and arguments.peers.absolute()
+        measure_small(records.note, min(repeats, 3), peers)
     if "restarts" in parts:
         measure_restarts(records)
     if "processes" in parts:
         measure_processes(records, min(repeats, 5))
-    if "bounds" in parts:
+    if not has_bfloat16():
+        print("bfloat16 is left out: this processor has no instructions for it")
+    elif "bounds" in parts:
         measure_bounds(records)
     if "peers" in parts and arguments.peers:
         measure_peers(records, repeats, arguments.peers.absolute())
