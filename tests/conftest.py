@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jaxtyping
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.datasets import load_digits
@@ -79,6 +80,35 @@ def blobs() -> tuple[np.ndarray, np.ndarray]:
     centres = np.array([[0, 0, 0, 0], [6, 6, 0, 0], [0, 6, 6, 6]])
     x = (centres[labels] + 0.5 * rng.standard_normal((600, 4))) * [1, 10, 100, 0.1] + 5
     return x.astype(np.float32), labels
+
+
+@pytest.fixture(scope="session")
+def segmented():
+    """Makes a frame of n rows of three components of unequal size, and says who is in which."""
+
+    def make(n: int) -> tuple[pd.DataFrame, np.ndarray]:
+        rng = np.random.default_rng(0)
+        component = rng.choice(3, n, p=[0.6, 0.3, 0.1])
+        plans = np.array(
+            [["free", "free", "pro"], ["pro", "basic", "free"], ["team", "pro", "team"]]
+        )
+        frame = pd.DataFrame(
+            {
+                "spend": np.exp(rng.normal(np.array([1.0, 3.0, 5.0])[component], 0.5)).round(2),
+                "noise": rng.normal(size=n),
+                "plan": plans[component, rng.integers(3, size=n)],
+                "vip": rng.random(n) < np.array([0.02, 0.1, 0.9])[component],
+                "code": (rng.random(n) < 0.5).astype(float),
+                "age": rng.integers(18, 80, n).astype(float),
+                "same": np.ones(n),
+            }
+        )
+        frame.loc[rng.random(n) < np.array([0.0, 0.5, 0.0])[component], "age"] = np.nan
+        frame.loc[0, "plan"] = "once"
+        frame.loc[1, "plan"] = None
+        return frame, component
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -61,8 +61,16 @@ LAYOUT = {
         "compact",
         "onnx",
     ),
-    "evaluation": ("metrics", "classifier", "generation", "moments"),
-    " checkpoint": ("versions", "stored", "old_formats", "tensors", "checkpoint", "staging"),
+    "evaluation": ("metrics", "classifier", "generation", "moments", "profiles"),
+    " checkpoint": (
+        "versions",
+        "stored",
+        "old_formats",
+        "tensors",
+        "checkpoint",
+        "staging",
+        "names",
+    ),
     "training": (
         "device",
         "settings",
@@ -83,7 +91,7 @@ LAYOUT = {
         "fit",
     ),
     " hub": ("hub",),
-    "report": ("progress", "lettering", "figures", "loggers", "page", "explorer", "app"),
+    "report": ("progress", "lettering", "words", "figures", "loggers", "page", "explorer", "app"),
     " estimator": ("estimator",),
     "experiments": (
         "cells",
@@ -98,7 +106,7 @@ LAYOUT = {
         "draws",
         "commands",
     ),
-    "cli": ("read", "write", "run", "fit", "use", "share", "main"),
+    "cli": ("read", "write", "run", "fit", "describe", "use", "share", "main"),
     " main": ("__main__",),
 }
 ORDER = [
