@@ -1,6 +1,5 @@
 """`CPVAE`: the model, its training and its generation behind scikit-learn's interface."""
 
-import copy
 import dataclasses
 import warnings
 from collections.abc import Mapping, Sequence
@@ -12,17 +11,15 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, DensityMixin, TransformerMixin
 from sklearn.base import ClassNamePrefixFeaturesOutMixin as NamedFeaturesMixin
-from sklearn.exceptions import ConvergenceWarning, NotFittedError
-from sklearn.utils.validation import validate_data
+from sklearn.exceptions import ConvergenceWarning
 
 from cpvae.checkpoint import RunFolder, describe
 from cpvae.choices import refusing_old_names
 from cpvae.data.augment import Augment
 from cpvae.data.checks import check
-from cpvae.data.frames import as_arrow, package_of
-from cpvae.data.objects import checked_array, encode_frame
 from cpvae.data.schema import Kinds, Levels, Schema
-from cpvae.data.splits import Source, Splits, from_array, split
+from cpvae.data.splits import Source, Splits, split
+from cpvae.drawing import DrawingMixin
 from cpvae.evaluation.metrics import evaluate
 from cpvae.evaluation.moments import MomentsMixin
 from cpvae.models.base import Model
@@ -33,7 +30,7 @@ from cpvae.models.precision import single_precision
 from cpvae.report.progress import printed
 from cpvae.rollback import or_as_before
 from cpvae.staging import staged
-from cpvae.streams import seed_of, torch_stream, whole_number
+from cpvae.streams import seed_of
 from cpvae.training.diagnosis import Record
 from cpvae.training.fit import Plan, continue_fit, fit_one_more, fit_plan, plan
 from cpvae.training.recipe import Recipe
@@ -46,7 +43,9 @@ FRONT = (
 EXPERT = (*SETTINGS, *(field.name for field in dataclasses.fields(Recipe)))
 
 
-class CPVAE(NamedFeaturesMixin, MomentsMixin, TransformerMixin, DensityMixin, BaseEstimator):
+class CPVAE(
+    NamedFeaturesMixin, DrawingMixin, MomentsMixin, TransformerMixin, DensityMixin, BaseEstimator
+):
     """Learns a mixture from data and generates from any one of its components (CP-VAE).
 
     Arguments left at None are chosen from the data, see `training.defaults`.
@@ -259,14 +258,6 @@ class CPVAE(NamedFeaturesMixin, MomentsMixin, TransformerMixin, DensityMixin, Ba
         """Each example as the model sees it, in the form of ``X``: an array or a frame."""
         return self.schema_.as_given(self._in_parts(X, "reconstruct"), drawn=False, like=X)
 
-    def impute(self, X: ArrayLike) -> Any:
-        """``X`` with its missing values (NaN) replaced by those of `reconstruct`.
-
-        They are whole where the column has whole numbers alone.
-        """
-        x, made = self._examples(X).cpu().numpy(), self._in_parts(X, "reconstruct")
-        return self.schema_.filled(X, x, made)
-
     def score_samples(self, X: ArrayLike) -> np.ndarray:
         """The one-hot bound on log p(x) of each example, (n) nats; a lower bound (eq. 7).
 
@@ -284,42 +275,6 @@ class CPVAE(NamedFeaturesMixin, MomentsMixin, TransformerMixin, DensityMixin, Ba
     ) -> dict[str, float | int]:
         """All figures, see `metrics.evaluate`; labels ``y`` add the clustering scores."""
         return evaluate(self.model_, self._examples(X), y, n_samples, seed=self.recipe_.seed)
-
-    def sample(
-        self,
-        n_samples: int = 1,
-        component: int | None = None,
-        from_: str | None = None,
-        random_state: int | np.random.RandomState | np.random.Generator | None = None,
-        mean: bool | None = None,
-    ) -> tuple[Any, np.ndarray]:
-        """Generates examples and says which component each came from.
-
-        Arguments:
-            n_samples: how many
-            component: draw all of them from this one
-            from_: else draw components from the ``aggregated`` posterior (default for CP-VAE) or
-                each as often as another, ``uniform`` (the prior of the others, and their default)
-            random_state: seed; the estimator's own by default
-            mean: give E[x | z, c] instead of a draw. By default means for greys under a Bernoulli
-                likelihood and draws for all else
-
-        Returns:
-            Examples in the form that `fit` took, and components (n): images in the same layout, a
-            frame with the same names and dtypes, an array. Of a file of a table, a frame of pandas.
-
-        Raises:
-            ValueError: no such component.
-        """
-        self._check_fitted()
-        seed = self.recipe_.seed if random_state is None else seed_of(random_state)
-        generator = torch_stream(seed, "sampling", device=self.model_.aggregated.device)
-        if mean is None:
-            mean = self.config_["likelihood"] == "bernoulli" and self.schema_.is_grey
-        n = whole_number("n_samples", n_samples, at_least=1)
-        k = None if component is None else whole_number("component", component, at_least=0)
-        x, drawn = self.model_.sample(n, k, from_, generator, mean)
-        return self.schema_.as_given(x.cpu().numpy(), drawn=not mean), drawn.cpu().numpy()
 
     def compact(
         self, X: ArrayLike, tolerance: float = TOLERANCE, merge_connected: bool = False
@@ -393,58 +348,8 @@ class CPVAE(NamedFeaturesMixin, MomentsMixin, TransformerMixin, DensityMixin, Ba
 
     def _take(self, model: Model, planned: Plan) -> None:
         """Makes a fitted model, and the plan it comes from, the estimator's own."""
-        self.model_, self._plan_ = model, planned
+        self.model_, self._plan_, self._draws = model, planned, 0
         self.schema_, self.config_, self.recipe_ = planned.schema, planned.config, planned.recipe
         self.aggregated_ = model.aggregated.cpu().numpy()
         self.n_features_in_ = int(np.prod(planned.schema.shape))
         self._n_features_out = model.latent_dim  # scikit-learn names the codes by it
-
-    def _set_names(self, schema: Schema) -> None:
-        """The names of the columns where scikit-learn looks for them."""
-        if schema.columns and not schema.labels:
-            self.feature_names_in_ = np.array(schema.columns, dtype=object)
-        elif hasattr(self, "feature_names_in_"):
-            del self.feature_names_in_
-
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "model_"):
-            raise NotFittedError("This CPVAE is not fitted yet: call fit first, or CPVAE.load.")
-
-    def _read(self, X: Any, reset: bool) -> tuple[np.ndarray, Schema]:
-        """Examples in single precision, and their schema."""
-        known = None if reset else self.schema_
-        kinds = self.kinds if isinstance(self.kinds, Mapping) else {}
-        categorical = [str(name) for name, kind in kinds.items() if kind == "categorical"]
-        table = as_arrow(X)
-        if table is None and not (known.levels if known else categorical):
-            source = from_array("", checked_array(self, X, reset), "X", known=known)
-            return source.x, source.schema
-        X = X if table is None or package_of(X) else table  # of pyarrow, without an index
-        validate_data(self, X, reset=reset, skip_check_array=True)
-        return encode_frame(X, known, categorical)
-
-    def _examples(self, X: ArrayLike) -> torch.Tensor:
-        self._check_fitted()
-        x, _ = self._read(X, reset=False)
-        self._check_like(x)
-        return torch.from_numpy(np.ascontiguousarray(x)).to(self.model_.aggregated.device)
-
-    def _check_like(self, x: np.ndarray) -> None:
-        """Refuses what the fitted model cannot take."""
-        likelihood = self.model_.likelihood
-        self.schema_.check_values(x, likelihood.takes_missing, likelihood.binarised)
-
-    def _as_precise_as(self, X: ArrayLike) -> tuple[Model, torch.Tensor]:
-        """The model and examples, in double precision on the processor if ``X`` is an array of it.
-
-        In single precision the place of an example among others may show in its last digits.
-        """
-        x = self._examples(X)
-        if getattr(X, "dtype", None) != np.float64:
-            return self.model_, x
-        return copy.deepcopy(self.model_).cpu().double(), x.cpu().double()
-
-    def _in_parts(self, X: ArrayLike, method: str) -> np.ndarray:
-        model, x = self._as_precise_as(X)
-        parts = [getattr(model, method)(part) for part in x.split(model.rows_at_once())]
-        return torch.cat(parts).cpu().numpy()

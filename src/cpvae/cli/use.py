@@ -139,12 +139,23 @@ def generate(
             show_default="aggregated for cpvae, else uniform",
         ),
     ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CONDITION",
+            help="What rows of a table are to have, as in --where plan=pro or --where 'age>=40' "
+            "(also < <= > !=); repeat for more. The rest of a row is drawn to go with it.",
+            show_default="none",
+        ),
+    ] = None,
     seed: Seed = 0,
     overwrite: OverwriteFile = False,
 ) -> None:
     """Generate examples, from one component or from all of them."""
     from cpvae import output
     from cpvae.checkpoint import RunFolder
+    from cpvae.data.conditions import conditions
+    from cpvae.models.resampling import sample_given
     from cpvae.streams import torch_stream
 
     folder = RunFolder(run)
@@ -156,7 +167,12 @@ def generate(
     check_output(out, overwrite, run)
     generator = torch_stream(seed, "sampling")
     mean = info["model"]["likelihood"] == "bernoulli" and schema.is_grey
-    x, drawn = (t.numpy() for t in model.sample(n, component, from_, generator, mean))
+    worth = ""
+    if where:
+        found = sample_given(model, n, conditions(schema, where), component, from_, generator)
+        x, drawn, mean, worth = found.x.numpy(), found.component.numpy(), False, found.in_words(n)
+    else:
+        x, drawn = (t.numpy() for t in model.sample(n, component, from_, generator, mean))
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".png":
         save = partial(_save_sheet, x)
@@ -170,7 +186,10 @@ def generate(
         save = partial(_save_table, {**table, free: drawn})
     output.write(out, save, overwrite)
     source = "all components" if component is None else f"component {component}"
+    source += f" with {', '.join(where)}" if where else ""
     print(f"{n} examples from {source} -> {printable(out)}")
+    if worth:
+        print(worth)
 
 
 @commands.command()

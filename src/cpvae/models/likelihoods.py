@@ -111,6 +111,10 @@ class Likelihood(nn.Module):
         """The observed values of the columns of the first head."""
         return self._split(observed)[0]
 
+    def by_head(self, features: Float[Tensor, "*n f"]) -> list[Tensor]:
+        """Anything that features have, by head."""
+        return self._split(features)
+
     # --- the decoder's output --------------------------------------------------------------------
 
     def log_prob(self, observed: Float[Tensor, "*#b f"], params: Float[Tensor, "*#b p"]) -> Tensor:
