@@ -158,6 +158,7 @@ def test_a_table_of_numbers_keeps_its_names(write, tmp_path, monkeypatch):
     assert list(generate(tmp_path / "run", monkeypatch)) == ["height", "visits"]
     loaded = CPVAE.load(tmp_path / "run")
     assert list(loaded.feature_names_in_) == ["height", "visits"]
+    assert loaded.model_.soft_bounds
     with pytest.raises(ValueError, match="feature names should match"):
         loaded.predict(frame[["visits", "height"]])
 
@@ -210,6 +211,7 @@ def test_a_run_of_the_version_before_is_used_and_resumed(old, monkeypatch, capsy
     assert "Goes on after epoch 4" in capsys.readouterr().err
     info = json.loads((run / "run.json").read_text())
     assert (info["format"], info["epochs"]) == (FORMAT, 6)
+    assert info["model"].get("soft_bounds") is False  # as it was begun
     history = [r["valid_elbo_nats"] for r in RunFolder(run).read_history()]
     assert history[:4] == [r["valid_elbo_nats"] for r in RunFolder(OLD / "fitted").read_history()]
     command(monkeypatch, "report", run)

@@ -40,7 +40,7 @@ SCHEMA = Keys(
 )
 MODEL = Keys(
     {"model": str, "likelihood": str, "n_components": COUNT, "latent_dim": COUNT},
-    {"hidden": [COUNT], "network": str, "seed": COUNT},
+    {"hidden": [COUNT], "network": str, "seed": COUNT, "soft_bounds": bool},
 )
 RECIPE = Keys({"seed": COUNT, "pretraining_epochs": COUNT, "anneal_epochs": COUNT})
 DATA = Keys(
@@ -82,7 +82,7 @@ INFO = Keys(
         "compacted": COMPACTED,
     },
 )
-USUAL = {"model": "cpvae", "likelihood": "bernoulli"}  # what `build` takes if they are left out
+USUAL = {"model": "cpvae", "likelihood": "bernoulli", "soft_bounds": False}  # what `build` takes if they are left out
 RECORD = Keys(
     {"epoch": COUNT}, {"seconds": float, "valid_elbo_nats": float, "components_used": COUNT}
 )

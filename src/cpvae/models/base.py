@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cpvae.choices import DRAW_FROM, NETWORKS, choose
 from cpvae.models import networks
-from cpvae.models.functional import Mixture, gumbel
+from cpvae.models.functional import Gaussian, Mixture, gumbel, soft_logvar, soft_reach
 from cpvae.models.likelihoods import Likelihood
 from cpvae.models.precision import single_precision
 from cpvae.models.priors import Prior
@@ -57,6 +57,7 @@ class Model(nn.Module, abc.ABC):
     """
 
     has_categories = False  # whether c is inferred by q(c|x), not read off the prior's components
+    soft_bounds = False  # of what networks read and of log-variances, see `near` and `gaussian_of`
     drawn_from = "uniform"  # where `sample` draws components: the weights the prior is trained with
     latent_names: tuple[str, ...] = ("z",)  # of what `code` gives and `decode` takes
     aggregated: Tensor  # share of each component in the training data (k), eq. 14
@@ -115,6 +116,25 @@ class Model(nn.Module, abc.ABC):
         Their mean over s estimates the bound; `functional.log_mean_exp` over s estimates log p(x)
         from below (importance weighting, Burda et al. 2016).
         """
+
+    # --- far from the data -----------------------------------------------------------------------
+
+    def read(self, observed: Float[Tensor, "n f"]) -> Float[Tensor, "n i"]:
+        """What the networks read of observed data, see `near`."""
+        return self.near(self.likelihood.inputs(observed))
+
+    def near(self, values: Tensor) -> Tensor:
+        """Standardised values as networks read them: with `soft_bounds` nearer than they are.
+
+        Networks know nothing of values far from all that they were trained on, and what they say
+        of them grows without limit. Whatever they say of q, the bound stays one.
+        """
+        return soft_reach(values) if self.soft_bounds else values
+
+    def gaussian_of(self, params: Float[Tensor, "*b e"]) -> Gaussian:
+        """The Gaussian of a network's output: means, then log-variances, see `soft_bounds`."""
+        mean, logvar = params.chunk(2, dim=-1)
+        return Gaussian(mean, soft_logvar(logvar) if self.soft_bounds else logvar)
 
     # --- what users ask of it --------------------------------------------------------------------
 

@@ -65,6 +65,7 @@ SETTINGS = (
     "hidden",
     "network",
     "noise_scale",
+    "soft_bounds",
     "seed",
     *sorted({name for system in MODELS.values() for name in system.settings}),
 )
@@ -94,6 +95,7 @@ def build(
     latent_dim: int = 40,
     hidden: Sequence[int] = (300, 300),
     network: str = "mlp",
+    soft_bounds: bool = False,
     seed: int = 0,
     **settings: Any,
 ) -> Model:
@@ -111,6 +113,8 @@ def build(
         latent_dim: dimensions of z
         hidden: widths of the hidden layers
         network: ``mlp``, or ``conv`` for images
+        soft_bounds: whether networks read values far from the data as nearer ones, and give
+            log-variances within bounds, see `Model.near`
         seed: of the starting weights
         **settings: ``noise_scale``, fixed noise of a Gaussian likelihood in the data's units, by
             default learned; ``limits`` of each column that is a ``number``, see `numbers.Column`;
@@ -135,7 +139,9 @@ def build(
     with _Drawn(torch_stream(seed, "weights")):
         prior = _prior(model, n_components, latent_dim, p_x, shape, settings)
         made: Any = MODELS[model].model
-        return made(shape, p_x, prior, latent_dim, hidden, network, **of_model)
+        built: Model = made(shape, p_x, prior, latent_dim, hidden, network, **of_model)
+    built.soft_bounds = soft_bounds
+    return built
 
 
 class _Drawn(TorchDispatchMode):

@@ -75,7 +75,7 @@ class ConditionalPriorVAE(Model):
 
     def infer(self, x: Float[Tensor, "b f"]) -> tuple[Tensor, Float[Tensor, "b k"]]:
         """Features (b, h) and log q(c|x) (b, k) of observed data (eq. 6)."""
-        features = self.trunk(self.likelihood.inputs(x))
+        features = self.trunk(self.read(x))
         return features, F.log_softmax(self.classifier(features), dim=-1)
 
     def log_qc(self, observed: Float[Tensor, "n f"]) -> Float[Tensor, "n k"]:
@@ -85,8 +85,7 @@ class ConditionalPriorVAE(Model):
     def encode(self, features: Float[Tensor, "b h"], gate: Float[Tensor, "b k"]) -> Gaussian:
         """q(z | x, .) of features, each gated by the category or its probabilities (fig. 2)."""
         opened = features * (2 * torch.sigmoid(self.posterior_gate(gate)))
-        mean, logvar = self.posterior(torch.cat([opened, gate], dim=-1)).chunk(2, dim=-1)
-        return Gaussian(mean, logvar)
+        return self.gaussian_of(self.posterior(torch.cat([opened, gate], dim=-1)))
 
     def mixture(self) -> Mixture:
         """The prior as it stands: component k is p(z | c=k)."""

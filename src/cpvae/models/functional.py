@@ -30,6 +30,10 @@ from torch.nn import functional as F
 from cpvae.models.fused import diagonal_kl
 
 LOG_2PI = math.log(2 * math.pi)
+REACH = 5.0  # standard deviations up to which networks read values as they are
+LOGVARS = (-8.0, 4.0)  # between which log-variances are as networks give them
+MOST_GAMMA = 100.0  # from which on a ratio of gamma functions is taken by their series
+MORE_LOGVAR = 2.0  # by which they go beyond at most
 
 
 class Gaussian(NamedTuple):
@@ -46,6 +50,22 @@ class Gaussian(NamedTuple):
         """Log-density in nats at ``z`` of shape (..., d), summed over d."""
         square = (z - self.mean) ** 2 * torch.exp(-self.logvar)
         return -0.5 * (square + self.logvar + LOG_2PI).sum(-1)
+
+
+def soft_reach(x: Tensor) -> Tensor:
+    """Values as networks read them: the identity up to `REACH`, and from there like a logarithm.
+
+    So what a network does with a value a million standard deviations off is what it has learned to
+    do with one some seventy off.
+    """
+    near = x.clamp(-REACH, REACH)
+    return near + REACH * torch.asinh((x - near) / REACH)
+
+
+def soft_logvar(logvar: Tensor) -> Tensor:
+    """Log-variances as networks give them, that end at `MORE_LOGVAR` beyond `LOGVARS`."""
+    near = logvar.clamp(*LOGVARS)
+    return near + MORE_LOGVAR * torch.tanh((logvar - near) / MORE_LOGVAR)
 
 
 class Mixture(NamedTuple):
@@ -176,9 +196,18 @@ def negative_binomial_log_prob(
 ) -> Float[Tensor, "*b f"]:
     """Log-probability in nats of counts with a mean m and a variance m + m^2 / dispersion."""
     r = torch.exp(log_dispersion)
-    ways = torch.lgamma(x + r) - torch.lgamma(r) - torch.lgamma(x + 1)
+    ways = _log_gamma_ratio(x + 1, r - 1) - torch.lgamma(r)
     ratio = log_mean - log_dispersion
     return ways - r * F.softplus(ratio) - x * F.softplus(-ratio)
+
+
+def _log_gamma_ratio(x: Tensor, more: Tensor) -> Tensor:
+    """Log of Gamma(x + more) / Gamma(x); for large x by Stirling, since the two would cancel."""
+    small, large = x.clamp_max(MOST_GAMMA), x.clamp_min(MOST_GAMMA)
+    exact = torch.lgamma(small + more) - torch.lgamma(small)
+    ratio = (large - 0.5) * torch.log1p(more / large) + more * (torch.log(large + more) - 1)
+    ratio = ratio + (1 / (large + more) - 1 / large) / 12
+    return torch.where(x > MOST_GAMMA, ratio, exact)
 
 
 def shares_in_groups(

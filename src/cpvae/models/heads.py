@@ -106,7 +106,7 @@ class GaussianHead(Head):
 
     def encode(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
         """Standardised values."""
-        return (x - self.loc) / self.scale
+        return within_reach((x - self.loc) / self.scale)
 
     def decode(self, observed: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
         """Values in the data's units."""
@@ -202,8 +202,8 @@ class CountHead(Head):
         self.log_dispersion = nn.Parameter(torch.zeros_like(loc))
 
     def encode(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
-        """The counts themselves."""
-        return x
+        """The counts themselves, or the greatest whose probability has a finite logarithm."""
+        return x.clamp_max(torch.finfo(x.dtype).max ** 0.9)
 
     def decode(self, observed: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
         """The counts themselves."""
@@ -294,6 +294,15 @@ HEADS: dict[str, Callable[[Tensor, Tensor, Sequence[int]], Head]] = {
     "count": lambda loc, scale, n_levels: CountHead(loc, scale),
     "categorical": lambda loc, scale, n_levels: CategoricalHead(n_levels),
 }
+
+
+def within_reach(x: Tensor) -> Tensor:
+    """Standardised values, moved to where the sum of their squares is still a finite number.
+
+    In single precision that is 3e11 standard deviations, in double precision 2e92.
+    """
+    most = torch.finfo(x.dtype).max ** 0.3
+    return x.clamp(-most, most)
 
 
 def filled(x: Tensor) -> Tensor:

@@ -64,16 +64,16 @@ class HierarchicalVAE(WithoutCategories):
 
     def encode(self, inputs: Float[Tensor, "b i"]) -> Gaussian:
         """q(z2 | x) of what the networks read of observed data, (b, d)."""
-        return Gaussian(*self.posterior2(self.trunk2(inputs)).chunk(2, dim=-1))
+        return self.gaussian_of(self.posterior2(self.trunk2(inputs)))
 
     def encode_lower(self, features: Float[Tensor, "b h"], z2: Float[Tensor, "b d"]) -> Gaussian:
         """q(z1 | x, z2) of the features ``trunk1`` finds in x, (b, d)."""
         joint = self.joint1(torch.cat([features, self.from_z2(z2)], dim=-1))
-        return Gaussian(*self.posterior1(joint).chunk(2, dim=-1))
+        return self.gaussian_of(self.posterior1(joint))
 
     def lower_prior(self, z2: Float[Tensor, "b d"]) -> Gaussian:
         """p(z1 | z2), (b, d)."""
-        return Gaussian(*self.prior1(z2).chunk(2, dim=-1))
+        return self.gaussian_of(self.prior1(z2))
 
     def decode(self, *latent: Tensor) -> Float[Tensor, "b p"]:
         """Parameters of p(x | z1, z2) of z2 and z1 (b, d), as the likelihood reads them."""
@@ -92,7 +92,7 @@ class HierarchicalVAE(WithoutCategories):
         ``kl_z`` is KL(z2) + KL(z1 given z2), the second in closed form at the sample of z2.
         """
         normal2, normal1 = noise.normal.chunk(2, dim=-1)
-        inputs = self.likelihood.inputs(x)
+        inputs = self.read(x)
         q2 = self.encode(inputs)
         z2 = q2.sample(normal2)
         q1 = self.encode_lower(self.trunk1(inputs), z2)
@@ -106,7 +106,7 @@ class HierarchicalVAE(WithoutCategories):
         self, x: Float[Tensor, "b f"], n_samples: int, generator: torch.Generator
     ) -> Float[Tensor, "s b"]:
         """Log p(x,z1,z2) - log q(z1,z2|x) in nats for both drawn from q, (s, b)."""
-        inputs = self.likelihood.inputs(x)
+        inputs = self.read(x)
         features = self.trunk1(inputs).repeat(n_samples, 1)
         q2 = Gaussian(*(t.repeat(n_samples, 1) for t in self.encode(inputs)))
         z2 = q2.sample(normal_like(q2.mean, generator))
@@ -121,7 +121,7 @@ class HierarchicalVAE(WithoutCategories):
         self, observed: Float[Tensor, "n f"]
     ) -> tuple[tuple[Tensor, Tensor], Float[Tensor, "n k"]]:
         """Posterior means of z2 and z1, and the log-responsibilities of the components of z2."""
-        inputs = self.likelihood.inputs(observed)
+        inputs = self.read(observed)
         z2 = self.encode(inputs).mean
         z1 = self.encode_lower(self.trunk1(inputs), z2).mean
         return (z2, z1), self.log_responsibilities(z2)

@@ -101,4 +101,4 @@ def codes(model: Model, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n d"]:
 
 def standardised(model: Model, x: Float[Tensor, "n ..."]) -> Float[Tensor, "n i"]:
     """Examples as the networks read them."""
-    return model.likelihood.inputs(model.likelihood.observe(x.flatten(1)))
+    return model.read(model.likelihood.observe(x.flatten(1)))

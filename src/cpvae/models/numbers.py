@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cpvae.models.functional import LOG_2PI
-from cpvae.models.heads import Head
+from cpvae.models.heads import Head, within_reach
 
 BENDS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # that are tried, in standard deviations
 LEAST_WIDTH = 1e-5  # of an interval, in standard deviations: single precision tells no less apart
@@ -100,7 +100,7 @@ class NumberHead(Head):
 
     def encode(self, x: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
         """Values in units of their column."""
-        return (x - self.origin) / self.unit
+        return within_reach((x - self.origin) / self.unit)
 
     def decode(self, observed: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
         """Values in the data's units."""
@@ -167,6 +167,7 @@ class NumberHead(Head):
         )
         begin = torch.where(least, -FAR - end.detach().clamp_max(0).abs(), begin)
         end = torch.where(most, FAR + begin.detach().clamp_min(0), end)
+        wide = wide & (begin < end)  # so far off, rounding leaves nothing between them
         begin, end = torch.where(wide, begin, 0.0), torch.where(wide, end, 1.0)
         each = torch.where(wide, log_normal_interval(begin, end) + more, density)
         return torch.where(missing, 0.0, each).sum(-1)

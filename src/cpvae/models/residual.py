@@ -221,8 +221,8 @@ class ResidualCPVAE(Model):
         c is one-hot.
         """
         z, c = latent
-        w = self.n_numbers
-        change, spread, logits = self.decoder(torch.cat([z, c], -1)).tensor_split([w, 2 * w], -1)
+        w, params = self.n_numbers, self.decoder(torch.cat([self.near(z), c], -1))
+        change, spread, logits = params.tensor_split([w, 2 * w], -1)
         noise = c @ self.log_noise + _bounded(spread)
         return torch.cat([z[:, :w] + change, noise, c @ self.logits + logits], -1)
 
@@ -254,7 +254,8 @@ class ResidualCPVAE(Model):
     def _with_category(
         self, values: Float[Tensor, "p d"], component: Int[Tensor, " p"]
     ) -> Float[Tensor, "p e"]:
-        return torch.cat([values, F.one_hot(component, self.n_components).to(values.dtype)], -1)
+        c = F.one_hot(component, self.n_components).to(values.dtype)
+        return torch.cat([self.near(values), c], -1)
 
     # --- the bound -------------------------------------------------------------------------------
 
@@ -378,7 +379,7 @@ class ResidualCPVAE(Model):
         c = F.one_hot(category, self.n_components).to(log_qc.dtype)
         filled, _ = self.complete(read, category)
         # not by pairs: a graph that is exported has no sizes that depend on the data
-        change, _ = self.posterior(torch.cat([filled, c], -1)).chunk(2, -1)
+        change, _ = self.posterior(self._with_category(filled, category)).chunk(2, -1)
         change, more = change.tensor_split([self.n_numbers], -1)
         numbers = filled[:, : self.n_numbers]
         each = zip(self.missing.means, self.posterior_maps, self.means, self.roots, strict=True)

@@ -31,7 +31,7 @@ class WithoutCategories(Model):
 
     def log_qc(self, observed: Float[Tensor, "n f"]) -> Float[Tensor, "n k"]:
         """Log-responsibilities of the prior's components at the posterior mean."""
-        return self.log_responsibilities(self.encode(self.likelihood.inputs(observed)).mean)
+        return self.log_responsibilities(self.encode(self.read(observed)).mean)
 
     @torch.no_grad()
     def exact_terms(self, x: Float[Tensor, "b f"], normal: Float[Tensor, "b e"]) -> Terms:
@@ -82,7 +82,7 @@ class VAE(WithoutCategories):
 
     def encode(self, inputs: Float[Tensor, "b i"]) -> Gaussian:
         """q(z | x) of what the networks read of observed data, (b, d)."""
-        return Gaussian(*self.posterior(self.trunk(inputs)).chunk(2, dim=-1))
+        return self.gaussian_of(self.posterior(self.trunk(inputs)))
 
     def decode(self, *latent: Tensor) -> Float[Tensor, "b p"]:
         """Parameters of p(x | z) of z (b, d), as the likelihood reads them."""
@@ -101,7 +101,7 @@ class VAE(WithoutCategories):
         KL(z) is closed form under a standard prior and log q(z|x) - log p(z) at the sample of z
         under a mixture.
         """
-        q = self.encode(self.likelihood.inputs(x))
+        q = self.encode(self.read(x))
         z = q.sample(noise.normal)
         kl_z, log_qc = kl_of_mixture(q, z, self.mixture())
         log_px = self.likelihood.log_prob(x, self.decode(z))
@@ -112,7 +112,7 @@ class VAE(WithoutCategories):
         self, x: Float[Tensor, "b f"], n_samples: int, generator: torch.Generator
     ) -> Float[Tensor, "s b"]:
         """Log p(x,z) - log q(z|x) in nats for z drawn from q(z|x), (s, b)."""
-        q = Gaussian(*(t.repeat(n_samples, 1) for t in self.encode(self.likelihood.inputs(x))))
+        q = Gaussian(*(t.repeat(n_samples, 1) for t in self.encode(self.read(x))))
         z = q.sample(normal_like(q.mean, generator))
         log_pz, _ = mixture_log_prob(z, self.mixture())
         log_px = self.likelihood.log_prob(x, self.decode(z).view(n_samples, len(x), -1))
@@ -120,7 +120,7 @@ class VAE(WithoutCategories):
 
     def code(self, observed: Float[Tensor, "n f"]) -> tuple[tuple[Tensor], Float[Tensor, "n k"]]:
         """Posterior mean of z, and the log-responsibilities of the components there."""
-        z = self.encode(self.likelihood.inputs(observed)).mean
+        z = self.encode(self.read(observed)).mean
         return (z,), self.log_responsibilities(z)
 
     def draw(

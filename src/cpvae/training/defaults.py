@@ -169,6 +169,8 @@ def configured(n: int, schema: Schema, given: dict[str, Any]) -> dict[str, Any]:
     }
     if "mixing_weights" in MODELS[model].settings:
         config["mixing_weights"] = "learned"
+    if given.get("likelihood") != "bernoulli":  # whose values lie in [0, 1]
+        config["soft_bounds"] = True
     if model == "residual":
         others = [kind for kind in schema.kinds if kind in ("binary", "categorical")]
         config["latent_dim"] = n_features - len(others) + min(MORE_DIMENSIONS, len(others))

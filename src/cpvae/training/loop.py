@@ -361,7 +361,7 @@ def _engine(
     for model, seed in zip(models, seeds, strict=True):
         if model.prior.starts_from_data:
             generator = torch_stream(seed, "pseudo-inputs", device=device)
-            inputs = model.likelihood.inputs(train)
+            inputs = model.read(train)
             model.prior.start_from(inputs, generator)  # type: ignore[operator]  # it has one
     changes = augment if recipe.invariance_weight else None
     return Engine(models, seeds, train, recipe, changes, kernels)
