@@ -31,6 +31,7 @@ LAYOUT = {
         "images",
         "dialect",
         "tables",
+        "shards",
         "files",
         "objects",
         "mnist",
@@ -63,6 +64,7 @@ LAYOUT = {
     ),
     "evaluation": ("metrics", "classifier", "generation", "moments"),
     " checkpoint": ("versions", "stored", "old_formats", "tensors", "checkpoint", "staging"),
+    " bulk": ("bulk",),
     "training": (
         "device",
         "settings",
@@ -98,7 +100,7 @@ LAYOUT = {
         "draws",
         "commands",
     ),
-    "cli": ("read", "write", "run", "fit", "use", "share", "main"),
+    "cli": ("read", "write", "run", "fit", "many", "use", "share", "main"),
     " main": ("__main__",),
 }
 ORDER = [
