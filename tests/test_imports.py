@@ -32,6 +32,7 @@ LAYOUT = {
         "images",
         "dialect",
         "tables",
+        "shards",
         "files",
         "objects",
         "mnist",
@@ -75,6 +76,7 @@ LAYOUT = {
         "staging",
         "names",
     ),
+    " bulk": ("bulk",),
     "training": (
         "device",
         "settings",
@@ -110,7 +112,7 @@ LAYOUT = {
         "draws",
         "commands",
     ),
-    "cli": ("read", "write", "run", "fit", "describe", "use", "share", "main"),
+    "cli": ("read", "write", "run", "fit", "describe", "many", "use", "share", "main"),
     " main": ("__main__",),
 }
 ORDER = [

@@ -10,6 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from cpvae import choices
+from cpvae.cli.many import (
+    Worker,
+    assign_shards,
+    generate_shards,
+    is_folder,
+    print_counts,
+)
 from cpvae.cli.read import (
     FILES,
     Run,
@@ -127,7 +134,10 @@ def generate(
     out: Annotated[
         Path | None,
         out_option(
-            "FILE", "Images: .png, .npz. Tables: .csv, .parquet, .npz.", "generated.png or .csv"
+            "FILE",
+            "Images: .png, .npz. Tables: .csv, .parquet, .npz. A name without an ending is a "
+            "folder of many files, for any number of examples.",
+            "generated.png or .csv",
         ),
     ] = None,
     from_: Annotated[
@@ -150,6 +160,7 @@ def generate(
     ] = None,
     seed: Seed = 0,
     overwrite: OverwriteFile = False,
+    worker: Worker = None,
 ) -> None:
     """Generate examples, from one component or from all of them."""
     from cpvae import output
@@ -163,10 +174,18 @@ def generate(
     model, schema = model_of(folder, info), folder.read_schema()
     is_image = schema.is_image
     out = out or Path("generated.png" if is_image else "generated.csv")
+    mean = info["model"]["likelihood"] == "bernoulli" and schema.is_grey
+    if is_folder(out, worker):
+        if where:
+            raise ValueError(f"--where writes one file: give {out} an ending, such as .parquet.")
+        how = {"component": component, "from_": from_, "mean": mean, "seed": seed}
+        generate_shards(
+            run, model, n, how, partial(_save_drawn, schema, mean), out, worker, overwrite
+        )
+        return
     _check_ending(out, (".png", ".npz") if is_image else (".csv", ".parquet", ".npz"))
     check_output(out, overwrite, run)
     generator = torch_stream(seed, "sampling")
-    mean = info["model"]["likelihood"] == "bernoulli" and schema.is_grey
     worth = ""
     if where:
         found = sample_given(model, n, conditions(schema, where), component, from_, generator)
@@ -174,17 +193,7 @@ def generate(
     else:
         x, drawn = (t.numpy() for t in model.sample(n, component, from_, generator, mean))
     out.parent.mkdir(parents=True, exist_ok=True)
-    if out.suffix == ".png":
-        save = partial(_save_sheet, x)
-    elif out.suffix == ".npz":
-        arrays = {"x": schema.as_given(x) if is_image else x, "component": drawn}
-        save = partial(_save_arrays, arrays)
-    else:
-        table, free = schema.decode(x, drawn=not mean), "component"
-        while free in table:  # it may be a name of the data's
-            free += "_"
-        save = partial(_save_table, {**table, free: drawn})
-    output.write(out, save, overwrite)
+    output.write(out, partial(_save_drawn, schema, mean, x, drawn), overwrite)
     source = "all components" if component is None else f"component {component}"
     source += f" with {', '.join(where)}" if where else ""
     print(f"{n} examples from {source} -> {printable(out)}")
@@ -198,33 +207,39 @@ def assign(
     data: Annotated[
         str, typer.Argument(metavar="DATA", help=f"A data set by name, {FILES}; or one image.")
     ],
-    out: Annotated[Path, out_option("FILE", "Where to write: .csv or .parquet.")] = Path(
-        "assigned.csv"
-    ),
+    out: Annotated[
+        Path,
+        out_option(
+            "FILE",
+            "Where to write: .csv or .parquet. A name without an ending is a folder, with a file "
+            "for each file of DATA: for tables of any size.",
+        ),
+    ] = Path("assigned.csv"),
     overwrite: OverwriteFile = False,
+    worker: Worker = None,
 ) -> None:
     """Write the most probable component of each example of DATA, and all probabilities."""
     import numpy as np
 
     from cpvae import output
+    from cpvae.bulk import assigned
     from cpvae.checkpoint import RunFolder
     from cpvae.models.inference import cluster_probs
 
     folder = RunFolder(run)
     info = folder.read_info()
     model = model_of(folder, info)
+    if is_folder(out, worker):
+        assign_shards(folder, model, data, out, worker, overwrite)
+        return
     _check_ending(out, (".csv", ".parquet"))
     check_output(out, overwrite, run, data)
     x, _, rows = examples_of(folder, data)
     probs = cluster_probs(model, x).numpy()
-    component = probs.argmax(1)
-    table: dict[str, Any] = {} if rows is None else {"file": rows}
-    table |= {"component": component, "probability": probs.max(1)}
-    table |= {f"p_{k}": probs[:, k] for k in range(probs.shape[1])}
+    table = {**({} if rows is None else {"file": rows}), **assigned(probs)}
     out.parent.mkdir(parents=True, exist_ok=True)
     output.write(out, partial(_save_table, table), overwrite)
-    counts = np.bincount(component, minlength=probs.shape[1])
-    print("  ".join(f"{k}: {count}" for k, count in enumerate(counts) if count))
+    print_counts(np.bincount(table["component"], minlength=probs.shape[1]).tolist())
     print(f"{len(x)} examples assigned -> {printable(out)}")
 
 
@@ -376,6 +391,19 @@ def _print_groups(groups: list[list[int]], shares: list[float], n_components: in
 def _check_ending(path: Path, endings: tuple[str, ...]) -> None:
     if path.suffix not in endings:
         raise ValueError(f"--out {path} must end in one of {', '.join(endings)} for this data.")
+
+
+def _save_drawn(schema: Any, mean: bool, x: Any, drawn: Any, out: Path) -> None:
+    """Writes examples of a model (n, ...) with their components (n); the ending says how."""
+    if out.suffix == ".png":
+        _save_sheet(x, out)
+    elif out.suffix == ".npz":
+        _save_arrays({"x": schema.as_given(x) if schema.is_image else x, "component": drawn}, out)
+    else:
+        table, free = schema.decode(x, drawn=not mean), "component"
+        while free in table:  # it may be a name of the data's
+            free += "_"
+        _save_table({**table, free: drawn}, out)
 
 
 def _save_sheet(x: Any, out: Path) -> None:

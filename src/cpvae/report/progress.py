@@ -4,7 +4,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from cpvae.training.diagnosis import Record
 from cpvae.training.fit import Plan
@@ -65,11 +74,22 @@ def _print_epoch(index: int, record: Record) -> None:
     )
 
 
+class RowsASecond(ProgressColumn):
+    """How fast rows are done."""
+
+    def render(self, task: Task) -> Text:
+        """Rows a second, of late."""
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f} rows/s" if speed else "")
+
+
 class RowsBar:
     """A plain bar for work that is counted in examples."""
 
     def __init__(self, what: str, quiet: bool = False):
-        self.progress = Progress(console=Console(stderr=True), transient=True, disable=quiet)
+        columns = (*Progress.get_default_columns(), RowsASecond())
+        console = Console(stderr=True)
+        self.progress = Progress(*columns, console=console, transient=True, disable=quiet)
         self.task = self.progress.add_task(what, total=None)
 
     def __enter__(self) -> "RowsBar":
@@ -79,6 +99,6 @@ class RowsBar:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def update(self, done: int, total: int) -> None:
-        """Shows how far the work is."""
+    def update(self, done: int, total: int | None) -> None:
+        """Shows how far the work is; None where nobody knows how much there is."""
         self.progress.update(self.task, completed=done, total=total)

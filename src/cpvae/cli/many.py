@@ -1,0 +1,106 @@
+"""Commands on many rows: a folder of shards instead of one file, see `bulk`."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cpvae.cli.read import counted
+from cpvae.text import printable
+
+if TYPE_CHECKING:
+    from cpvae.bulk import Job
+    from cpvae.checkpoint import RunFolder
+    from cpvae.models.base import Model
+
+Worker = Annotated[
+    str | None,
+    typer.Option(
+        metavar="I/N",
+        help="Make the I-th of N parts of the shards in a folder --out, with I from 0 to N - 1: "
+        "for several processes or machines at once.",
+        show_default="0/1: all",
+    ),
+]
+
+
+def is_folder(out: Path, worker: str | None) -> bool:
+    """Whether ``--out`` names a folder of shards; ``--worker`` is for that alone."""
+    folder = out.is_dir() or not out.suffix
+    if worker and not folder:
+        raise ValueError(f"--worker is for a folder of many files: name one by --out, not {out}.")
+    return folder
+
+
+def assign_shards(
+    folder: "RunFolder", model: "Model", data: str, out: Path, worker: str | None, overwrite: bool
+) -> None:
+    """Writes the components of the rows of each shard of a table to a shard of a folder."""
+    from cpvae.bulk import assign_job, counts_of
+    from cpvae.data.shards import large_table
+
+    schema = folder.read_schema()
+    table = large_table(data, levels=schema.levels)
+    _refuse_input(out, Path(data))
+    job = assign_job(folder.path, model, schema, table)
+    _make(out, job, worker, overwrite, "assigned")
+    counts = counts_of(out, job)
+    if counts is not None:
+        print_counts(counts.tolist())
+
+
+def generate_shards(
+    run: Path,
+    model: "Model",
+    n: int,
+    how: dict[str, Any],
+    save: Callable[[Any, Any, Path], None],
+    out: Path,
+    worker: str | None,
+    overwrite: bool,
+) -> None:
+    """Writes generated examples, a shard for each part of them."""
+    from cpvae.bulk import generate_job
+
+    ending = ".npz" if len(model.shape) == 3 else ".parquet"
+    job = generate_job(run, model, n, how, save, ending)
+    _make(out, job, worker, overwrite, "generated")
+
+
+def print_counts(counts: Sequence[int]) -> None:
+    """How many examples each component has."""
+    print("  ".join(f"{k}: {count}" for k, count in enumerate(counts) if count))
+
+
+def _make(out: Path, job: "Job", worker: str | None, overwrite: bool, done: str) -> None:
+    """Makes this worker's share of a job, and says how fast."""
+    from cpvae import bulk
+    from cpvae.report.progress import RowsBar
+
+    if worker and overwrite:
+        raise ValueError(
+            f"--overwrite would remove what other workers make: delete {out} first, or leave out "
+            f"--worker."
+        )
+    share = bulk.worker_of(worker)
+    bulk.begin(out, job, overwrite)
+    started = time.monotonic()
+    with RowsBar(done) as bar:
+        made = bulk.run(out, job, share, bar.update)
+    seconds = time.monotonic() - started
+    before = f"; {counted(made.before, 'shard')} were there" if made.before else ""
+    speed = f", {made.rows / seconds:,.0f} rows a second" if made.rows else ""
+    print(
+        f"{made.rows} rows {done} in {counted(made.shards, 'shard')} -> {printable(out)} "
+        f"({seconds:.1f} s{speed}{before})"
+    )
+
+
+def _refuse_input(out: Path, data: Path) -> None:
+    """Refuses to write into the folder that is read."""
+    if data.is_dir() and (
+        out.resolve() == data.resolve() or data.resolve() in out.resolve().parents
+    ):
+        raise ValueError(f"{out} is in the folder that is read ({data}): choose another --out.")
