@@ -144,7 +144,7 @@ def _best_mixture(rows: Rows, n_components: int, seed: int) -> Mixture:
     most = min(max(n_components, n // 8), len(np.unique(points, axis=0)))
     at_least = max(1, min(FEWEST, n // (2 * n_components)))
     diagonals = (True, False) if n_components * n_numbers**2 <= CORRELATED else (True,)
-    tries = []
+    tries, seen = [], set()
     n_means = sorted({min(times * n_components, most) for times in (1, 2, 3, 4, 6)})
     for m, again in product(n_means, range(STARTS)):
         found = KMeans(m, random_state=seed + again).fit(points)
@@ -152,6 +152,10 @@ def _best_mixture(rows: Rows, n_components: int, seed: int) -> Mixture:
         if m > n_components:
             join = AgglomerativeClustering(n_components, linkage="average")
             member = join.fit_predict(found.cluster_centers_)[member]
+        _, first, same = np.unique(member, return_index=True, return_inverse=True)
+        if (partition := first[same].tobytes()) in seen:  # EM would end where it did
+            continue
+        seen.add(partition)
         responsibilities = np.eye(member.max() + 1)[member]
         tries += [
             fit_mixture(rows, responsibilities, tied, diagonal, at_least)
