@@ -58,6 +58,7 @@ LAYOUT = {
         "hierarchical",
         "build",
         "inference",
+        "reorder",
         "compact",
         "onnx",
     ),
