@@ -196,9 +196,9 @@ class Schema:
         return np.where(missing, filling, array).astype(dtype)
 
     def indicators(self, x: np.ndarray) -> tuple[np.ndarray, list[str]]:
-        """A table (n, f) with a column of zeros and ones for each category of text, and all names.
+        """A table (n, f) with a column of zeros and ones for each category of text.
 
-        This is how figures show columns of text.
+        Also the name of the column that each of them comes from.
         """
         shown, names = [], []
         for name, column in zip(self.names, x.T, strict=True):
@@ -206,9 +206,9 @@ class Schema:
                 shown.append(column)
                 names.append(name)
                 continue
-            for i, level in enumerate(self.levels[name]):
+            for i in range(len(self.levels[name])):
                 shown.append(np.where(np.isnan(column), np.nan, column == i))
-                names.append(f"{name}={level}")
+                names.append(name)
         return np.column_stack(shown), names
 
     # --- what a fit adds -------------------------------------------------------------------------

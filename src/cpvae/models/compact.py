@@ -88,6 +88,7 @@ def compact(
     )
     if connected_in is not None:
         groups = _connected(model, groups, connected_in, seed)
+    groups = sorted(groups, key=lambda group: -float(model.aggregated[group].sum()))
     bounds: dict[int, float] = {}
     for elbo, some in tried:
         bounds[len(some)] = max(elbo, bounds.get(len(some), -math.inf))

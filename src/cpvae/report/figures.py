@@ -1,6 +1,5 @@
 """Pictures of a fitted model. Each function returns a matplotlib figure and touches no file."""
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,14 +10,19 @@ from matplotlib.ticker import MaxNLocator
 
 from cpvae.data.arrays import COLOURS
 from cpvae.data.schema import Schema
+from cpvae.evaluation.profiles import profiles
 from cpvae.models.base import Model
 from cpvae.models.inference import cluster_probs
+from cpvae.names import called
 from cpvae.report.lettering import drawable
+from cpvae.report.panels import Axis, axes_of
 from cpvae.streams import torch_stream
 
 MOST_ROWS = 20  # components that a sheet shows, the most used first
 COLUMNS = 12
-GREY = "#6b7280"
+MOST_BARS = 40  # columns of a table beside one another
+MOST_COLUMNS, ACROSS = 8, 4  # of a table on a sheet, and beside one another
+GREY, LIGHT = "#6b7280", "#bfdbfe"
 BLUE, ORANGE = "#2563eb", "#ea580c"
 
 
@@ -79,81 +83,86 @@ def show(axes: Any, page: np.ndarray) -> None:
         side.set_visible(False)
 
 
-def component_sheet(model: Model, x: torch.Tensor, schema: Schema) -> Figure:
+def component_sheet(model: Model, x: torch.Tensor, schema: Schema, names: Sequence[str]) -> Figure:
     """Generated examples of each component beside real examples assigned to it."""
-    assigned = cluster_probs(model, x).argmax(1).numpy()
+    probs = cluster_probs(model, x).numpy()
     if x.ndim == 4:
-        return _image_sheet(model, x.numpy(), assigned)
-    return _table_sheet(model, x.numpy(), assigned, schema)
+        return _image_sheet(model, x.numpy(), probs.argmax(1), names)
+    return _table_sheet(model, x.numpy(), probs, schema, names)
 
 
-def _image_sheet(model: Model, x: np.ndarray, assigned: np.ndarray) -> Figure:
+def _image_sheet(model: Model, x: np.ndarray, assigned: np.ndarray, names: Sequence[str]) -> Figure:
     shown = by_share(model.aggregated.numpy())
     figure = Figure(figsize=(11, 0.46 * len(shown) + 0.6), layout="constrained")
     axes = figure.subplots(len(shown), 2, squeeze=False)
+    labels, lettering = drawable([called(int(k), names[k]) for k in shown])
     blank = np.full((COLUMNS, *x.shape[1:]), np.nan, dtype=np.float32)
-    for row, k in zip(axes, shown, strict=True):
+    for row, k, label in zip(axes, shown, labels, strict=True):
         generator = torch_stream(0, "pictures", int(k))
         generated = model.sample(COLUMNS, int(k), generator=generator, mean=True)[0].numpy()
         real = x[assigned == k][:COLUMNS]
         padded = np.concatenate([real, blank])[:COLUMNS]
         show(row[0], image_grid(displayable(generated, x), COLUMNS))
         show(row[1], image_grid(displayable(padded, x), COLUMNS))
-        share = f"{k}   {100 * model.aggregated[k]:.1f}%"
-        row[0].set_ylabel(share, rotation=0, ha="right", va="center", fontsize=9)
+        share = f"{label}   {100 * model.aggregated[k]:.1f}%"
+        row[0].set_ylabel(share, rotation=0, ha="right", va="center", fontsize=9, **lettering)
     axes[0, 0].set_title("generated from the component", fontsize=10)
     axes[0, 1].set_title("real, assigned to the component", fontsize=10)
     return figure
 
 
-def _table_sheet(model: Model, x: np.ndarray, assigned: np.ndarray, schema: Schema) -> Figure:
-    """Median and middle 80% of every feature, generated and real, in standard deviations of the
-    whole table; of features that are 0 or 1 the mean.
-    """
+def _table_sheet(
+    model: Model, x: np.ndarray, probs: np.ndarray, schema: Schema, names: Sequence[str]
+) -> Figure:
+    """The most telling columns, each in its own units: real rows of each component beside new."""
     shown = by_share(model.aggregated.numpy())
-    across = min(3, len(shown))
-    down = -(-len(shown) // across)
-    figure = Figure(figsize=(11, 2 * down + 1.6), layout="constrained")
-    all_axes = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
-    x, names = schema.indicators(x)
-    names, lettering = drawable(names)
-    loc, scale = np.nanmean(x, 0), np.maximum(np.nanstd(x, 0), 1e-12)
-    shares = (np.isnan(x) | np.isin(x, (0, 1))).all(0)
-    for axes in all_axes[len(shown) :]:
+    found = profiles(x, probs, schema, names)
+    effect: dict[str, float] = {}
+    for profile in found:
+        for each in profile.columns:
+            name = each.column if schema.columns else each.column.removeprefix("column ")
+            effect[name] = max(effect.get(name, -1.0), each.beyond_chance)
+    told = sorted(effect, key=lambda name: -effect[name])[:MOST_COLUMNS]
+    inside = [probs.argmax(1) == k for k in range(model.n_components)]
+    axes_of_each = axes_of(x, schema, inside)
+    generator = torch_stream(0, "pictures")
+    drawn = [model.sample(500, int(k), generator=generator)[0].numpy() for k in shown]
+    down = -(-len(told) // ACROSS)
+    size = (11, down * (0.9 + 0.42 * len(shown)) + 0.4)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(down, ACROSS, squeeze=False, sharey=True)
+    for axes in panels.ravel()[len(told) :]:
         axes.set_visible(False)
-    for axes, k in zip(all_axes, shown, strict=False):
-        generator = torch_stream(0, "pictures", int(k))
-        drawn = model.sample(500, int(k), generator=generator)[0].numpy()
-        generated = (schema.indicators(drawn)[0] - loc) / scale
-        real = (x[assigned == k] - loc) / scale
-        for data, colour, label in ((real, GREY, "real"), (generated, BLUE, "generated")):
-            if len(data):
-                _profile(axes, data, shares, colour, label)
-        share = 100 * float(model.aggregated[k])
-        title = f"component {k}: {share:.1f}% of training, {len(real)} real rows"
-        axes.set_title(title, fontsize=9)
-        axes.axhline(0, color="#d1d5db", linewidth=0.8, zorder=0)
-        if len(names) <= 30:
-            axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7, **lettering)
-        axes.tick_params(axis="y", labelsize=7)
-    figure.supylabel("standard deviations", fontsize=8)
-    handles, labels = all_axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=2, fontsize=9, frameon=False)
+    labels, lettering = drawable([called(int(k), names[k]) for k in shown])
+    titles, of_titles = drawable([f"{name}" for name in told])
+    for axes, name, title in zip(panels.ravel(), told, titles, strict=False):
+        at, axis = schema.names.index(name), axes_of_each[name]
+        real = [axis.shares(x[inside[k], at]) for k in shown]
+        _ridges(axes, axis, real, [axis.shares(each[:, at]) for each in drawn])
+        axes.set_title(title, fontsize=9, **of_titles)
+    for first in panels[:, 0]:
+        first.set_yticks(-np.arange(len(shown)), labels, fontsize=8, **lettering)
+    handles, texts = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, texts, loc="outside upper right", ncols=2, fontsize=9, frameon=False)
     return figure
 
 
-def _profile(axes: Any, data: np.ndarray, shares: np.ndarray, colour: str, label: str) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a feature that is missing in every row
-        low, middle, high = np.nanquantile(data, [0.1, 0.5, 0.9], axis=0)
-        mean = np.nanmean(data, axis=0)
-    low, middle, high = (np.where(shares, mean, line) for line in (low, middle, high))
-    if data.shape[1] == 1:  # one feature: there is room for its distribution
-        axes.hist(data[:, 0], bins=40, density=True, color=colour, alpha=0.5, label=label)
-        return
-    at = np.arange(len(middle))
-    axes.fill_between(at, low, high, color=colour, alpha=0.2, linewidth=0)
-    axes.plot(at, middle, color=colour, marker="o", markersize=2.5, linewidth=1.2, label=label)
+def _ridges(axes: Any, axis: Axis, real: Sequence[np.ndarray], drawn: Sequence[np.ndarray]) -> None:
+    """The shares of the bins of a column (b) of each component, one below another."""
+    at = np.arange(axis.n_bins + 1)
+    for row, (mine, new) in enumerate(zip(real, drawn, strict=True)):
+        height = 0.8 / max(mine.max(), new.max(), 1e-9)
+        first = {"label": "real"} if not row else {}
+        axes.stairs(height * mine - row, at, baseline=-row, fill=True, color=LIGHT, **first)
+        first = {"label": "generated"} if not row else {}
+        axes.stairs(height * new - row, at, baseline=None, color=ORANGE, linewidth=1.2, **first)
+    if axis.edges is None:
+        ticks, lettering = drawable(axis.ticks)
+        axes.set_xticks(at[:-1] + 0.5, ticks, rotation=90, **lettering)
+    else:
+        axes.set_xticks([0, axis.n_bins / 2, axis.n_bins], axis.ticks)
+    plain(axes)
+    axes.tick_params(labelsize=7)
 
 
 def reconstructions(model: Model, x: torch.Tensor, schema: Schema) -> Figure:
@@ -169,15 +178,18 @@ def reconstructions(model: Model, x: torch.Tensor, schema: Schema) -> Figure:
             axes.set_title(title, fontsize=10)
         return figure
     made = torch.cat([model.reconstruct(part) for part in x.split(model.rows_at_once())])
-    features, names = schema.indicators(x.numpy())
+    features, of_each = schema.indicators(x.numpy())
     residual = np.nanmean((features - schema.indicators(made.numpy())[0]) ** 2, 0)
-    names, lettering = drawable(names)
-    explained = 1 - residual / np.maximum(np.nanvar(features, 0), 1e-12)
+    variance = np.nanvar(features, 0)
+    column = np.array([schema.names.index(name) for name in of_each])
+    lost, whole = (np.bincount(column, np.nan_to_num(each)) for each in (residual, variance))
+    explained = np.clip(1 - lost / np.maximum(whole, 1e-12), 0, 1)
+    order = np.argsort(-explained, kind="stable")[:MOST_BARS]
+    names, lettering = drawable([schema.names[at] for at in order])
     figure = Figure(figsize=(11, 3), layout="constrained")
     axes = figure.subplots()
-    axes.bar(range(len(names)), np.clip(explained, 0, 1), color=BLUE, width=0.7)
-    if len(names) <= 40:
-        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=8, **lettering)
+    axes.bar(range(len(order)), explained[order], color=BLUE, width=0.7)
+    axes.set_xticks(range(len(order)), names, rotation=90, fontsize=8, **lettering)
     axes.set_ylim(0, 1)
     axes.set_ylabel("share of the variance\nreconstructed", fontsize=9)
     plain(axes)
@@ -226,7 +238,7 @@ def curves(
     return figure
 
 
-def usage(aggregated: np.ndarray) -> Figure:
+def usage(aggregated: np.ndarray, names: Sequence[str]) -> Figure:
     """Share of each component in the aggregated posterior (eq. 14)."""
     k = len(aggregated)
     figure = Figure(figsize=(11, 2.4), layout="constrained")
@@ -234,7 +246,9 @@ def usage(aggregated: np.ndarray) -> Figure:
     axes.bar(range(k), 100 * aggregated, color=colours(k), width=0.75)
     axes.axhline(100 / k, color=GREY, linewidth=1, linestyle="--", label="an even share")
     if k <= 40:
-        axes.set_xticks(range(k))
+        labels, lettering = drawable(names)
+        turned = {"rotation": 90} if max(map(len, labels)) > 3 else {}
+        axes.set_xticks(range(k), labels, **lettering, **turned)
     axes.set_xlabel("component")
     axes.set_ylabel("% of the training data")
     figure.legend(loc="outside upper right", fontsize=8, frameon=False)

@@ -16,7 +16,9 @@ from cpvae.data import Splits
 from cpvae.data.labels import known
 from cpvae.evaluation.metrics import Progress, evaluate, figures_of
 from cpvae.models.inference import cluster_probs
+from cpvae.names import called, read_names
 from cpvae.report import figures
+from cpvae.report.segments import segments
 from cpvae.text import printable
 from cpvae.training.diagnosis import gain_in_words
 
@@ -81,6 +83,7 @@ def write_report(
     result = folder.read_evaluation() if keep else None
     result = result or evaluate_run(folder, splits, progress=progress, keep=keep)
     drawn = _figures(folder, splits)
+    drawn.pop("components", None)  # the page has them in another form
     if "mutual_information_nats" in result:
         drawn["kl"] = figures.kl_bars(result)
     if "compacted" in info:
@@ -101,13 +104,26 @@ def write_report(
         n_labelled=result.get("n_labelled"),
         pictured="test " if len(splits.test.x) >= ENOUGH else "",
         **_contingency(folder, splits),
-        is_image=splits.train.x.ndim == 4,
-        shown=min(figures.MOST_ROWS, info["model"]["n_components"]),
+        **_segments(folder, splits),
         images={name: _embedded(figure) for name, figure in drawn.items()},
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(out, page, overwrite)
     return out
+
+
+def _segments(folder: RunFolder, splits: Splits) -> dict[str, Any]:
+    """What the page says of the components, of all rows of a table or of images that are shown."""
+    model, schema = folder.read_model(), folder.read_schema()
+    x = _pictured(splits) if schema.is_image else _all_of(splits)
+    shown = figures.by_share(model.aggregated.numpy()).tolist()
+    found = segments(model, x, schema, read_names(folder, model.n_components), shown)
+    return {
+        "segments": found,
+        "shown": shown,
+        "n_rows": f"{len(x):,}",
+        "is_image": schema.is_image,
+    }
 
 
 def _figures(folder: RunFolder, splits: Splits) -> dict[str, Figure]:
@@ -117,12 +133,13 @@ def _figures(folder: RunFolder, splits: Splits) -> dict[str, Figure]:
     best = best_of(history, pretraining)
     assert best  # there is a history
     x, schema = _pictured(splits), folder.read_schema()
+    names = read_names(folder, model.n_components)
     with torch.no_grad():
         return {
-            "components": figures.component_sheet(model, x, schema),
+            "components": figures.component_sheet(model, x, schema, names),
             "reconstructions": figures.reconstructions(model, x, schema),
             "curves": figures.curves(history, best["epoch"], pretraining),
-            "usage": figures.usage(model.aggregated.numpy()),
+            "usage": figures.usage(model.aggregated.numpy(), names),
             "codes": figures.codes_map(model, x),
         }
 
@@ -157,9 +174,11 @@ def _contingency(folder: RunFolder, splits: Splits) -> dict[str, Any]:
     component = cluster_probs(folder.read_model(), splits.test.tensor()).argmax(1).numpy()
     component = component[has_label]
     counts = contingency_matrix(component, number)
+    names = read_names(folder, folder.read_info()["model"]["n_components"])
+    rows = [printable(called(k, names[k])) for k in np.unique(component).tolist()]
     return {
         "classes": list(map(printable, classes.tolist())),
-        "contingency": list(zip(np.unique(component).tolist(), counts.tolist(), strict=True)),
+        "contingency": list(zip(rows, counts.tolist(), strict=True)),
     }
 
 
@@ -167,8 +186,13 @@ def _pictured(splits: Splits) -> torch.Tensor:
     """The test examples, or all examples where there are too few of them for a picture."""
     if len(splits.test.x) >= ENOUGH:
         return splits.test.tensor()
+    return _all_of(splits)
+
+
+def _all_of(splits: Splits) -> torch.Tensor:
+    """All examples; other data than the run's is all three parts."""
     parts = {id(part.x): part for part in (splits.test, splits.valid, splits.train)}
-    return torch.cat([part.tensor() for part in parts.values()])  # other data is all three
+    return torch.cat([part.tensor() for part in parts.values()])
 
 
 def _embedded(figure: Figure) -> str:

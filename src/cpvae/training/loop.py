@@ -104,6 +104,7 @@ def fit_together(
     home: RunFolder | None = None,
     on_epoch: Callable[[int, Record], None] | None = None,
     accelerator: str = "auto",
+    anew: bool = True,
 ) -> list[list[Record]]:
     """Trains several models as one, each as `fit` would have trained it alone.
 
@@ -118,6 +119,7 @@ def fit_together(
         home: where the training state of all is kept
         on_epoch: called with the index of a model and its epoch's record
         accelerator: as for `fit`
+        anew: whether components are numbered by size in the end, and do not have numbers already
 
     Returns:
         The records of each model.
@@ -147,7 +149,7 @@ def fit_together(
     with torch_settings(device, small):
         _loop(group, data, recipe, on_epoch)
     for run in runs:
-        run.finish(data.train.flatten(1), device)
+        run.finish(data.train.flatten(1), device, anew)
     return [run.history for run in runs]
 
 

@@ -93,7 +93,7 @@ def refine(
         if anew and run.best_epoch == 0:  # so no row needs to be held out
             start_on_all(model, torch.cat([x_train, x_valid]), start)
             run.best = run.weights()
-        run.finish(x_train, device)
+        run.finish(x_train, device, anew)
     return run.history
 
 

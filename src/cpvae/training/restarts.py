@@ -123,9 +123,15 @@ def fit_one(
     """One model, in the way that is its own; as `loop.fit_together`, and ``anew`` as `refine`."""
     if isinstance(model, ResidualCPVAE):
         return refine(model, data, recipe, folder, on_epoch, accelerator, anew)
-    folders = [folder] if folder else None
     (history,) = fit_together(
-        [model], data, [recipe], folders, home, lambda _, record: on_epoch(record), accelerator
+        [model],
+        data,
+        [recipe],
+        [folder] if folder else None,
+        home,
+        lambda _, record: on_epoch(record),
+        accelerator,
+        anew,
     )
     return history
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from cpvae.checkpoint import RunFolder
 from cpvae.models.base import Model
 from cpvae.models.inference import cluster_probs
+from cpvae.models.reorder import reorder
 from cpvae.stored import check_finite, check_shapes
 from cpvae.training.diagnosis import Record
 from cpvae.training.engine import Engine
@@ -75,11 +76,18 @@ class Run:
         if self.folder:
             self.folder.write_model(self.best)
 
-    def finish(self, x_train: Float[Tensor, "n f"], device: torch.device) -> None:
-        """Takes the best weights, and stores the aggregated posterior with them (eq. 14)."""
+    def finish(self, x_train: Float[Tensor, "n f"], device: torch.device, anew: bool) -> None:
+        """Takes the best weights, and stores the aggregated posterior with them (eq. 14).
+
+        Components are numbered by their size where the fit was ``anew``, the largest first. The
+        state of the training keeps their numbers, for a run that goes on from it.
+        """
         self.model.load_state_dict(self.best)
         self.model.eval()
         self.model.aggregated.copy_(cluster_probs(self.model, x_train.to(device)).mean(0))
+        if anew:
+            order = self.model.aggregated.argsort(descending=True, stable=True)
+            reorder(self.model, order.tolist())
         self.best = self.weights()
         self.keep_best()
 
