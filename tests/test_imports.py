@@ -65,7 +65,7 @@ LAYOUT = {
         "compact",
         "onnx",
     ),
-    "evaluation": ("metrics", "classifier", "generation", "moments"),
+    "evaluation": ("metrics", "classifier", "generation", "moments", "densities"),
     " checkpoint": ("versions", "stored", "old_formats", "tensors", "checkpoint", "staging"),
     "training": (
         "device",
@@ -102,7 +102,7 @@ LAYOUT = {
         "draws",
         "commands",
     ),
-    "cli": ("read", "write", "run", "fit", "use", "share", "main"),
+    "cli": ("read", "write", "run", "fit", "use", "impute", "share", "main"),
     " main": ("__main__",),
 }
 ORDER = [

@@ -27,8 +27,10 @@ from cpvae.cli.write import (
     Overwrite,
     OverwriteFile,
     beside,
+    check_ending,
     check_output,
     out_option,
+    save_table,
 )
 from cpvae.text import in_markup, printable
 
@@ -163,7 +165,7 @@ def generate(
     model, schema = model_of(folder, info), folder.read_schema()
     is_image = schema.is_image
     out = out or Path("generated.png" if is_image else "generated.csv")
-    _check_ending(out, (".png", ".npz") if is_image else (".csv", ".parquet", ".npz"))
+    check_ending(out, (".png", ".npz") if is_image else (".csv", ".parquet", ".npz"))
     check_output(out, overwrite, run)
     generator = torch_stream(seed, "sampling")
     mean = info["model"]["likelihood"] == "bernoulli" and schema.is_grey
@@ -183,7 +185,7 @@ def generate(
         table, free = schema.decode(x, drawn=not mean), "component"
         while free in table:  # it may be a name of the data's
             free += "_"
-        save = partial(_save_table, {**table, free: drawn})
+        save = partial(save_table, {**table, free: drawn})
     output.write(out, save, overwrite)
     source = "all components" if component is None else f"component {component}"
     source += f" with {', '.join(where)}" if where else ""
@@ -203,29 +205,43 @@ def assign(
     ),
     overwrite: OverwriteFile = False,
 ) -> None:
-    """Write the most probable component of each example of DATA, and all probabilities."""
+    """Write the most probable component of each example of DATA, and all probabilities.
+
+    Beside them stands how probable the example itself is: log_density (a bound, nats), its place
+    among the fitted ones (the share of them that is less probable), and outlier, true where
+    none of them is: such an example belongs to no component.
+    """
     import numpy as np
 
     from cpvae import output
     from cpvae.checkpoint import RunFolder
+    from cpvae.evaluation import densities
     from cpvae.models.inference import cluster_probs
 
     folder = RunFolder(run)
     info = folder.read_info()
     model = model_of(folder, info)
-    _check_ending(out, (".csv", ".parquet"))
+    check_ending(out, (".csv", ".parquet"))
     check_output(out, overwrite, run, data)
     x, _, rows = examples_of(folder, data)
     probs = cluster_probs(model, x).numpy()
     component = probs.argmax(1)
     table: dict[str, Any] = {} if rows is None else {"file": rows}
     table |= {"component": component, "probability": probs.max(1)}
+    table |= densities.columns(model, x, info)
     table |= {f"p_{k}": probs[:, k] for k in range(probs.shape[1])}
     out.parent.mkdir(parents=True, exist_ok=True)
-    output.write(out, partial(_save_table, table), overwrite)
+    output.write(out, partial(save_table, table), overwrite)
     counts = np.bincount(component, minlength=probs.shape[1])
     print("  ".join(f"{k}: {count}" for k, count in enumerate(counts) if count))
     print(f"{len(x)} examples assigned -> {printable(out)}")
+    if "outlier" not in table:
+        note("this run is of an earlier version and has no places of densities: fit it again")
+    elif n_outliers := int(table["outlier"].sum()):
+        print(
+            f"{counted(n_outliers, 'example')} less probable than all that were fitted: "
+            f"see the column outlier"
+        )
 
 
 @commands.command()
@@ -256,6 +272,7 @@ def compact(
 ) -> None:
     """Write a smaller run: unused components dropped, redundant ones merged (cpvae only)."""
     from cpvae.checkpoint import RunFolder, describe
+    from cpvae.evaluation import densities
     from cpvae.models.compact import compact as compact_model
     from cpvae.report.page import write_figures
     from cpvae.staging import staged
@@ -284,7 +301,9 @@ def compact(
     }
     described = describe(schema, found.config, Recipe.from_json(info["recipe"]))
     with staged(out, overwrite, HOW) as small:
-        small.write_info({**info, "model": described["model"], "compacted": compacted})
+        of_fitted = densities.quantiles(found.model, splits.train.tensor(), info["recipe"]["seed"])
+        changed = {"model": described["model"], "compacted": compacted, densities.KEY: of_fitted}
+        small.write_info({**info, **changed})
         small.write_history(folder.read_history())
         small.write_model(found.model.state_dict())
         picture = write_figures(small, splits)["components"].relative_to(small.path)
@@ -373,11 +392,6 @@ def _print_groups(groups: list[list[int]], shares: list[float], n_components: in
         print(f"dropped, as hardly anything is in them: {', '.join(map(str, sorted(gone)))}")
 
 
-def _check_ending(path: Path, endings: tuple[str, ...]) -> None:
-    if path.suffix not in endings:
-        raise ValueError(f"--out {path} must end in one of {', '.join(endings)} for this data.")
-
-
 def _save_sheet(x: Any, out: Path) -> None:
     from PIL.PngImagePlugin import PngInfo
 
@@ -394,11 +408,3 @@ def _save_arrays(arrays: dict[str, Any], out: Path) -> None:
     import numpy as np
 
     np.savez_compressed(out, **arrays)
-
-
-def _save_table(columns: dict[str, Any], out: Path) -> None:
-    import pyarrow
-    from pyarrow import csv, parquet
-
-    table = pyarrow.table(columns)
-    (parquet.write_table if out.suffix == ".parquet" else csv.write_csv)(table, out)
