@@ -156,7 +156,8 @@ def test_the_main_job_on_a_table(cpvae, table, tmp_path):
     code, out, _ = cpvae("assign", run, table, "--out", tmp_path / "assigned.csv")
     assert code == 0
     assigned = csv.read_csv(tmp_path / "assigned.csv")
-    assert assigned.column_names == ["component", "probability", "p_0", "p_1"]
+    told = ["component", "probability", "log_density", "place", "outlier"]
+    assert assigned.column_names == [*told, "p_0", "p_1"]
     kinds = csv.read_csv(table)["kind"].to_numpy() == "k1"
     agreement = (assigned["component"].to_numpy() == 1) == kinds
     assert max(agreement.mean(), 1 - agreement.mean()) > 0.95

@@ -1,5 +1,7 @@
 """Rows that meet conditions, and missing values: against what a Gaussian mixture says of them."""
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -255,3 +257,50 @@ def test_sample_moves_on_unless_a_state_is_given(mixed):
     assert first.dtypes.equals(frame.dtypes)
     assert list(first.plan.cat.categories) == ["free", "pro", "team", "gone"]
     assert model.sample(20, random_state=3)[0].equals(model.sample(20, random_state=3)[0])
+
+
+def test_the_command_line_generates_imputes_and_assigns(mixed, cpvae, tmp_path):
+    model, frame, _ = mixed
+    run, out, made = tmp_path / "run", tmp_path / "new.csv", tmp_path / "made.csv"
+    model.save(run)
+    where = ["--where", "plan=pro", "--where", "age>=40", "--overwrite"]
+    code, printed, _ = cpvae("generate", run, "-n", 30, "--out", made, *where)
+    assert code == 0
+    assert re.search(
+        r"% of all rows are like this; 10000 proposals are worth \d+ independent", printed
+    )
+    assert len(pd.read_csv(made).query("plan == 'pro' and age >= 40")) == 30
+    code, _, err = cpvae("generate", run, "--out", made, "--where", "age>=400", "--overwrite")
+    assert (code, err.count("\n")) == (2, 1)
+    assert len(pd.read_csv(made)) == 30  # as it was
+    holes = frame[:60].assign(id=range(60), day="2024-03-01")
+    holes.loc[::3, "age"] = np.nan
+    holes.loc[1::3, "plan"] = None
+    holes.to_csv(out, index=False)
+    assert cpvae("impute", run, out, "--out", made, "--overwrite")[0] == 0
+    filled = pd.read_csv(made)
+    assert list(filled) == list(holes)
+    assert not filled.isna().any().any()
+    kept = [name for name in holes if name not in ("age", "plan")]
+    pd.testing.assert_frame_equal(filled[kept], pd.read_csv(out)[kept])
+    there = holes.age.notna().to_numpy()
+    np.testing.assert_array_equal(filled.age[there], holes.age[there])
+    assert "is there already" in cpvae("impute", run, out, "--out", made)[2]
+    cpvae("impute", run, out, "--out", made, "--overwrite", "--draws", 3)
+    drawn = pd.read_csv(made)
+    assert drawn.draw.value_counts().to_dict() == {1: 60, 2: 60, 3: 60}
+    assert drawn.groupby("id").age.nunique()[~there].max() > 1
+    assert drawn.groupby("id").age.nunique()[there].max() == 1
+    strange = frame[:40].astype({"spend": float})
+    strange.loc[0, ["age", "spend"]] = 95, 9000.0
+    strange.to_csv(out, index=False)
+    code, printed, _ = cpvae("assign", run, out, "--out", made, "--overwrite")
+    assert "1 example less probable than all that were fitted" in printed
+    told = pd.read_csv(made)
+    np.testing.assert_allclose(told.log_density, model.score_samples(strange), rtol=1e-4)
+    assert told.outlier.tolist() == [True] + [False] * 39
+    fitted = model.score_samples(frame)
+    truth = [(fitted < value).mean() for value in told.log_density]  # held-out ones too
+    np.testing.assert_allclose(told.place, truth, atol=0.06)
+    np.testing.assert_allclose(model.rank_samples(strange), told.place, atol=0.01)
+    np.testing.assert_allclose(CPVAE.load(run).rank_samples(strange), told.place, atol=0.01)

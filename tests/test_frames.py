@@ -86,9 +86,9 @@ def fitted(request, tmp_path_factory):
 
 def test_draws_have_the_names_and_dtypes_of_the_frame(fitted):
     frame, model, loaded = fitted
-    drawn, _ = model.sample(40)
+    drawn, _ = model.sample(40, random_state=0)
     pandas.testing.assert_series_equal(drawn.dtypes, frame.dtypes)
-    pandas.testing.assert_frame_equal(loaded.sample(40)[0], drawn)
+    pandas.testing.assert_frame_equal(loaded.sample(40, random_state=0)[0], drawn)
     assert not drawn.isna().any(axis=None)
     for name in frame.columns.drop("height"):
         seen = frame[name].dropna()
@@ -144,12 +144,12 @@ def test_names_of_columns_that_are_no_text(names, tmp_path):
     frame.columns = names
     model = quick(frame)
     assert model.config_["kinds"] == ["number", "number", "categorical"]
-    drawn, _ = model.sample(20)
+    drawn, _ = model.sample(20, random_state=0)
     pandas.testing.assert_index_equal(drawn.columns, names, exact=True)
     assert set(drawn.iloc[:, 2]) <= set(colour)
     model.save(tmp_path / "run")
     loaded = CPVAE.load(tmp_path / "run")
-    pandas.testing.assert_frame_equal(loaded.sample(20)[0], drawn)
+    pandas.testing.assert_frame_equal(loaded.sample(20, random_state=0)[0], drawn)
     np.testing.assert_array_equal(loaded.predict(frame), model.predict(frame))
     if not all(isinstance(name, str) for name in names):
         turned = frame.iloc[:, [2, 0, 1]]
@@ -316,12 +316,12 @@ def test_a_red_image_is_red_again(tmp_path):
     x[..., 0] += 0.85
     x[::2, :2] *= 0.5
     model = CPVAE(2, max_epochs=6, random_state=0).fit(x)
-    drawn, again = model.sample(20)[0], model.reconstruct(x)
+    drawn, again = model.sample(20, random_state=0)[0], model.reconstruct(x)
     assert drawn.shape == (20, 4, 5, 3)
     for made in (drawn, again):
         assert made[..., 0].mean() > made[..., 1:].mean() + 0.05
     model.save(tmp_path / "run")
-    np.testing.assert_array_equal(CPVAE.load(tmp_path / "run").sample(20)[0], drawn)
+    np.testing.assert_array_equal(CPVAE.load(tmp_path / "run").sample(20, random_state=0)[0], drawn)
 
 
 def test_the_numbers_of_pixels_mean_what_they_meant():

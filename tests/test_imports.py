@@ -67,7 +67,7 @@ LAYOUT = {
         "compact",
         "onnx",
     ),
-    "evaluation": ("metrics", "classifier", "generation", "moments", "profiles"),
+    "evaluation": ("metrics", "classifier", "generation", "moments", "profiles", "densities"),
     " checkpoint": (
         "versions",
         "stored",
@@ -124,7 +124,7 @@ LAYOUT = {
         "draws",
         "commands",
     ),
-    "cli": ("read", "write", "run", "fit", "describe", "many", "use", "share", "main"),
+    "cli": ("read", "write", "run", "fit", "describe", "many", "use", "impute", "share", "main"),
     " main": ("__main__",),
 }
 ORDER = [

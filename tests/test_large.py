@@ -6,9 +6,9 @@ import sys
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
-from test_bulk import mixed
 
 from cpvae import CPVAE
+from test_bulk import mixed
 
 pytestmark = pytest.mark.usefixtures("without_shape_checks")
 

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 
 from cpvae import output
-from cpvae.checkpoint import MODEL, remove_empty
+from cpvae.checkpoint import MODEL, RunFolder, remove_empty
 from cpvae.data.schema import Schema
 from cpvae.data.shards import LargeTable, Shard
+from cpvae.evaluation import densities
 from cpvae.models.base import Model
 from cpvae.models.inference import cluster_probs
 from cpvae.streams import torch_stream
@@ -148,21 +149,22 @@ def counts_of(out: Path, job: Job) -> np.ndarray | None:
 # --- what shards are made of ---------------------------------------------------------------------
 
 
-def assigned(probs: np.ndarray) -> dict[str, Any]:
+def assigned(probs: np.ndarray, more: dict[str, np.ndarray]) -> dict[str, Any]:
     """What is written of examples with these probabilities (n, k): a table by columns."""
-    table = {"component": probs.argmax(1), "probability": probs.max(1)}
+    table = {"component": probs.argmax(1), "probability": probs.max(1), **more}
     return table | {f"p_{k}": probs[:, k] for k in range(probs.shape[1])}
 
 
-def assign_job(run_path: Path, model: Model, schema: Schema, table: LargeTable) -> Job:
+def assign_job(folder: RunFolder, model: Model, schema: Schema, table: LargeTable) -> Job:
     """One shard of components for each shard of a table; row i of one belongs to row i."""
     facts = {
         "command": "assign",
-        "weights": _digest(run_path / MODEL),
+        "weights": _digest(folder.path / MODEL),
         "data": [[shard.name, *shard.stamp] for shard in table.shards],
     }
+    info = folder.read_info()
     pieces = [
-        Piece(shard.name, shard.rows, _assigner(shard, table.called, model, schema))
+        Piece(shard.name, shard.rows, _assigner(shard, table.called, model, schema, info))
         for shard in table.shards
     ]
     return Job(facts, pieces)
@@ -183,7 +185,7 @@ def encoded(
         yield torch.from_numpy(np.ascontiguousarray(x)), chunk
 
 
-def _assigner(shard: Shard, called: str, model: Model, schema: Schema) -> Any:
+def _assigner(shard: Shard, called: str, model: Model, schema: Schema, info: dict[str, Any]) -> Any:
     def make(file: Path, tell: Callable[[int], None]) -> int:
         import pyarrow
 
@@ -196,9 +198,11 @@ def _assigner(shard: Shard, called: str, model: Model, schema: Schema) -> Any:
                 counts = counts + np.bincount(probs.argmax(1), minlength=len(counts))
                 rows += len(x)
                 tell(rows)
-                yield pyarrow.table(assigned(probs))
+                yield pyarrow.table(assigned(probs, densities.columns(model, x, info)))
 
-        empty = pyarrow.table(assigned(np.empty((0, len(counts)), dtype=np.float32)))
+        none = torch.empty(0, *model.shape)
+        more = densities.columns(model, none, info)
+        empty = pyarrow.table(assigned(np.empty((0, len(counts)), dtype=np.float32), more))
         _write_tables(file, empty.schema, tables(), lambda: {"cpvae_components": counts.tolist()})
         return rows
 

@@ -20,6 +20,7 @@ from cpvae.data.checks import check
 from cpvae.data.schema import Kinds, Levels, Schema
 from cpvae.data.splits import Source, Splits, split
 from cpvae.drawing import DrawingMixin
+from cpvae.evaluation import densities
 from cpvae.evaluation.metrics import evaluate
 from cpvae.evaluation.moments import MomentsMixin
 from cpvae.models.base import Model
@@ -84,6 +85,7 @@ class CPVAE(
         recipe_: the `Recipe` that was used
         history_: one record an epoch, see `cpvae.fit`
         restarts_: for each seed its epochs and its best validation bound
+        log_densities_: quantiles of `score_samples` of the fitted examples
         aggregated_: share of each component in the training data, (k) (eq. 14)
         weights_, means_, covariances_: of the components of a table, see `evaluation.moments`
         n_features_in_: features of one example
@@ -99,6 +101,7 @@ class CPVAE(
     """
 
     history_: list[Record]
+    log_densities_: list[float] | None
     _optimiser: dict[str, torch.Tensor] | None
 
     @refusing_old_names(EXPERT)
@@ -179,6 +182,7 @@ class CPVAE(
             self.restarts_ = fitted.restarts
         self.history_, self._optimiser = fitted.history, None
         self._take(fitted.model, fitted.plan)
+        self.log_densities_ = densities.quantiles(self.model_, parts[0], self.recipe_.seed)
         for text in fitted.diagnosis.advice(fitted.plan.recipe):
             warnings.warn(text, ConvergenceWarning, stacklevel=2)
         return self
@@ -215,6 +219,7 @@ class CPVAE(
         shares = cluster_probs(self.model_, examples.to(device)).mean(0)
         self.model_.aggregated.lerp_(shares, max(0.1, 1 / len(self.history_)))
         self.aggregated_ = self.model_.aggregated.cpu().numpy().copy()
+        self.log_densities_ = densities.quantiles(self.model_, examples, self.recipe_.seed)
         return self
 
     def _split(self, X: ArrayLike | Splits, seed: int, reset: bool) -> Splits:
@@ -266,6 +271,15 @@ class CPVAE(
         """
         return elbo_of_each(*self._as_precise_as(X), self.recipe_.seed).cpu().numpy()
 
+    def rank_samples(self, X: ArrayLike) -> np.ndarray:
+        """The share of the fitted examples that are less probable than each example, (n).
+
+        It is 0 for an example that belongs to no component, and above 1/2 for typical ones.
+        """
+        if self.log_densities_ is None:
+            raise ValueError("The run is of an earlier version without densities: fit it again.")
+        return densities.places(self.score_samples(X), self.log_densities_)
+
     def score(self, X: ArrayLike, y: Any = None) -> float:
         """Mean of `score_samples` in nats per example; greater is better."""
         return float(self.score_samples(X).mean())
@@ -300,6 +314,7 @@ class CPVAE(
         self.groups_ = found.groups
         planned = dataclasses.replace(self._plan_, config=found.config)
         self._take(found.model, planned)
+        self.log_densities_ = densities.quantiles(self.model_, x, self.recipe_.seed)
         return self
 
     @property
@@ -316,6 +331,7 @@ class CPVAE(
         self._check_fitted()
         info = describe(self.schema_, self.config_, self.recipe_, self._plan_.given)
         with staged(path) as folder:
+            info[densities.KEY] = self.log_densities_
             folder.write_info({**info, "status": "finished"})
             folder.write_history(self.history_)
             folder.write_model(self.model_.state_dict())
@@ -344,6 +360,7 @@ class CPVAE(
         planned = Plan(schema, config, Recipe.from_json(info["recipe"]), given)
         estimator._take(model, planned)
         estimator._set_names(schema)
+        estimator.log_densities_ = info.get(densities.KEY)
         return estimator
 
     def _take(self, model: Model, planned: Plan) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from cpvae.cli import describe, fit, share, use
+from cpvae.cli import describe, fit, impute, share, use
 from cpvae.experiments.commands import app as reproduce
 from cpvae.text import printable
 
@@ -69,7 +69,7 @@ def _top(
         raise typer.Exit
 
 
-for part in (fit, describe, use, share):
+for part in (fit, describe, use, impute, share):
     app.add_typer(part.commands)
 app.add_typer(reproduce, name="reproduce")
 

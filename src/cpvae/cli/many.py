@@ -44,7 +44,7 @@ def assign_shards(
     schema = folder.read_schema()
     table = large_table(data, levels=schema.levels)
     _refuse_input(out, Path(data))
-    job = assign_job(folder.path, model, schema, table)
+    job = assign_job(folder, model, schema, table)
     _make(out, job, worker, overwrite, "assigned")
     counts = counts_of(out, job)
     if counts is not None:

@@ -14,6 +14,7 @@ from cpvae.checkpoint import RunFolder, best_of, describe
 from cpvae.cli.read import counted
 from cpvae.data import Schema, Splits
 from cpvae.data.fingerprint import check_unchanged, fingerprint
+from cpvae.evaluation import densities
 from cpvae.report.loggers import RunLogger
 from cpvae.report.page import write_figures
 from cpvae.report.progress import EpochsBar
@@ -75,7 +76,9 @@ class FitRun:
             self.folder.clear()  # of a run that is overwritten
         parts = self.splits.train.tensor(), self.splits.valid.tensor()
         fitted = fit_plan(planned, *parts, self.restarts, self.folder, self.watch, accelerator)
-        ended = self._write("finished", fitted.plan, {"restarts": fitted.restarts})
+        of_fitted = densities.quantiles(fitted.model, parts[0], fitted.plan.recipe.seed)
+        more = {"restarts": fitted.restarts, densities.KEY: of_fitted}
+        ended = self._write("finished", fitted.plan, more)
         if self.restarts > 1:
             _print_restarts(fitted.restarts, self.console)
         pictures = write_figures(self.folder, self.splits)

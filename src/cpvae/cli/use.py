@@ -34,8 +34,10 @@ from cpvae.cli.write import (
     Overwrite,
     OverwriteFile,
     beside,
+    check_ending,
     check_output,
     out_option,
+    save_table,
 )
 from cpvae.text import in_markup, printable
 
@@ -183,7 +185,7 @@ def generate(
             run, model, n, how, partial(_save_drawn, schema, mean), out, worker, overwrite
         )
         return
-    _check_ending(out, (".png", ".npz") if is_image else (".csv", ".parquet", ".npz"))
+    check_ending(out, (".png", ".npz") if is_image else (".csv", ".parquet", ".npz"))
     check_output(out, overwrite, run)
     generator = torch_stream(seed, "sampling")
     worth = ""
@@ -218,12 +220,18 @@ def assign(
     overwrite: OverwriteFile = False,
     worker: Worker = None,
 ) -> None:
-    """Write the most probable component of each example of DATA, and all probabilities."""
+    """Write the most probable component of each example of DATA, and all probabilities.
+
+    Beside them stands how probable the example itself is: log_density (a bound, nats), its place
+    among the fitted ones (the share of them that is less probable), and outlier, true where
+    none of them is: such an example belongs to no component.
+    """
     import numpy as np
 
     from cpvae import output
     from cpvae.bulk import assigned
     from cpvae.checkpoint import RunFolder
+    from cpvae.evaluation import densities
     from cpvae.models.inference import cluster_probs
 
     folder = RunFolder(run)
@@ -232,15 +240,25 @@ def assign(
     if is_folder(out, worker):
         assign_shards(folder, model, data, out, worker, overwrite)
         return
-    _check_ending(out, (".csv", ".parquet"))
+    check_ending(out, (".csv", ".parquet"))
     check_output(out, overwrite, run, data)
     x, _, rows = examples_of(folder, data)
     probs = cluster_probs(model, x).numpy()
-    table = {**({} if rows is None else {"file": rows}), **assigned(probs)}
+    table = {
+        **({} if rows is None else {"file": rows}),
+        **assigned(probs, densities.columns(model, x, info)),
+    }
     out.parent.mkdir(parents=True, exist_ok=True)
-    output.write(out, partial(_save_table, table), overwrite)
+    output.write(out, partial(save_table, table), overwrite)
     print_counts(np.bincount(table["component"], minlength=probs.shape[1]).tolist())
     print(f"{len(x)} examples assigned -> {printable(out)}")
+    if "outlier" not in table:
+        note("this run is of an earlier version and has no places of densities: fit it again")
+    elif n_outliers := int(table["outlier"].sum()):
+        print(
+            f"{counted(n_outliers, 'example')} less probable than all that were fitted: "
+            f"see the column outlier"
+        )
 
 
 @commands.command()
@@ -271,6 +289,7 @@ def compact(
 ) -> None:
     """Write a smaller run: unused components dropped, redundant ones merged (cpvae only)."""
     from cpvae.checkpoint import RunFolder, describe
+    from cpvae.evaluation import densities
     from cpvae.models.compact import compact as compact_model
     from cpvae.report.page import write_figures
     from cpvae.staging import staged
@@ -299,7 +318,9 @@ def compact(
     }
     described = describe(schema, found.config, Recipe.from_json(info["recipe"]))
     with staged(out, overwrite, HOW) as small:
-        small.write_info({**info, "model": described["model"], "compacted": compacted})
+        of_fitted = densities.quantiles(found.model, splits.train.tensor(), info["recipe"]["seed"])
+        changed = {"model": described["model"], "compacted": compacted, densities.KEY: of_fitted}
+        small.write_info({**info, **changed})
         small.write_history(folder.read_history())
         small.write_model(found.model.state_dict())
         picture = write_figures(small, splits)["components"].relative_to(small.path)
@@ -388,11 +409,6 @@ def _print_groups(groups: list[list[int]], shares: list[float], n_components: in
         print(f"dropped, as hardly anything is in them: {', '.join(map(str, sorted(gone)))}")
 
 
-def _check_ending(path: Path, endings: tuple[str, ...]) -> None:
-    if path.suffix not in endings:
-        raise ValueError(f"--out {path} must end in one of {', '.join(endings)} for this data.")
-
-
 def _save_drawn(schema: Any, mean: bool, x: Any, drawn: Any, out: Path) -> None:
     """Writes examples of a model (n, ...) with their components (n); the ending says how."""
     if out.suffix == ".png":
@@ -403,7 +419,7 @@ def _save_drawn(schema: Any, mean: bool, x: Any, drawn: Any, out: Path) -> None:
         table, free = schema.decode(x, drawn=not mean), "component"
         while free in table:  # it may be a name of the data's
             free += "_"
-        _save_table({**table, free: drawn}, out)
+        save_table({**table, free: drawn}, out)
 
 
 def _save_sheet(x: Any, out: Path) -> None:
@@ -422,11 +438,3 @@ def _save_arrays(arrays: dict[str, Any], out: Path) -> None:
     import numpy as np
 
     np.savez_compressed(out, **arrays)
-
-
-def _save_table(columns: dict[str, Any], out: Path) -> None:
-    import pyarrow
-    from pyarrow import csv, parquet
-
-    table = pyarrow.table(columns)
-    (parquet.write_table if out.suffix == ".parquet" else csv.write_csv)(table, out)

@@ -63,6 +63,21 @@ def check_output(out: Path, overwrite: bool, run: Path, *read: object) -> None:
         raise ValueError(f"{out} is there already: {HOW}.")
 
 
+def check_ending(path: Path, endings: tuple[str, ...]) -> None:
+    """Refuses a file whose ending says another format than these."""
+    if path.suffix not in endings:
+        raise ValueError(f"--out {path} must end in one of {', '.join(endings)} for this data.")
+
+
+def save_table(columns: Any, out: Path) -> None:
+    """Writes columns by name, or a table of pyarrow, as the ending says; for `output.write`."""
+    import pyarrow
+    from pyarrow import csv, parquet
+
+    table = columns if isinstance(columns, pyarrow.Table) else pyarrow.table(columns)
+    (parquet.write_table if out.suffix == ".parquet" else csv.write_csv)(table, out)
+
+
 def beside(run: Path, word: str) -> Path:
     """Where a folder goes that is made of a run, if nothing else is said."""
     if run.name in ("", ".."):  # it is named by where one stands

@@ -19,6 +19,11 @@ def cluster_probs(model: Model, x: Tensor) -> Float[Tensor, "n k"]:
     return torch.cat([model.cluster_probs(part) for part in x.split(model.rows_at_once())])
 
 
+def reconstructed(model: Model, x: Tensor) -> Tensor:
+    """What `Model.reconstruct` gives of any number of examples (n, ...), in chunks."""
+    return torch.cat([model.reconstruct(part) for part in x.split(model.rows_at_once())])
+
+
 def components_used(aggregated: Float[Tensor, " k"]) -> int:
     """Categories whose share of the aggregated posterior (eq. 14) is at least 0.1 / K."""
     return int((aggregated >= 0.1 / len(aggregated)).sum())
@@ -41,6 +46,8 @@ def elbo_of_each(model: Model, x: Tensor, seed: int = 0) -> Float[Tensor, " n"]:
     beside it.
     """
     likelihood, generator = model.likelihood, torch.Generator()
+    if not len(x):
+        return torch.zeros(0, device=x.device)
     each = []
     for row in x.flatten(1).float().cpu().numpy() + 0.0:  # -0.0 and 0.0 are one number
         digest = hashlib.blake2b(row.tobytes(), digest_size=7, salt=str(seed).encode()[-16:])
