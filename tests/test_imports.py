@@ -16,10 +16,12 @@ LAYOUT = {
     "data": (
         "checks",
         "limits",
+        "dates",
         "arrays",
         "columns",
         "numerals",
         "cells",
+        "kinds",
         "frames",
         "units",
         "schema",

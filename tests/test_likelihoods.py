@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Categorical, NegativeBinomial, Normal
 
-from cpvae.data.schema import RULES
+from cpvae.data.kinds import RULES
 from cpvae.models import likelihoods
 from cpvae.models.heads import HEADS
 from cpvae.models.likelihoods import Likelihood

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from cpvae.checkpoint import RunFolder
     from cpvae.data import Splits
-    from cpvae.data.schema import Kinds
+    from cpvae.data.kinds import Kinds
     from cpvae.models.base import Model
 
 FILES = f"a {', '.join((*ARRAYS, *TABLES))} file, or a folder of images"

@@ -180,8 +180,8 @@ class FitRun:
             f"{counted(config['n_components'], 'component')}, "
             f"{config['latent_dim']} latent dimensions, at most {planned.recipe.max_epochs} epochs."
         )
-        if planned.schema.kinds:
-            self.console.print(_kinds_in_words(planned.schema))
+        if not planned.schema.is_image:
+            self.console.print(_kinds_in_words(planned.schema, config["likelihood"]))
         before = len(self.folder.read_history()) if self.stored and self.restarts == 1 else 0
         if before:
             self.console.print(f"Goes on after epoch {before}.")
@@ -236,12 +236,12 @@ class FitRun:
             self.console.print(f"  cpvae {command}")
 
 
-def _kinds_in_words(schema: Schema) -> str:
+def _kinds_in_words(schema: Schema, likelihood: str) -> str:
     """How each column is read, one line per kind, as rich reads it."""
-    lines = []
-    for kind in dict.fromkeys(schema.kinds):
-        named = zip(schema.names, schema.kinds, strict=True)
-        mine = [in_markup(name) for name, k in named if k == kind]
+    lines, kinds = [], schema.kinds or (likelihood,) * len(schema.names)
+    for kind in dict.fromkeys(kinds):
+        named = zip(schema.names, kinds, strict=True)
+        mine = [in_markup(schema.in_words(name)) for name, k in named if k == kind]
         more = f" and {len(mine) - 8} more" if len(mine) > 8 else ""
         lines.append(f"  {kind:12s} {', '.join(mine[:8])}{more}")
     return "Columns are read as (change with --kind COLUMN=KIND):\n" + "\n".join(lines)

@@ -4,6 +4,7 @@ What is text in a frame or a parquet file is text: there "NA" may be Namibia, an
 null. In a CSV file all is text, and `dialect` says which words mean a missing value.
 """
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cpvae.data import dates
 from cpvae.data.checks import single
 from cpvae.data.columns import BOOLEAN, Form
 from cpvae.data.numerals import is_plain, numbers_of
@@ -50,19 +52,25 @@ def learned(column: Any, place: str, name: str, categorical: bool) -> Cells:
 
     categorical = categorical or types.is_dictionary(column.type)
     column = _whole(column, place)
+    if not categorical and (found := dates.learned(column)):
+        whole = dataclasses.replace(Form.of_numbers(found[0]), times=found[1])
+        return Cells(single(found[0], place), None, whole)
     if is_text(column.type) or categorical:
         numbers, levels, read_as = _learned_text(column, place, name, categorical)
         return Cells(numbers, levels, Form(levels=read_as))
     if not is_numeric(column.type):
         raise ValueError(
-            f"{place} holds {column.type}, neither numbers nor text: leave it out (--drop)."
+            f"{place} holds {column.type}, neither numbers, text, dates nor times: leave it out "
+            f"(--drop)."
         )
     values = _numbers(column)
     digits = 7 if types.is_float32(column.type) or types.is_float16(column.type) else 15
     return Cells(single(values, place), None, Form.of_numbers(values, digits))
 
 
-def known(column: Any, place: str, levels: Sequence[str] | None) -> np.ndarray:
+def known(
+    column: Any, place: str, levels: Sequence[str] | None, times: dates.Times | None = None
+) -> np.ndarray:
     """New cells of a column that a model was fitted to, (n).
 
     Cells may be of another type than the ones that were fitted, as long as they say the same: a
@@ -72,11 +80,14 @@ def known(column: Any, place: str, levels: Sequence[str] | None) -> np.ndarray:
         column: a chunked array of pyarrow
         place: what errors call it
         levels: of the column, None where the model was fitted to numbers
+        times: how its dates or times were read
 
     Raises:
-        ValueError: text that is no known level, or no number.
+        ValueError: text that is no known level, no number or no date.
     """
     column = _whole(column, place)
+    if times:
+        return single(_known_times(column, place, times), place)
     if not levels:
         return single(_known_numbers(column, place), place)
     if is_numeric(column.type) or is_text(column.type):
@@ -121,6 +132,7 @@ def _numbered(texts: Sequence[str], index: np.ndarray, levels: Sequence[str]) ->
 
 def _check_no_numbers(texts: Sequence[str], index: np.ndarray, place: str, name: str) -> None:
     """Refuses text that is numbers written for people, or numbers but for a few mistakes."""
+    _check_no_dates(texts, place, name)
     odd = next((text for text in texts if not is_plain(text)), None)
     if odd is None:
         return  # codes such as 00501: a frame that has them as text means text
@@ -142,6 +154,20 @@ def _check_no_numbers(texts: Sequence[str], index: np.ndarray, place: str, name:
             f"{place} holds {odd!r} in row {row} and numbers in most others: correct it, leave the "
             f"cell empty, or read all as text ({as_text})."
         )
+
+
+def _check_no_dates(texts: Sequence[str], place: str, name: str) -> None:
+    """Refuses text that is dates but for a few mistakes, or dates written in several ways."""
+    shaped = [text for text in texts if dates.looks_like_date(text.strip())]
+    if len(shaped) < MOSTLY * len(texts) or len(texts) <= MANY:
+        return
+    odd = next((text for text in texts if text not in shaped), None)
+    odd = odd or next((text for text in shaped if dates.read_texts([text]) is None), texts[0])
+    raise ValueError(
+        f"{place} has dates and {odd!r}, which is none or is written in another way: write all in "
+        f"one way, as in 2021-03-31, and leave empty what is missing; or read all as text (--kind "
+        f"{name}=categorical, or kinds={{{name!r}: 'categorical'}} in Python)."
+    )
 
 
 def _find(text: str, levels: Sequence[str], place: str) -> float:
@@ -173,6 +199,25 @@ def _find(text: str, levels: Sequence[str], place: str) -> float:
 
 def _same_number(text: str, level: str) -> bool:
     return is_plain(text) and is_plain(level) and float(text) == float(level)
+
+
+def _known_times(column: Any, place: str, times: dates.Times) -> np.ndarray:
+    """New cells as the numbers of dates or times, (n)."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if is_text(column.type):
+        words = pc.is_in(pc.utf8_trim_whitespace(column), pa.array(MISSING))
+        column = pc.if_else(words, pa.scalar(None, pa.string()), column)
+    found = dates.known(column, times)
+    if found is None:
+        like = times.values(np.zeros(1))[0]
+        first = next((cell for cell in column.to_pylist() if cell is not None), None)
+        raise ValueError(
+            f"{place} holds {str(first)!r}, and the model was fitted to dates or times there, such "
+            f"as {str(like)!r}: write all in one way, and leave empty what is missing."
+        )
+    return found
 
 
 def _known_numbers(column: Any, place: str) -> np.ndarray:

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from cpvae.data.dates import Times
+
 BOOLEAN = ["false", "true"]  # levels of a column of booleans
 MOST_DECIMALS = 6  # of a column whose numbers are rounded to what they had
 LARGEST_INTEGER = 2.0**62
@@ -31,6 +33,8 @@ class Form:
         categories: all that a categorical dtype has, as text, also those that do not occur
         of_categories: the dtype of the categories
         ordered: whether the categories have an order
+        times: how its dates or times are read; None of all else. Its numbers are then the whole
+            units of them
     """
 
     decimals: int | None = None
@@ -41,6 +45,7 @@ class Form:
     categories: tuple[str, ...] = ()
     of_categories: str = ""
     ordered: bool = False
+    times: Times | None = None
 
     @classmethod
     def of_numbers(cls, values: np.ndarray, digits: int = 15) -> "Form":
@@ -73,7 +78,8 @@ class Form:
         plain: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()
         }
-        return cls(**plain)
+        times = Times(*plain["times"]) if plain.get("times") else None
+        return cls(**{**plain, "times": times})
 
     def rounded(self, drawn: np.ndarray, bounded: bool = True) -> np.ndarray:
         """Numbers (n) as the column writes them: integers where all were whole.
@@ -92,6 +98,11 @@ class Form:
             values = np.clip(values, self.low, self.high)
         fits = np.isfinite(values).all() and (np.abs(values) < LARGEST_INTEGER).all()
         return values.astype(np.int64) if fits else values
+
+    def as_times(self, drawn: np.ndarray) -> np.ndarray:
+        """Numbers (n) of a model as dates or times, none beyond those of the column."""
+        assert self.times is not None
+        return self.times.values(np.clip(np.asarray(drawn, np.float64), self.low, self.high))
 
     def value_of(self, level: str) -> Any:
         """What the text of a category stands for."""

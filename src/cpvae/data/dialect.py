@@ -14,6 +14,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from cpvae.data import dates
 from cpvae.data.cells import MISSING
 from cpvae.data.checks import listed
 from cpvae.data.numerals import is_plain, marks, numbers_of, written
@@ -240,7 +243,7 @@ def _check_header(
 def typed(
     columns: dict[str, Any], as_text: Collection[str], levels: dict[str, list[str]]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Columns of text as numbers, booleans or dates where all their cells are such.
+    """Columns of text as numbers or booleans where all their cells are such; dates stay text.
 
     Arguments:
         columns: of pyarrow, by name
@@ -294,7 +297,24 @@ def typed(
         f"column{'s' * (len(names) > 1)} {listed(range(len(names)), names)}: {shown}"
         for shown, *names in examples.values()
     ]
-    return {name: read[name] for name in columns}, notes
+    return {name: read[name] for name in columns}, notes + _ambiguous(read)
+
+
+def _ambiguous(columns: dict[str, Any]) -> list[str]:
+    """What is to be told of dates that could be read in another way."""
+    import pyarrow as pa
+
+    told = []
+    for name, column in columns.items():
+        found = dates.learned(column) if column.type == pa.string() else None
+        texts = _different(column) if found else None
+        if found and texts and dates.is_ambiguous(texts, found[1].written):
+            day = str(found[1].moments(found[0][~np.isnan(found[0])][:1])[0])
+            told.append(
+                f"column {name}: {texts[0]!r} is read as {day}, the month first, as no cell tells: "
+                f"write dates as 2021-03-31 if it is not"
+            )
+    return told
 
 
 def _commas(columns: Collection[Sequence[str]]) -> bool:
@@ -308,7 +328,9 @@ def _commas(columns: Collection[Sequence[str]]) -> bool:
 
 
 def _plain_column(column: Any) -> Any | None:
-    """A column of text as numbers, booleans or times as programs write them; None of all else."""
+    """A column of text as numbers or booleans as programs write them, or as text of dates; None of
+    all else.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -319,10 +341,10 @@ def _plain_column(column: Any) -> Any | None:
     lower = pc.utf8_lower(cells)
     if pc.all(pc.is_in(lower, pa.array(["true", "false", None]))).as_py():
         return pc.equal(lower, "true")
-    for kind in (pa.int64(), pa.float64(), pa.timestamp("us"), pa.time64("us")):
-        with suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError):
+    for kind in (pa.int64(), pa.float64()):
+        with suppress(pa.ArrowInvalid):
             return cells.cast(kind)
-    return None
+    return cells if dates.learned(cells) else None
 
 
 def _different(column: Any) -> list[str] | None:

@@ -76,6 +76,8 @@ def _pandas_as_arrow(frame: Any) -> Any:
             column = column.sparse.to_dense()
         elif isinstance(column.dtype, pandas.CategoricalDtype):
             column = column.cat.rename_categories(_texts_of(column.dtype.categories))
+        elif isinstance(column.dtype, pandas.PeriodDtype):
+            column = column.dt.to_timestamp()
         try:
             arrays.append(pyarrow.Array.from_pandas(column))
         except (pyarrow.ArrowException, TypeError, ValueError) as error:
@@ -187,6 +189,8 @@ def pandas_column(values: np.ndarray, form: Form, drawn: bool = True, index: Any
 
     numeric, dtype = values.dtype.kind in "iuf", form.dtype
     series = pandas.Series(values, index=index)
+    if form.times and form.times.type != "string":
+        return _pandas_times(values, form, index)
     if dtype == "category":
         return pandas.Series(_categorical(values, form), index=index)
     kept = _numpy_name(dtype) if numeric else ""
@@ -201,6 +205,31 @@ def pandas_column(values: np.ndarray, form: Form, drawn: bool = True, index: Any
         return series if dtype == "decimal" else series.astype(_pandas_dtype(dtype))
     except (TypeError, ValueError, OverflowError, NotImplementedError):
         return series
+
+
+def _pandas_times(values: np.ndarray, form: Form, index: Any) -> Any:
+    """Dates or times (n), see `Times.values`, as a series of the dtype that the column had."""
+    import pandas
+    import pyarrow
+
+    dtype, times = form.dtype, form.times
+    assert times is not None
+    if dtype.endswith("[pyarrow]"):
+        array = pyarrow.array(values, times.arrow_type())
+        return pandas.Series(pandas.array(array, pandas.ArrowDtype(array.type)), index=index)
+    if times.zone:
+        moments = pandas.to_datetime(pandas.Series(values, index=index, dtype=object), utc=True)
+        moments = moments.dt.tz_convert(times.zone)
+        return moments.astype(dtype) if dtype.startswith("datetime") else moments
+    if dtype == "object":
+        plain = values if values.dtype == object else values.astype("M8[us]").astype(object)
+        if times.type.startswith("date") and values.dtype != object:
+            plain = values.astype("M8[D]").astype(object)
+        return pandas.Series(plain, index=index, dtype=object)
+    series = pandas.Series(values, index=index)
+    if dtype.startswith("period"):
+        return series.dt.to_period(dtype[7:-1])
+    return series.astype(dtype) if dtype else series
 
 
 def _numpy_name(dtype: str) -> str:
@@ -257,6 +286,10 @@ def of_polars(table: Mapping[str, np.ndarray], forms: Sequence[Form], drawn: boo
     polars: Any = importlib.import_module("polars")
     columns = []
     for (name, values), form in zip(table.items(), forms, strict=True):
+        if form.times and form.times.type != "string":
+            array = importlib.import_module("pyarrow").array(values, form.times.arrow_type())
+            columns.append(polars.from_arrow(array).alias(name))
+            continue
         column = polars.Series(name, values)
         numeric = values.dtype.kind in "iuf" and not form.dtype.startswith("Float")
         if form.dtype and (drawn or not numeric):

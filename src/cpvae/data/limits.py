@@ -11,7 +11,7 @@ FEW_VALUES = 20  # different whole numbers, up to which the least and the greate
 Limits = tuple[float, float | None, float | None]  # see `limits`
 
 
-def limits(column: Float[np.ndarray, " n"]) -> Limits:
+def limits(column: Float[np.ndarray, " n"], has_ends: bool = False) -> Limits:
     """The width of the interval that a value stands for, and the limits of a column.
 
     A column is rounded where all its values have few decimals, and has the width 0 elsewhere. Zero
@@ -21,6 +21,7 @@ def limits(column: Float[np.ndarray, " n"]) -> Limits:
 
     Arguments:
         column: values, NaN where one is missing
+        has_ends: whether the least and the greatest value are limits, as of dates
     """
     values = column[~np.isnan(column)].astype(np.float64)
     if not len(values):
@@ -28,7 +29,7 @@ def limits(column: Float[np.ndarray, " n"]) -> Limits:
     decimals = _decimals(values)
     width = 0.0 if decimals is None else 10.0**-decimals
     least, greatest = values.min(), values.max()
-    few = decimals == 0 and len(np.unique(values)) <= FEW_VALUES
+    few = has_ends or (decimals == 0 and len(np.unique(values)) <= FEW_VALUES)
     piled_up = max(PILED_UP * len(values), FEWEST_PILED_UP - 1)
     low, high = (
         float(end) if few or piled_up < np.sum(values == end) else None for end in (least, greatest)

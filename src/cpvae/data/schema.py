@@ -7,23 +7,20 @@ reads new rows or writes generated ones does so through it.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from cpvae.choices import KINDS
 from cpvae.data import arrays, cells, frames
 from cpvae.data.checks import check_finite, check_shares
 from cpvae.data.columns import BOOLEAN, Form, texts_as_values
+from cpvae.data.kinds import RULES, Kinds, check_kinds, column_kinds
 from cpvae.data.limits import Limits, limits
 from cpvae.data.units import origin_and_unit
 from cpvae.extras import importable
 
 Levels = dict[str, list[str]]  # categories of each column of text, by the column's name
-Kinds = str | Mapping[Any, str]  # kinds of columns by name, or one kind for all of them
-MOST_LOG_COUNT = 15.0  # the mean of a count is at most exp(15), three million
-MOST_COUNT = float(np.exp(MOST_LOG_COUNT))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +90,17 @@ class Schema:
         """Whether values from 0 to 1 are greys, of which a model is to show means, not draws."""
         return self.is_image or not self.forms or any(form.decimals != 0 for form in self.forms)
 
+    def form_of(self, name: str) -> Form:
+        """How the values of a column were written."""
+        return self.forms[self.names.index(name)] if self.forms else Form()
+
+    def in_words(self, name: str) -> str:
+        """A column with what its numbers are, where that is not plain."""
+        form, levels = self.form_of(name), self.levels.get(name)
+        if form.times:
+            return f"{name} ({form.times.in_words()})"
+        return f"{name} ({len(levels)} levels)" if levels and levels != BOOLEAN else name
+
     # --- a frame becomes numbers, and numbers become a frame -------------------------------------
 
     def encode(self, table: Any, called: str) -> np.ndarray:
@@ -135,6 +143,8 @@ class Schema:
         for name, kind, form, column in zip(self.names, kinds, forms, x.T, strict=True):
             if name in self.levels:
                 table[name] = texts_as_values(column, self.levels[name], form)
+            elif form.times:
+                table[name] = form.as_times(column)
             elif drawn and form.decimals is not None:
                 table[name] = form.rounded(column, bounded=kind not in ("count", "number"))
             elif kind and RULES[kind].whole and np.array_equal(column, np.rint(column)):
@@ -246,61 +256,22 @@ class Schema:
             kinds=tuple(of_each),
             loc=_plain(np.where(standardised, loc, 0.0)),
             scale=_plain(np.where(standardised, scale, 1.0)),
-            limits=tuple(limits(x[:, i]) if k == "number" else None for i, k in enumerate(of_each)),
+            limits=tuple(
+                limits(x[:, i], self._has_ends(i)) if kind == "number" else None
+                for i, kind in enumerate(of_each)
+            ),
         )
+
+    def _has_ends(self, place: int) -> bool:
+        """Whether no value of a column may lie beyond the last one: of dates, not of durations."""
+        times = self.forms[place].times if self.forms else None
+        return times is not None and not times.type.startswith("duration")
 
     def column_kinds(
         self, x: np.ndarray, given: Kinds | None = None, as_numbers: bool = False
     ) -> list[str]:
-        """The kind of each column of a table (n, f), see `KINDS`; ``given`` ones stay as they are.
-
-        A column of text is ``categorical``, one of booleans or of zeros and ones ``binary``, one of
-        whole numbers from 0 to at most three million a ``count``, and any other ``gaussian``; both
-        of these are a ``number`` if they are to be read ``as_numbers``.
-
-        Raises:
-            ValueError: a kind for a column that is not there, or one that does not fit its column.
-        """
-        names, given = self.names, given or {}
-        if isinstance(given, str):
-            given = dict.fromkeys(names, given)
-        if not isinstance(given, Mapping):
-            raise ValueError(
-                f"kinds={given!r}: use a dict from names of columns to kinds, or one kind for all."
-            )
-        given = {str(name): kind for name, kind in given.items()}
-        for name, kind in given.items():
-            if name not in names:
-                raise ValueError(f"There is no column {name!r}: there are {', '.join(names)}.")
-            if kind not in KINDS:
-                raise ValueError(
-                    f"kind {kind!r} of column {name!r} is unknown: choose from {', '.join(KINDS)}."
-                )
-        kinds = []
-        for name, column in zip(names, x.T, strict=True):
-            text = name in self.levels
-            if not text:
-                allowed = [kind for kind in KINDS if kind != "categorical"]
-                fitting = _default_kind(column, as_numbers)
-            else:  # booleans are text of two levels
-                allowed = (
-                    ["categorical"] if self.levels[name] != BOOLEAN else ["binary", "categorical"]
-                )
-                fitting = allowed[0]
-            kind = given.get(name, fitting)
-            if kind not in allowed:
-                was = "was read as text" if text else "was not read as text"
-                raise ValueError(
-                    f"Column {name!r} cannot be {kind}: it {was}. Choose from {', '.join(allowed)}."
-                )
-            if kind == "count" and np.nanmax(column) > MOST_COUNT:
-                raise ValueError(
-                    f"Column {name!r} cannot be count: it goes to {np.nanmax(column):g}, and the "
-                    f"mean of a count to {MOST_COUNT:g}. Choose gaussian, or divide it."
-                )
-            kinds.append(kind)
-        _check_kinds(x, kinds, names)
-        return kinds
+        """The kind of each column of a table (n, f), see `kinds.column_kinds`."""
+        return column_kinds(x, self.names, self.levels, self.forms, given, as_numbers)
 
     def features(self) -> dict[str, Any]:
         """What `models.build` needs to know of the data, as plain values."""
@@ -340,7 +311,7 @@ class Schema:
         if shares:
             check_shares(x, self.pixel_range == arrays.BYTES)
         if self.kinds:
-            _check_kinds(x, self.kinds, self.names)
+            check_kinds(x, self.kinds, self.names)
 
     # --- to a run folder and back ----------------------------------------------------------------
 
@@ -377,7 +348,8 @@ def encode_table(
     for name, column in zip(table.column_names, table.columns, strict=True):
         place = f"{called}: column {name}"
         if known:
-            numbers.append(cells.known(column, place, known.levels.get(name)))
+            times = known.form_of(name).times
+            numbers.append(cells.known(column, place, known.levels.get(name), times))
             continue
         learned = cells.learned(column, place, name, name in categorical)
         numbers.append(learned.numbers)
@@ -387,56 +359,6 @@ def encode_table(
     x = np.column_stack(numbers)
     names = tuple(table.column_names)
     return x, known or Schema(x.shape[1:], names, levels, forms=tuple(forms))
-
-
-class Rule(NamedTuple):
-    """What a kind of column means for its numbers.
-
-    Arguments:
-        fits: which of the values (n) are allowed, a mask
-        needs: the same in words, for errors
-        transform: of values before they are standardised; None where they are not standardised
-        whole: whether values are whole numbers
-    """
-
-    fits: Callable[[np.ndarray], np.ndarray]
-    needs: str
-    transform: Callable[[np.ndarray], np.ndarray] | None = None
-    whole: bool = False
-
-
-RULES = {
-    "number": Rule(np.isfinite, "finite numbers", np.asarray),
-    "gaussian": Rule(np.isfinite, "finite numbers", np.asarray),
-    "binary": Rule(lambda x: np.isin(x, (0, 1)), "zeros and ones", whole=True),
-    "count": Rule(
-        lambda x: (x == np.rint(x)) & (x >= 0), "whole numbers from 0 up", np.log1p, whole=True
-    ),
-    "categorical": Rule(np.isfinite, "text"),
-}
-
-
-def _default_kind(column: np.ndarray, as_numbers: bool) -> str:
-    """The kind that is chosen for the numbers of a column (n)."""
-    values = column[~np.isnan(column)]
-    if as_numbers:
-        return "binary" if len(values) and RULES["binary"].fits(values).all() else "number"
-    if not len(values) or values.min() != 0 or values.max() > MOST_COUNT:
-        return "gaussian"
-    return next(
-        (kind for kind in ("binary", "count") if RULES[kind].fits(values).all()), "gaussian"
-    )
-
-
-def _check_kinds(x: np.ndarray, kinds: Sequence[str], names: Sequence[str]) -> None:
-    """Refuses a table (n, f) with values that the kind of their column cannot have."""
-    for name, kind, column in zip(names, kinds, x.T, strict=True):
-        misfit = np.flatnonzero(~np.isnan(column) & ~RULES[kind].fits(column))
-        if len(misfit):
-            raise ValueError(
-                f"Column {name!r} cannot be {kind}, which needs {RULES[kind].needs}, and it has "
-                f"{column[misfit[0]]:g}: leave such cells empty, or choose another kind."
-            )
 
 
 def _plain(values: np.ndarray) -> tuple[float, ...]:

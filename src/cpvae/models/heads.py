@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cpvae.data.schema import MOST_LOG_COUNT
+from cpvae.data.kinds import MOST_LOG_COUNT
 from cpvae.models.functional import LOG_2PI, gumbel, negative_binomial_log_prob
 from cpvae.models.fused import bernoulli_log_prob
 

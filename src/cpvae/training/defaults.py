@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from cpvae.choices import RENAMED, SYSTEMS, choose
-from cpvae.data.schema import Kinds, Schema
+from cpvae.data.kinds import Kinds
+from cpvae.data.schema import Schema
 from cpvae.models.build import MODELS, SETTINGS
 from cpvae.models.priors import StandardNormal
 from cpvae.training.device import choose_device, has_bfloat16
@@ -138,7 +139,7 @@ def model_config(
     Arguments:
         x: training examples (n, ...)
         schema: of the data; that of an array by default
-        kinds: of columns, by name, or one for all, where `Schema.column_kinds` is not to choose
+        kinds: of columns, by name, or one for all, where `kinds.column_kinds` is not to choose
         **given: keywords of `models.build`
 
     Raises:

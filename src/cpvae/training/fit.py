@@ -15,7 +15,8 @@ from torch import Tensor
 
 from cpvae.checkpoint import RunFolder, describe
 from cpvae.data.augment import Augment, named
-from cpvae.data.schema import Kinds, Schema
+from cpvae.data.kinds import Kinds
+from cpvae.data.schema import Schema
 from cpvae.models.base import Model
 from cpvae.models.build import MODELS, build
 from cpvae.models.residual import ResidualCPVAE
@@ -125,7 +126,7 @@ def plan(
         x: training examples, in the data's units
         schema: of the data, as it was read
         given: settings of `models.build` and of the `Recipe` that are not left to `defaults`
-        kinds: of columns, where `Schema.column_kinds` is not to choose
+        kinds: of columns, where `kinds.column_kinds` is not to choose
         invariance: a change of x that leaves its category as it is: a name, or an `Augment`
         accelerator: as for `loop.fit`
 
