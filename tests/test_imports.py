@@ -104,7 +104,7 @@ LAYOUT = {
         "explorer",
         "app",
     ),
-    " estimator": ("estimator",),
+    " estimator": ("segments", "estimator"),
     "experiments": (
         "cells",
         "baselines",

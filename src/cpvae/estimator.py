@@ -21,17 +21,18 @@ from cpvae.data.augment import Augment
 from cpvae.data.checks import check
 from cpvae.data.frames import as_arrow, package_of
 from cpvae.data.objects import checked_array, encode_frame
-from cpvae.data.schema import Kinds, Levels, Schema
+from cpvae.data.schema import Kinds, Schema
 from cpvae.data.splits import Source, Splits, from_array, split
 from cpvae.evaluation.metrics import evaluate
-from cpvae.evaluation.moments import MomentsMixin
 from cpvae.models.base import Model
 from cpvae.models.build import SETTINGS, build
 from cpvae.models.compact import TOLERANCE, compact
 from cpvae.models.inference import cluster_probs, elbo_of_each
 from cpvae.models.precision import single_precision
+from cpvae.names import merged_names, numbers, read_names, write_names
 from cpvae.report.progress import printed
 from cpvae.rollback import or_as_before
+from cpvae.segments import SegmentsMixin
 from cpvae.staging import staged
 from cpvae.streams import seed_of, torch_stream, whole_number
 from cpvae.training.diagnosis import Record
@@ -46,7 +47,7 @@ FRONT = (
 EXPERT = (*SETTINGS, *(field.name for field in dataclasses.fields(Recipe)))
 
 
-class CPVAE(NamedFeaturesMixin, MomentsMixin, TransformerMixin, DensityMixin, BaseEstimator):
+class CPVAE(NamedFeaturesMixin, SegmentsMixin, TransformerMixin, DensityMixin, BaseEstimator):
     """Learns a mixture from data and generates from any one of its components (CP-VAE).
 
     Arguments left at None are chosen from the data, see `training.defaults`.
@@ -86,6 +87,7 @@ class CPVAE(NamedFeaturesMixin, MomentsMixin, TransformerMixin, DensityMixin, Ba
         history_: one record an epoch, see `cpvae.fit`
         restarts_: for each seed its epochs and its best validation bound
         aggregated_: share of each component in the training data, (k) (eq. 14)
+        names_: what each component is called, its number unless `name` said otherwise
         weights_, means_, covariances_: of the components of a table, see `evaluation.moments`
         n_features_in_: features of one example
 
@@ -179,7 +181,7 @@ class CPVAE(NamedFeaturesMixin, MomentsMixin, TransformerMixin, DensityMixin, Ba
             fitted = fit_plan(planned, *parts, self.n_init, None, watch, self.accelerator)
             self.restarts_ = fitted.restarts
         self.history_, self._optimiser = fitted.history, None
-        self._take(fitted.model, fitted.plan)
+        self._take(fitted.model, fitted.plan, self.names_ if warm else None)
         for text in fitted.diagnosis.advice(fitted.plan.recipe):
             warnings.warn(text, ConvergenceWarning, stacklevel=2)
         return self
@@ -288,7 +290,7 @@ class CPVAE(NamedFeaturesMixin, MomentsMixin, TransformerMixin, DensityMixin, Ba
     def sample(
         self,
         n_samples: int = 1,
-        component: int | None = None,
+        component: int | str | None = None,
         from_: str | None = None,
         random_state: int | np.random.RandomState | np.random.Generator | None = None,
         mean: bool | None = None,
@@ -297,7 +299,7 @@ class CPVAE(NamedFeaturesMixin, MomentsMixin, TransformerMixin, DensityMixin, Ba
 
         Arguments:
             n_samples: how many
-            component: draw all of them from this one
+            component: draw all of them from this one, by its number or its name
             from_: else draw components from the ``aggregated`` posterior (default for CP-VAE) or
                 each as often as another, ``uniform`` (the prior of the others, and their default)
             random_state: seed; the estimator's own by default
@@ -317,8 +319,8 @@ class CPVAE(NamedFeaturesMixin, MomentsMixin, TransformerMixin, DensityMixin, Ba
         if mean is None:
             mean = self.config_["likelihood"] == "bernoulli" and self.schema_.is_grey
         n = whole_number("n_samples", n_samples, at_least=1)
-        k = None if component is None else whole_number("component", component, at_least=0)
-        x, drawn = self.model_.sample(n, k, from_, generator, mean)
+        which = self._components(component)
+        x, drawn = self.model_.sample(n, which, from_, generator, mean)
         return self.schema_.as_given(x.cpu().numpy(), drawn=not mean), drawn.cpu().numpy()
 
     def compact(
@@ -344,13 +346,8 @@ class CPVAE(NamedFeaturesMixin, MomentsMixin, TransformerMixin, DensityMixin, Ba
         found = compact(self.model_, self.config_, x, *how)
         self.groups_ = found.groups
         planned = dataclasses.replace(self._plan_, config=found.config)
-        self._take(found.model, planned)
+        self._take(found.model, planned, merged_names(self.names_, found.groups))
         return self
-
-    @property
-    def levels_(self) -> Levels:
-        """Categories of the columns of text that were fitted, by the name of the column."""
-        return self.schema_.levels
 
     def save(self, path: str | Path) -> None:
         """Writes a run folder that `load` and the command line read.
@@ -364,6 +361,7 @@ class CPVAE(NamedFeaturesMixin, MomentsMixin, TransformerMixin, DensityMixin, Ba
             folder.write_info({**info, "status": "finished"})
             folder.write_history(self.history_)
             folder.write_model(self.model_.state_dict())
+            write_names(folder, self.names_)
 
     @classmethod
     def load(cls, path: str | Path) -> "CPVAE":
@@ -387,13 +385,14 @@ class CPVAE(NamedFeaturesMixin, MomentsMixin, TransformerMixin, DensityMixin, Ba
         estimator.history_ = folder.read_history()
         config = {**info["model"], **schema.features()}
         planned = Plan(schema, config, Recipe.from_json(info["recipe"]), given)
-        estimator._take(model, planned)
+        estimator._take(model, planned, read_names(folder, model.n_components))
         estimator._set_names(schema)
         return estimator
 
-    def _take(self, model: Model, planned: Plan) -> None:
+    def _take(self, model: Model, planned: Plan, names: list[str] | None = None) -> None:
         """Makes a fitted model, and the plan it comes from, the estimator's own."""
         self.model_, self._plan_ = model, planned
+        self.names_ = names or numbers(model.n_components)
         self.schema_, self.config_, self.recipe_ = planned.schema, planned.config, planned.recipe
         self.aggregated_ = model.aggregated.cpu().numpy()
         self.n_features_in_ = int(np.prod(planned.schema.shape))

@@ -118,9 +118,12 @@ def evaluate(
 def generate(
     run: Run,
     component: Annotated[
-        int | None,
+        str | None,
         typer.Option(
-            "--component", "-c", help="Only this component; they count from 0.", show_default="any"
+            *("--component", "-c"),
+            metavar="K|NAME",
+            help="Only this component: its number, from 0, or its name.",
+            show_default="any",
         ),
     ] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="How many examples.")] = 64,
@@ -145,18 +148,21 @@ def generate(
     """Generate examples, from one component or from all of them."""
     from cpvae import output
     from cpvae.checkpoint import RunFolder
+    from cpvae.names import called, components_of, read_names
     from cpvae.streams import torch_stream
 
     folder = RunFolder(run)
     info = folder.read_info()
     model, schema = model_of(folder, info), folder.read_schema()
+    names = read_names(folder, model.n_components)
+    wanted = None if component is None else components_of(component, names)
     is_image = schema.is_image
     out = out or Path("generated.png" if is_image else "generated.csv")
     _check_ending(out, (".png", ".npz") if is_image else (".csv", ".parquet", ".npz"))
     check_output(out, overwrite, run)
     generator = torch_stream(seed, "sampling")
     mean = info["model"]["likelihood"] == "bernoulli" and schema.is_grey
-    x, drawn = (t.numpy() for t in model.sample(n, component, from_, generator, mean))
+    x, drawn = (t.numpy() for t in model.sample(n, wanted, from_, generator, mean))
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".png":
         save = partial(_save_sheet, x)
@@ -169,8 +175,10 @@ def generate(
             free += "_"
         save = partial(_save_table, {**table, free: drawn})
     output.write(out, save, overwrite)
-    source = "all components" if component is None else f"component {component}"
-    print(f"{n} examples from {source} -> {printable(out)}")
+    source = "all components"
+    if wanted is not None:
+        source = f"component {' and '.join(called(k, names[k]) for k in wanted)}"
+    print(f"{n} examples from {printable(source)} -> {printable(out)}")
 
 
 @commands.command()
@@ -190,22 +198,24 @@ def assign(
     from cpvae import output
     from cpvae.checkpoint import RunFolder
     from cpvae.models.inference import cluster_probs
+    from cpvae.names import called, labelled, read_names
 
     folder = RunFolder(run)
     info = folder.read_info()
     model = model_of(folder, info)
+    names = read_names(folder, model.n_components)
     _check_ending(out, (".csv", ".parquet"))
     check_output(out, overwrite, run, data)
     x, _, rows = examples_of(folder, data)
     probs = cluster_probs(model, x).numpy()
-    component = probs.argmax(1)
     table: dict[str, Any] = {} if rows is None else {"file": rows}
-    table |= {"component": component, "probability": probs.max(1)}
+    table |= labelled(probs, names)
     table |= {f"p_{k}": probs[:, k] for k in range(probs.shape[1])}
     out.parent.mkdir(parents=True, exist_ok=True)
     output.write(out, partial(_save_table, table), overwrite)
-    counts = np.bincount(component, minlength=probs.shape[1])
-    print("  ".join(f"{k}: {count}" for k, count in enumerate(counts) if count))
+    counts = np.bincount(table["component"], minlength=probs.shape[1])
+    told = [f"{called(k, names[k])}: {count}" for k, count in enumerate(counts) if count]
+    print(printable("  ".join(told)))
     print(f"{len(x)} examples assigned -> {printable(out)}")
 
 
@@ -238,6 +248,7 @@ def compact(
     """Write a smaller run: unused components dropped, redundant ones merged (cpvae only)."""
     from cpvae.checkpoint import RunFolder, describe
     from cpvae.models.compact import compact as compact_model
+    from cpvae.names import merged_names, read_names, write_names
     from cpvae.report.page import write_figures
     from cpvae.staging import staged
     from cpvae.training.recipe import Recipe
@@ -268,6 +279,7 @@ def compact(
         small.write_info({**info, "model": described["model"], "compacted": compacted})
         small.write_history(folder.read_history())
         small.write_model(found.model.state_dict())
+        write_names(small, merged_names(read_names(folder, model.n_components), found.groups))
         picture = write_figures(small, splits)["components"].relative_to(small.path)
     _print_groups(found.groups, found.model.aggregated.tolist(), model.n_components)
     print(
@@ -315,7 +327,7 @@ def explore(
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
 ) -> None:
     """Explore a run in the browser: generate, morph examples, name the components."""
-    from cpvae.checkpoint import NAMES, RunFolder
+    from cpvae.checkpoint import RunFolder
     from cpvae.extras import need
     from cpvae.report.app import page, serve
     from cpvae.report.explorer import Explorer
@@ -336,7 +348,7 @@ def explore(
         found = examples_of(folder, file or info["data"]["source"])
         return found.x, found.rows
 
-    explorer = Explorer(model, x, schema, run / NAMES)
+    explorer = Explorer(model, x, schema, folder)
     serve(page(explorer, run.resolve().name, read), port, browser)
 
 
