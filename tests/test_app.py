@@ -41,7 +41,7 @@ def explorer(any_model, explorers, request, tmp_path) -> Explorer:
     model = request.node.callspec.id
     if model not in explorers:
         x, schema = torch.rand(40, *any_model.shape), Schema(any_model.shape)
-        explorers[model] = Explorer(any_model, x, schema, tmp_path / "names.json")
+        explorers[model] = Explorer(any_model, x, schema, RunFolder(tmp_path))
     return explorers[model]
 
 
@@ -81,19 +81,22 @@ def test_names_are_kept_and_merge(explorer):
     k = explorer.model.n_components
     names = ["same"] * max(1, k - 1) + ["other"] * min(1, k - 1)
     explorer.rename(names)
-    again = Explorer(explorer.model, explorer.x, explorer.schema, explorer.names_path)
+    again = Explorer(explorer.model, explorer.x, explorer.schema, explorer.folder)
     assert again.names == names
     found, probs = again.label(explorer.x), explorer.probs.numpy()
     merged = probs[:, : max(1, k - 1)].sum(1)
     np.testing.assert_allclose(found["probability"], np.maximum(merged, 1 - merged), rtol=1e-4)
-    np.testing.assert_array_equal(found["component"], probs.argmax(1))
+    inside = np.where(np.array(names) == found["name"][:, None], probs, -1)
+    np.testing.assert_array_equal(found["component"], inside.argmax(1))
     with pytest.raises(ValueError, match=f"There are {k} components: give each of them a name"):
-        explorer.rename([" "] * k)
+        explorer.rename(["a"] * (k + 1))
+    explorer.rename([" "] * k)
+    assert explorer.names == [str(i) for i in range(k)]
 
 
 def test_names_go_by_the_number_of_the_component(tmp_path):
     model = build(shape=(2,), likelihood="gaussian", n_components=12, latent_dim=2, hidden=(4,))
-    twelve = Explorer(model.eval(), torch.rand(40, 2), Schema((2,)), tmp_path / "names.json")
+    twelve = Explorer(model.eval(), torch.rand(40, 2), Schema((2,)), RunFolder(tmp_path))
     names = [f"name {k}" for k in range(12)]
     for numbers in (sorted(range(12), key=str), [str(k) for k in range(12)], [11.0, *range(11)]):
         twelve.rename_by_number(numbers, [names[int(k)] for k in numbers])
@@ -107,7 +110,7 @@ def test_names_go_by_the_number_of_the_component(tmp_path):
 
 
 def test_without_its_data_a_run_is_looked_at_through_what_it_generates(any_model, tmp_path):
-    alone = Explorer(any_model, None, Schema(any_model.shape), tmp_path / "names.json")
+    alone = Explorer(any_model, None, Schema(any_model.shape), RunFolder(tmp_path))
     assert alone.generated
     assert alone.x.shape == (600, *any_model.shape)
 
@@ -117,7 +120,7 @@ def test_a_sheet_of_counts_holds_whole_numbers(tmp_path):
     schema = Schema((3,), ("a", "b", "c"), kinds=("count", "binary", "gaussian"), **units)
     config = {"likelihood": "mixed", "n_components": 2, "latent_dim": 2, "hidden": [8]}
     model = build(**config, **schema.features())
-    explorer = Explorer(model, None, schema, tmp_path / "names.json")
+    explorer = Explorer(model, None, schema, RunFolder(tmp_path))
     sheet = explorer.sheet(explorer.draw(1, 5, 0))
     assert [dtype.kind for dtype in sheet.dtypes] == ["i", "i", "f"]
 
@@ -282,7 +285,7 @@ def test_a_port_that_is_taken_is_reported(shape, build_small, tmp_path):
 
     from cpvae.report import app
 
-    explorer = Explorer(build_small({"shape": shape}), None, Schema(shape), tmp_path / "names.json")
+    explorer = Explorer(build_small({"shape": shape}), None, Schema(shape), RunFolder(tmp_path))
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

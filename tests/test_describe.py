@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from cpvae.checkpoint import RunFolder
+from cpvae.estimator import CPVAE
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +77,67 @@ def test_names_are_kept_and_mistakes_told(folder, cpvae):
     assert "one with component 1" in cpvae("name", run, "0=low", "1=low")[1]
     assert cpvae("name", run, "0=", "1=", "2=")[1] == "0\n1\n2\n"
     assert RunFolder(run).read_info()["status"] == "finished"
+
+
+def test_names_are_known_to_all_commands(folder, cpvae):
+    run, new = folder / "run", folder / "new.csv"
+    cpvae("name", run, "0=low", "1=up & coming", "2=up & coming")
+    try:
+        assert "component 0 (low)" in cpvae("generate", run, "-c", "Low", "--out", new)[1]
+        assert set(pd.read_csv(new)["component"]) == {0}
+        code, out, _ = cpvae(
+            "generate", run, "-c", "up & coming", "-n", 200, "--out", new, "--overwrite"
+        )
+        assert code == 0
+        drawn = pd.read_csv(new)["component"].value_counts(normalize=True)
+        shares = RunFolder(run).read_model().aggregated[1:]
+        assert set(drawn.index) == {1, 2}
+        assert drawn[1] == pytest.approx(float(shares[0] / shares.sum()), abs=0.12)
+        code, _, err = cpvae("generate", run, "-c", "lo", "--out", new, "--overwrite")
+        assert code == 2
+        assert "no component 'lo': there are 0 (low), 1 (up & coming), 2" in err
+        _, out, _ = cpvae("assign", run, folder / "table.csv", "--out", new, "--overwrite")
+        assert "0 (low): " in out
+        labels = pd.read_csv(new)
+        merged = labels["p_1"] + labels["p_2"]
+        assert (labels["name"] == merged.gt(0.5).map({True: "up & coming", False: "low"})).all()
+        assert labels["probability"].tolist() == pytest.approx(
+            merged.where(merged > 0.5, 1 - merged).tolist(), abs=1e-5
+        )
+        assert (labels["component"] == 0).eq(labels["name"] == "low").all()
+        shared = folder / "shared"
+        assert cpvae("share", run, "--out", shared)[0] == 0
+        assert cpvae("name", shared)[1].startswith(
+            "0 (low)\n1 (up & coming)   one with component 2"
+        )
+    finally:
+        cpvae("name", run, "0=", "1=", "2=")
+
+
+def test_from_python(folder):
+    table = pd.read_csv(folder / "table.csv")
+    model = CPVAE.load(folder / "run")
+    assert model.names_ == ["0", "1", "2"]
+    told = model.name({1: "one"}).describe(table)
+    component = model.predict(table)
+    assert [profile.n_rows for profile in told] == [sum(component == k) for k in range(3)]
+    lines = str(told).splitlines()
+    assert lines[0].startswith(f"Component 0: {100 * told[0].share:.0f} %, {told[0].n_rows} of 300")
+    assert any(line.startswith("one (component 1): ") for line in lines)
+    assert any(line.startswith("  spend ") for line in lines)
+    assert set(model.sample(5, component="one")[1]) == {1}
+    assert set(model.sample(5, component=2)[1]) == {2}
+    with pytest.raises(ValueError, match="There is no component 'two': there are 0, 1 .one., 2"):
+        model.sample(5, component="two")
+    with pytest.raises(ValueError, match="Component 1 is called 'one' already"):
+        model.name({2: "one"})
+    model.save(folder / "saved")
+    assert CPVAE.load(folder / "saved").names_ == ["0", "one", "2"]
+    model.compact(table, tolerance=1e9)
+    assert model.names_ == ["one"]
+
+
+def test_components_are_numbered_by_size(folder):
+    shares = RunFolder(folder / "run").read_model().aggregated
+    assert (shares.diff() <= 0).all()
+    assert shares[0] > shares[2]

@@ -112,7 +112,7 @@ LAYOUT = {
         "explorer",
         "app",
     ),
-    " estimator": ("reading", "drawing", "estimator"),
+    " estimator": ("reading", "drawing", "segments", "estimator"),
     "experiments": (
         "cells",
         "baselines",

@@ -23,6 +23,7 @@ from cpvae.data.shards import LargeTable, Shard
 from cpvae.evaluation import densities
 from cpvae.models.base import Model
 from cpvae.models.inference import cluster_probs
+from cpvae.names import labelled
 from cpvae.streams import torch_stream
 
 MANIFEST = "_cpvae.json"
@@ -149,22 +150,31 @@ def counts_of(out: Path, job: Job) -> np.ndarray | None:
 # --- what shards are made of ---------------------------------------------------------------------
 
 
-def assigned(probs: np.ndarray, more: dict[str, np.ndarray]) -> dict[str, Any]:
+def assigned(
+    probs: np.ndarray, names: Sequence[str], more: dict[str, np.ndarray]
+) -> dict[str, Any]:
     """What is written of examples with these probabilities (n, k): a table by columns."""
-    table = {"component": probs.argmax(1), "probability": probs.max(1), **more}
-    return table | {f"p_{k}": probs[:, k] for k in range(probs.shape[1])}
+    return labelled(probs, names) | more | {f"p_{k}": probs[:, k] for k in range(probs.shape[1])}
 
 
-def assign_job(folder: RunFolder, model: Model, schema: Schema, table: LargeTable) -> Job:
+def assign_job(
+    folder: RunFolder, model: Model, names: Sequence[str], schema: Schema, table: LargeTable
+) -> Job:
     """One shard of components for each shard of a table; row i of one belongs to row i."""
     facts = {
         "command": "assign",
         "weights": _digest(folder.path / MODEL),
+        "names": list(names),
         "data": [[shard.name, *shard.stamp] for shard in table.shards],
     }
     info = folder.read_info()
+
+    def written(x: torch.Tensor) -> dict[str, Any]:
+        probs = cluster_probs(model, x).cpu().numpy()
+        return assigned(probs, names, densities.columns(model, x, info))
+
     pieces = [
-        Piece(shard.name, shard.rows, _assigner(shard, table.called, model, schema, info))
+        Piece(shard.name, shard.rows, _assigner(shard, table.called, model, schema, written))
         for shard in table.shards
     ]
     return Job(facts, pieces)
@@ -185,7 +195,13 @@ def encoded(
         yield torch.from_numpy(np.ascontiguousarray(x)), chunk
 
 
-def _assigner(shard: Shard, called: str, model: Model, schema: Schema, info: dict[str, Any]) -> Any:
+def _assigner(
+    shard: Shard,
+    called: str,
+    model: Model,
+    schema: Schema,
+    written: Callable[[torch.Tensor], dict[str, Any]],
+) -> Any:
     def make(file: Path, tell: Callable[[int], None]) -> int:
         import pyarrow
 
@@ -194,15 +210,13 @@ def _assigner(shard: Shard, called: str, model: Model, schema: Schema, info: dic
         def tables() -> Iterator[Any]:
             nonlocal rows, counts
             for x, _ in encoded(shard, called, schema, model):
-                probs = cluster_probs(model, x).numpy()
-                counts = counts + np.bincount(probs.argmax(1), minlength=len(counts))
+                made = written(x)
+                counts = counts + np.bincount(made["component"], minlength=len(counts))
                 rows += len(x)
                 tell(rows)
-                yield pyarrow.table(assigned(probs, densities.columns(model, x, info)))
+                yield pyarrow.table(made)
 
-        none = torch.empty(0, *model.shape)
-        more = densities.columns(model, none, info)
-        empty = pyarrow.table(assigned(np.empty((0, len(counts)), dtype=np.float32), more))
+        empty = pyarrow.table(written(torch.empty(0, *model.shape)))
         _write_tables(file, empty.schema, tables(), lambda: {"cpvae_components": counts.tolist()})
         return rows
 

@@ -5,7 +5,7 @@
     history.jsonl         one line an epoch
     training.safetensors  all that is needed to go on from the last epoch saved
     evaluation.json       figures on the test part
-    names.json            names that a person gave to the components, see `report.explorer`
+    names.json            names that a person gave to the components, see `names`
     logs/                 what a logger wrote, see `report.loggers`
     figures/, report.html pictures and the page, see `report.page`
     restarts/seed-S/      the run of each seed, where there are several

@@ -1,7 +1,7 @@
 """What a fitted estimator draws: new examples, rows that meet conditions, missing values."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,12 +23,13 @@ class DrawingMixin(ReadingMixin):
 
     config_: dict[str, Any]
     recipe_: Recipe
+    _components: Callable[[int | str | None], list[int] | int | None]
     _draws: int  # calls without a random state: each has a stream of its own
 
     def sample(
         self,
         n_samples: int = 1,
-        component: int | None = None,
+        component: int | str | None = None,
         from_: str | None = None,
         random_state: RandomState = None,
         mean: bool | None = None,
@@ -38,7 +39,7 @@ class DrawingMixin(ReadingMixin):
 
         Arguments:
             n_samples: how many
-            component: draw all of them from this one
+            component: draw all of them from this one, by its number or its name
             from_: else draw components from the ``aggregated`` posterior (default for CP-VAE) or
                 each as often as another, ``uniform`` (the prior of the others, and their default)
             random_state: seed; by default the estimator's own, from which each call moves on
@@ -63,7 +64,7 @@ class DrawingMixin(ReadingMixin):
         self._check_fitted()
         generator = self._generator(random_state)
         n = whole_number("n_samples", n_samples, at_least=1)
-        k = None if component is None else whole_number("component", component, at_least=0)
+        k = self._components(component)
         if given is not None:
             if mean:
                 raise ValueError("given asks for draws: leave mean out.")

@@ -17,19 +17,20 @@ from cpvae.checkpoint import RunFolder, describe
 from cpvae.choices import refusing_old_names
 from cpvae.data.augment import Augment
 from cpvae.data.checks import check
-from cpvae.data.schema import Kinds, Levels, Schema
+from cpvae.data.schema import Kinds, Schema
 from cpvae.data.splits import Source, Splits, split
 from cpvae.drawing import DrawingMixin
 from cpvae.evaluation import densities
 from cpvae.evaluation.metrics import evaluate
-from cpvae.evaluation.moments import MomentsMixin
 from cpvae.models.base import Model
 from cpvae.models.build import SETTINGS, build
 from cpvae.models.compact import TOLERANCE, compact
 from cpvae.models.inference import cluster_probs, elbo_of_each
 from cpvae.models.precision import single_precision
+from cpvae.names import merged_names, numbers, read_names, write_names
 from cpvae.report.progress import printed
 from cpvae.rollback import or_as_before
+from cpvae.segments import SegmentsMixin
 from cpvae.staging import staged
 from cpvae.streams import seed_of
 from cpvae.training.diagnosis import Record
@@ -45,7 +46,7 @@ EXPERT = (*SETTINGS, *(field.name for field in dataclasses.fields(Recipe)))
 
 
 class CPVAE(
-    NamedFeaturesMixin, DrawingMixin, MomentsMixin, TransformerMixin, DensityMixin, BaseEstimator
+    NamedFeaturesMixin, DrawingMixin, SegmentsMixin, TransformerMixin, DensityMixin, BaseEstimator
 ):
     """Learns a mixture from data and generates from any one of its components (CP-VAE).
 
@@ -87,6 +88,7 @@ class CPVAE(
         restarts_: for each seed its epochs and its best validation bound
         log_densities_: quantiles of `score_samples` of the fitted examples
         aggregated_: share of each component in the training data, (k) (eq. 14)
+        names_: what each component is called, its number unless `name` said otherwise
         weights_, means_, covariances_: of the components of a table, see `evaluation.moments`
         n_features_in_: features of one example
 
@@ -181,7 +183,7 @@ class CPVAE(
             fitted = fit_plan(planned, *parts, self.n_init, None, watch, self.accelerator)
             self.restarts_ = fitted.restarts
         self.history_, self._optimiser = fitted.history, None
-        self._take(fitted.model, fitted.plan)
+        self._take(fitted.model, fitted.plan, self.names_ if warm else None)
         self.log_densities_ = densities.quantiles(self.model_, parts[0], self.recipe_.seed)
         for text in fitted.diagnosis.advice(fitted.plan.recipe):
             warnings.warn(text, ConvergenceWarning, stacklevel=2)
@@ -313,14 +315,9 @@ class CPVAE(
         found = compact(self.model_, self.config_, x, *how)
         self.groups_ = found.groups
         planned = dataclasses.replace(self._plan_, config=found.config)
-        self._take(found.model, planned)
+        self._take(found.model, planned, merged_names(self.names_, found.groups))
         self.log_densities_ = densities.quantiles(self.model_, x, self.recipe_.seed)
         return self
-
-    @property
-    def levels_(self) -> Levels:
-        """Categories of the columns of text that were fitted, by the name of the column."""
-        return self.schema_.levels
 
     def save(self, path: str | Path) -> None:
         """Writes a run folder that `load` and the command line read.
@@ -335,6 +332,7 @@ class CPVAE(
             folder.write_info({**info, "status": "finished"})
             folder.write_history(self.history_)
             folder.write_model(self.model_.state_dict())
+            write_names(folder, self.names_)
 
     @classmethod
     def load(cls, path: str | Path) -> "CPVAE":
@@ -358,14 +356,15 @@ class CPVAE(
         estimator.history_ = folder.read_history()
         config = {**info["model"], **schema.features()}
         planned = Plan(schema, config, Recipe.from_json(info["recipe"]), given)
-        estimator._take(model, planned)
+        estimator._take(model, planned, read_names(folder, model.n_components))
         estimator._set_names(schema)
         estimator.log_densities_ = info.get(densities.KEY)
         return estimator
 
-    def _take(self, model: Model, planned: Plan) -> None:
+    def _take(self, model: Model, planned: Plan, names: list[str] | None = None) -> None:
         """Makes a fitted model, and the plan it comes from, the estimator's own."""
         self.model_, self._plan_, self._draws = model, planned, 0
+        self.names_ = names or numbers(model.n_components)
         self.schema_, self.config_, self.recipe_ = planned.schema, planned.config, planned.recipe
         self.aggregated_ = model.aggregated.cpu().numpy()
         self.n_features_in_ = int(np.prod(planned.schema.shape))

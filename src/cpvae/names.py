@@ -5,6 +5,10 @@ labelled and where examples are drawn.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+
+import numpy as np
+from jaxtyping import Float
 
 from cpvae import output
 from cpvae.checkpoint import DAMAGE, NAMES, RunFolder
@@ -44,7 +48,7 @@ def write_names(folder: RunFolder, names: Sequence[str]) -> None:
         Locked: another process writes to the folder, as a fit does.
     """
     kept = {str(k): name for k, name in enumerate(names) if name != str(k)}
-    with folder.writing():
+    with folder.writing() if not folder.lock else nullcontext():
         output.write_json(folder.path / NAMES, kept)
 
 
@@ -128,6 +132,32 @@ def components_of(wanted: str | int, names: Sequence[str]) -> list[int]:
         f"There is no component {printable(text)!r}: there are "
         f"{', '.join(known[:MOST_SHOWN])}{more}."
     )
+
+
+def merged_names(names: Sequence[str], groups: Sequence[Sequence[int]]) -> list[str]:
+    """What components are called that others are merged into: by the names of these, if any."""
+    merged = []
+    for k, group in enumerate(groups):
+        given = dict.fromkeys(names[old] for old in group if names[old] != str(old))
+        merged.append(" and ".join(given) or str(k))
+    return merged
+
+
+def labelled(probs: Float[np.ndarray, "n k"], names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The component of each row, its name if any has one, and the probability, each (n).
+
+    Components of one name add up: the most probable name is taken, and of its components the most
+    probable one.
+    """
+    named = list(dict.fromkeys(names))
+    of_name = np.array([named.index(name) for name in names])
+    together = np.stack([probs[:, of_name == i].sum(1) for i in range(len(named))], axis=1)
+    best = together.argmax(1)
+    component = np.where(best[:, None] == of_name, probs, -1.0).argmax(1)
+    found = {"component": component}
+    if is_named(names):
+        found["name"] = np.array(named)[best]
+    return {**found, "probability": together.max(1)}
 
 
 def called(k: int, name: str) -> str:

@@ -11,6 +11,8 @@ from cpvae.cli.read import counted
 from cpvae.text import printable
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from cpvae.bulk import Job
     from cpvae.checkpoint import RunFolder
     from cpvae.models.base import Model
@@ -35,7 +37,13 @@ def is_folder(out: Path, worker: str | None) -> bool:
 
 
 def assign_shards(
-    folder: "RunFolder", model: "Model", data: str, out: Path, worker: str | None, overwrite: bool
+    folder: "RunFolder",
+    model: "Model",
+    names: Sequence[str],
+    data: str,
+    out: Path,
+    worker: str | None,
+    overwrite: bool,
 ) -> None:
     """Writes the components of the rows of each shard of a table to a shard of a folder."""
     from cpvae.bulk import assign_job, counts_of
@@ -44,11 +52,11 @@ def assign_shards(
     schema = folder.read_schema()
     table = large_table(data, levels=schema.levels)
     _refuse_input(out, Path(data))
-    job = assign_job(folder, model, schema, table)
+    job = assign_job(folder, model, names, schema, table)
     _make(out, job, worker, overwrite, "assigned")
     counts = counts_of(out, job)
     if counts is not None:
-        print_counts(counts.tolist())
+        print_counts(counts, names)
 
 
 def generate_shards(
@@ -69,9 +77,12 @@ def generate_shards(
     _make(out, job, worker, overwrite, "generated")
 
 
-def print_counts(counts: Sequence[int]) -> None:
+def print_counts(counts: "np.ndarray", names: Sequence[str]) -> None:
     """How many examples each component has."""
-    print("  ".join(f"{k}: {count}" for k, count in enumerate(counts) if count))
+    from cpvae.names import called
+
+    told = [f"{called(k, names[k])}: {count}" for k, count in enumerate(counts) if count]
+    print(printable("  ".join(told)))
 
 
 def _make(out: Path, job: "Job", worker: str | None, overwrite: bool, done: str) -> None:

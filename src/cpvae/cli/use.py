@@ -127,9 +127,12 @@ def evaluate(
 def generate(
     run: Run,
     component: Annotated[
-        int | None,
+        str | None,
         typer.Option(
-            "--component", "-c", help="Only this component; they count from 0.", show_default="any"
+            *("--component", "-c"),
+            metavar="K|NAME",
+            help="Only this component: its number, from 0, or its name.",
+            show_default="any",
         ),
     ] = None,
     n: Annotated[int, typer.Option("-n", min=1, help="How many examples.")] = 64,
@@ -169,18 +172,21 @@ def generate(
     from cpvae.checkpoint import RunFolder
     from cpvae.data.conditions import conditions
     from cpvae.models.resampling import sample_given
+    from cpvae.names import called, components_of, read_names
     from cpvae.streams import torch_stream
 
     folder = RunFolder(run)
     info = folder.read_info()
     model, schema = model_of(folder, info), folder.read_schema()
+    names = read_names(folder, model.n_components)
+    wanted = None if component is None else components_of(component, names)
     is_image = schema.is_image
     out = out or Path("generated.png" if is_image else "generated.csv")
     mean = info["model"]["likelihood"] == "bernoulli" and schema.is_grey
     if is_folder(out, worker):
         if where:
             raise ValueError(f"--where writes one file: give {out} an ending, such as .parquet.")
-        how = {"component": component, "from_": from_, "mean": mean, "seed": seed}
+        how = {"component": wanted, "from_": from_, "mean": mean, "seed": seed}
         generate_shards(
             run, model, n, how, partial(_save_drawn, schema, mean), out, worker, overwrite
         )
@@ -190,15 +196,17 @@ def generate(
     generator = torch_stream(seed, "sampling")
     worth = ""
     if where:
-        found = sample_given(model, n, conditions(schema, where), component, from_, generator)
+        found = sample_given(model, n, conditions(schema, where), wanted, from_, generator)
         x, drawn, mean, worth = found.x.numpy(), found.component.numpy(), False, found.in_words(n)
     else:
-        x, drawn = (t.numpy() for t in model.sample(n, component, from_, generator, mean))
+        x, drawn = (t.numpy() for t in model.sample(n, wanted, from_, generator, mean))
     out.parent.mkdir(parents=True, exist_ok=True)
     output.write(out, partial(_save_drawn, schema, mean, x, drawn), overwrite)
-    source = "all components" if component is None else f"component {component}"
+    source = "all components"
+    if wanted is not None:
+        source = f"component {' and '.join(called(k, names[k]) for k in wanted)}"
     source += f" with {', '.join(where)}" if where else ""
-    print(f"{n} examples from {source} -> {printable(out)}")
+    print(f"{n} examples from {printable(source)} -> {printable(out)}")
     if worth:
         print(worth)
 
@@ -233,12 +241,14 @@ def assign(
     from cpvae.checkpoint import RunFolder
     from cpvae.evaluation import densities
     from cpvae.models.inference import cluster_probs
+    from cpvae.names import read_names
 
     folder = RunFolder(run)
     info = folder.read_info()
     model = model_of(folder, info)
+    names = read_names(folder, model.n_components)
     if is_folder(out, worker):
-        assign_shards(folder, model, data, out, worker, overwrite)
+        assign_shards(folder, model, names, data, out, worker, overwrite)
         return
     check_ending(out, (".csv", ".parquet"))
     check_output(out, overwrite, run, data)
@@ -246,11 +256,11 @@ def assign(
     probs = cluster_probs(model, x).numpy()
     table = {
         **({} if rows is None else {"file": rows}),
-        **assigned(probs, densities.columns(model, x, info)),
+        **assigned(probs, names, densities.columns(model, x, info)),
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     output.write(out, partial(save_table, table), overwrite)
-    print_counts(np.bincount(table["component"], minlength=probs.shape[1]).tolist())
+    print_counts(np.bincount(table["component"], minlength=probs.shape[1]), names)
     print(f"{len(x)} examples assigned -> {printable(out)}")
     if "outlier" not in table:
         note("this run is of an earlier version and has no places of densities: fit it again")
@@ -291,6 +301,7 @@ def compact(
     from cpvae.checkpoint import RunFolder, describe
     from cpvae.evaluation import densities
     from cpvae.models.compact import compact as compact_model
+    from cpvae.names import merged_names, read_names, write_names
     from cpvae.report.page import write_figures
     from cpvae.staging import staged
     from cpvae.training.recipe import Recipe
@@ -323,6 +334,7 @@ def compact(
         small.write_info({**info, **changed})
         small.write_history(folder.read_history())
         small.write_model(found.model.state_dict())
+        write_names(small, merged_names(read_names(folder, model.n_components), found.groups))
         picture = write_figures(small, splits)["components"].relative_to(small.path)
     _print_groups(found.groups, found.model.aggregated.tolist(), model.n_components)
     print(
@@ -370,7 +382,7 @@ def explore(
     browser: Annotated[bool, typer.Option(help="Open the page in the browser.")] = True,
 ) -> None:
     """Explore a run in the browser: generate, morph examples, name the components."""
-    from cpvae.checkpoint import NAMES, RunFolder
+    from cpvae.checkpoint import RunFolder
     from cpvae.extras import need
     from cpvae.report.app import page, serve
     from cpvae.report.explorer import Explorer
@@ -391,7 +403,7 @@ def explore(
         found = examples_of(folder, file or info["data"]["source"])
         return found.x, found.rows
 
-    explorer = Explorer(model, x, schema, run / NAMES)
+    explorer = Explorer(model, x, schema, folder)
     serve(page(explorer, run.resolve().name, read), port, browser)
 
 

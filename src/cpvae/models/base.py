@@ -163,7 +163,7 @@ class Model(nn.Module, abc.ABC):
     def sample(
         self,
         n: int,
-        component: int | None = None,
+        component: int | Sequence[int] | None = None,
         from_: str | None = None,
         generator: torch.Generator | None = None,
         mean: bool = False,
@@ -172,7 +172,8 @@ class Model(nn.Module, abc.ABC):
 
         Arguments:
             n: number of examples
-            component: draw all from this one, or None to draw c too
+            component: draw all from this one, or from these by their shares, or None to draw c
+                from all
             from_: draw c from the ``aggregated`` posterior of the training data (eq. 14), or each
                 as often as another, ``uniform``; by default `drawn_from`. Not used when
                 ``component`` is given
@@ -188,7 +189,8 @@ class Model(nn.Module, abc.ABC):
         """
         if n < 1:
             raise ValueError(f"n={n}: ask for at least one example.")
-        if component is not None and not 0 <= component < self.n_components:
+        some = [component] if isinstance(component, int) else component
+        if some is not None and not (some and all(0 <= k < self.n_components for k in some)):
             last = self.n_components - 1
             raise ValueError(f"component={component} does not exist: choose one from 0 to {last}.")
         from_ = from_ or self.drawn_from
@@ -196,11 +198,15 @@ class Model(nn.Module, abc.ABC):
         device = self.aggregated.device
         if generator is None:
             generator = torch_stream(0, "sampling", device=device)
-        if component is not None:
-            drawn = torch.full((n,), component, device=device)
+        if some is not None and len(some) == 1:
+            drawn = torch.full((n,), some[0], device=device)
         else:
             uniform = torch.full_like(self.aggregated, 1 / self.n_components)
             shares = self.aggregated if from_ == "aggregated" else uniform
+            if some is not None:
+                kept = torch.zeros_like(shares)
+                kept[list(some)] = shares[list(some)].clamp_min(1e-9)
+                shares = kept
             drawn = torch.multinomial(shares, n, replacement=True, generator=generator)
         params = self.decode(*self.draw(drawn, generator))
         x = self.likelihood.mean(params) if mean else self.likelihood.sample(params, generator)

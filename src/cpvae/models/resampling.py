@@ -16,6 +16,7 @@ says how many independent draws the proposals are worth.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,7 +83,7 @@ def sample_given(
     model: Model,
     n: int,
     conditions: Conditions,
-    component: int | None = None,
+    component: int | Sequence[int] | None = None,
     from_: str | None = None,
     generator: torch.Generator | None = None,
 ) -> Drawn:
@@ -142,16 +143,20 @@ def _asks_for_exact_values(model: Model, conditions: Conditions) -> bool:
     return False
 
 
-def _log_shares(model: Model, component: int | None, from_: str | None) -> np.ndarray:
+def _log_shares(
+    model: Model, component: int | Sequence[int] | None, from_: str | None
+) -> np.ndarray:
     """Log p(c) that rows are drawn by, (k)."""
     k = model.n_components
-    if component is not None:
-        if not 0 <= component < k:
-            raise ValueError(f"component={component} does not exist: choose one from 0 to {k - 1}.")
-        return np.log(np.eye(k)[component] + truncated.TINY)
+    some = [component] if isinstance(component, int) else component
+    if some is not None and not (some and all(0 <= each < k for each in some)):
+        raise ValueError(f"component={component} does not exist: choose one from 0 to {k - 1}.")
     from_ = from_ or model.drawn_from
     choose("from_", from_, DRAW_FROM)
     shares = model.aggregated.double().cpu().numpy() if from_ == "aggregated" else np.ones(k)
+    if some is not None:
+        wanted = np.isin(np.arange(k), some)
+        shares = np.where(wanted, np.maximum(shares, 1e-9), 0.0)
     return np.log(shares / shares.sum() + truncated.TINY)
 
 

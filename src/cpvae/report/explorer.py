@@ -1,20 +1,18 @@
 """What the explorer of a run knows and does, without the page that shows it (see `app`)."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cpvae import output
+from cpvae.checkpoint import RunFolder
 from cpvae.data.schema import Schema
-from cpvae.lock import Lock
 from cpvae.models.base import Model
 from cpvae.models.inference import cluster_probs
+from cpvae.names import labelled, read_names, renamed, write_names
 from cpvae.report import figures
-from cpvae.stored import check, parsed
 from cpvae.streams import torch_stream
 
 MOST = 3000  # examples on the map
@@ -31,20 +29,17 @@ class Explorer:
         model: a fitted model, on the CPU
         x: examples (n, ...) in the data's units, or None to look at 600 that the model generates
         schema: of the data
-        names_path: JSON file that keeps the names of the components; need not exist yet
+        folder: of the run, which keeps the names of the components
     """
 
-    def __init__(self, model: Model, x: Tensor | None, schema: Schema, names_path: Path):
-        self.model, self.schema, self.names_path = model, schema, names_path
+    def __init__(self, model: Model, x: Tensor | None, schema: Schema, folder: RunFolder):
+        self.model, self.schema, self.folder = model, schema, folder
         self.generated = x is None
         self.x = model.sample(600, from_="aggregated")[0] if x is None else x[:MOST]
         self.is_image = schema.is_image
         self.probs = cluster_probs(model, self.x)
         self.codes = torch.cat([model.embed(part) for part in self.x.split(model.rows_at_once())])
-        stored = {}
-        if names_path.is_file():
-            stored = _read_names(names_path)
-        self.names = [stored.get(str(k), str(k)) for k in range(model.n_components)]
+        self.names = read_names(folder, model.n_components)
         self._map = figures.codes_map(model, self.x)
         self._canvas, self.places = _canvas(self._map)
 
@@ -116,23 +111,22 @@ class Explorer:
         """Names the components, and keeps the names; those of the same name count as one.
 
         Raises:
-            ValueError: not one name for each component, or an empty name; or another process
-                writes to the run, as a fit does.
+            ValueError: not one name for each component, or a text that cannot be one; or another
+                process writes to the run, as a fit does.
         """
-        names = [str(name).strip() for name in names]
-        if len(names) != self.model.n_components or not all(names):
+        if len(names) != self.model.n_components:
             raise ValueError(
                 f"There are {self.model.n_components} components: give each of them a name."
             )
-        with Lock(self.names_path.parent):
-            output.write_json(self.names_path, {str(k): name for k, name in enumerate(names)})
-        self.names = names
+        after = renamed(self.names, dict(enumerate(names)))
+        write_names(self.folder, after)
+        self.names = after
 
     def rename_by_number(self, components: Sequence[Any], names: Sequence[str]) -> None:
         """Names components by their numbers, which may come as text and in any order.
 
         Raises:
-            ValueError: not each component once, or an empty name.
+            ValueError: not each component once, or a text that cannot be a name.
         """
         try:
             numbers = [int(float(component)) for component in components]
@@ -146,21 +140,8 @@ class Explorer:
         self.rename([named[number] for number in range(len(numbers))])
 
     def label(self, x: Tensor) -> dict[str, np.ndarray]:
-        """The component of each example (n, ...), its name, and the probability of that name.
-
-        Components of the same name are added up.
-        """
-        probs = cluster_probs(self.model, x)
-        named = list(dict.fromkeys(self.names))
-        together = torch.stack(
-            [probs[:, [n == name for n in self.names]].sum(1) for name in named], dim=1
-        )
-        best = together.argmax(1).numpy()
-        return {
-            "component": probs.argmax(1).numpy(),
-            "name": np.array(named)[best],
-            "probability": together.max(1).values.numpy(),
-        }
+        """The component of each example (n, ...), its name if any has one, and the probability."""
+        return labelled(cluster_probs(self.model, x).numpy(), self.names)
 
     def sheet(self, x: Tensor, drawn: bool = True) -> Any:
         """Examples (n, ...) as one picture, or of a table as a frame.
@@ -174,15 +155,6 @@ class Explorer:
             return frame.map(lambda cell: float(f"{cell:.5g}") if isinstance(cell, float) else cell)
         images = figures.displayable(x.numpy(), self.x.numpy())
         return figures.enlarge(figures.image_grid(images, STEPS // 2, gap=2, fill=1.0))
-
-
-def _read_names(file: Path) -> dict[str, str]:
-    try:
-        names = parsed(file.read_text(encoding="utf-8"))
-        check(names, {str: str}, "it")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} is damaged ({error}): restore or delete it.") from error
-    return names
 
 
 def _canvas(figure: Any) -> tuple[Any, np.ndarray]:

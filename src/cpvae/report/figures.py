@@ -247,8 +247,8 @@ def usage(aggregated: np.ndarray, names: Sequence[str]) -> Figure:
     axes.axhline(100 / k, color=GREY, linewidth=1, linestyle="--", label="an even share")
     if k <= 40:
         labels, lettering = drawable(names)
-        turned = {"rotation": 90} if max(map(len, labels)) > 3 else {}
-        axes.set_xticks(range(k), labels, **lettering, **turned)
+        lettering["rotation"] = 90 if max(map(len, labels)) > 3 else 0
+        axes.set_xticks(range(k), labels, **lettering)
     axes.set_xlabel("component")
     axes.set_ylabel("% of the training data")
     figure.legend(loc="outside upper right", fontsize=8, frameon=False)

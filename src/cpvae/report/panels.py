@@ -4,7 +4,7 @@ A panel is a picture of its own (SVG) that stays legible when a page is narrow. 
 the values of a column are put into bins, the same ones for all components.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
@@ -179,7 +179,8 @@ def _edges(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " e"]:
     is_whole = bool((there == np.rint(there)).all())
     if high <= low:
         return np.array([low - 0.5, high + 0.5])  # which a constant column has
-    bend, back = _same, _same
+    bend: Callable[[Any], Any] = _same
+    back: Callable[[Any], Any] = _same
     if low > 0 and high > SKEWED * middle:
         bend, back = np.log, np.exp
     elif there.min() >= 0 and high > SKEWED * max(middle, 1e-12):

@@ -23,6 +23,7 @@ def figure(value: Any) -> str:
     if isinstance(value, int | np.integer):
         return f"{value:,}"
     if isinstance(value, float | np.floating):
+        value = float(value)
         if not np.isfinite(value):
             return "none"
         if 1000 <= abs(value) < 1e15:
