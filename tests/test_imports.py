@@ -16,6 +16,7 @@ LAYOUT = {
     "data": (
         "checks",
         "limits",
+        "packed",
         "arrays",
         "columns",
         "numerals",

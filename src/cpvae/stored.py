@@ -82,7 +82,11 @@ INFO = Keys(
         "compacted": COMPACTED,
     },
 )
-USUAL = {"model": "cpvae", "likelihood": "bernoulli", "soft_bounds": False}  # what `build` takes if they are left out
+USUAL = {
+    "model": "cpvae",
+    "likelihood": "bernoulli",
+    "soft_bounds": False,
+}  # what `build` takes if they are left out
 RECORD = Keys(
     {"epoch": COUNT}, {"seconds": float, "valid_elbo_nats": float, "components_used": COUNT}
 )
