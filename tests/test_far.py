@@ -19,10 +19,8 @@ from cpvae.models.functional import (
 )
 
 FARS = 10.0 ** np.arange(7)
-COLUMNS = {
-    "kinds": ("number",) * 3,
-    "limits": [(0.0, None, None), (1.0, -0.5, None), (0.1, -9.0, 9.0)],
-}
+LIMITS = [(0.0, None, None), (1.0, -0.5, None), (0.1, -9.0, 9.0)]
+COLUMNS = {"kinds": ("number",) * 3, "limits": LIMITS}
 
 
 def wild(model, soft_bounds=True):
@@ -125,9 +123,8 @@ def test_the_linear_part_is_exact_for_far_rows():
     model.start_from(Gaussians(weights, means, covariances, np.zeros((2, 0))))
     for k in FARS:
         x = k * rng.normal(size=(5, 3))
-        each = [
-            multivariate_normal(*given).logpdf(x) for given in zip(means, covariances, strict=True)
-        ]
+        parts = zip(means, covariances, strict=True)
+        each = [multivariate_normal(*part).logpdf(x) for part in parts]
         expected = logsumexp(weights[:, None] + each, axis=0)
         np.testing.assert_allclose(scores(model, torch.from_numpy(x)), expected, rtol=1e-9)
 

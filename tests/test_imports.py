@@ -16,7 +16,11 @@ LAYOUT = {
     "data": (
         "checks",
         "limits",
+<<<<<<< HEAD
         "dates",
+=======
+        "packed",
+>>>>>>> h_hard
         "arrays",
         "columns",
         "numerals",

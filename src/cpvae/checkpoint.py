@@ -384,14 +384,14 @@ def describe(
 
     Arguments:
         schema: of the data
-        config: keywords of `build`; those that the schema brings are not said twice
+        config: keywords of `build`; those that the schema or the recipe has are not said twice
         recipe: a `Recipe`
         given: settings of both that the user named
     """
-    features = ("shape", "kinds", "n_levels", "limits", "loc", "scale")
+    elsewhere = ("shape", "kinds", "n_levels", "limits", "loc", "scale", "seed")
     return {
         "schema": schema.as_json(),
-        "model": {key: value for key, value in config.items() if key not in features},
+        "model": {key: value for key, value in config.items() if key not in elsewhere},
         "recipe": dataclasses.asdict(recipe),
         "given": given or {},
         "versions": versions(),

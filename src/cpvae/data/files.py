@@ -1,12 +1,13 @@
 """Files: arrays, tables, images and folders of them. Their ending says how they are read."""
 
-import zipfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from cpvae.choices import ARRAYS, COMPRESSED, TABLES, stem
+from cpvae.data import packed
 from cpvae.data.images import IMAGES, read_images
 from cpvae.data.labels import read_labels
 from cpvae.data.schema import encode_table
@@ -30,6 +31,7 @@ def read_file(path: Path, what: Selection) -> Source:
             text that is no category, images of different sizes, a column that is not there.
         ModuleNotFoundError: an optional package is needed for this ending.
     """
+    packed.check_is_file(path)
     ending = ending_of(path)
     is_table = (ending in TABLES and not path.is_dir()) or is_parquet(path)
     if not is_table and (what.label or what.drop or what.categorical):
@@ -48,24 +50,22 @@ def read_file(path: Path, what: Selection) -> Source:
         return from_table(path, read_table(path, what), what)
     if path.suffix.lower() in ARRAYS:
         return READERS[path.suffix.lower()](path, what)
-    packed = f" (tables also packed: {', '.join(COMPRESSED)})" * (path.suffix in COMPRESSED)
-    raise ValueError(f"{path} ends in {ending or 'nothing'!r}: use {readable()}{packed}.")
+    hint = f" (tables also packed: {', '.join(COMPRESSED)})" * (path.suffix in COMPRESSED)
+    raise ValueError(f"{path} ends in {ending or 'nothing'!r}: use {readable()}{hint}.")
 
 
 def _read_npy(path: Path, what: Selection) -> Source:
     try:
-        with open(path, "rb") as file:
-            array = np.load(file, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        array = packed.read_npy(path)
+    except packed.ERRORS as error:
         raise unreadable(path, error) from error
     return from_array(path.stem, array, str(path), known=what.schema)
 
 
 def _read_npz(path: Path, what: Selection) -> Source:
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        arrays = packed.read_npz(path)
+    except packed.ERRORS as error:
         raise unreadable(path, error) from error
 
     def first(keys: Sequence[str]) -> np.ndarray | None:
@@ -85,6 +85,8 @@ def _read_npz(path: Path, what: Selection) -> Source:
             first([f"{k}_train" for k in Y_KEYS]),
             first([f"{k}_test" for k in Y_KEYS]),
         )
+        if not x_train.ndim:
+            raise ValueError(f"{path}: its training examples are one number.")
         parts = [x_train] if x_test is None else [x_train, x_test]
         if any(part.shape[1:] != x_train.shape[1:] for part in parts):
             raise ValueError(f"{path}: its training and test examples differ in shape.")
@@ -103,7 +105,7 @@ def _read_npz(path: Path, what: Selection) -> Source:
 def from_table(path: Path, read: Read, what: Selection) -> Source:
     """Examples from a table of pyarrow; ``path`` is what errors call it. As for `read_file`."""
     table, names = read.table, read.table.column_names
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise ValueError(f"{path} has several columns named {', '.join(twice)}: rename them.")
     aside = [*what.drop, *([what.label] if what.label else [])]

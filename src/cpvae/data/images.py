@@ -1,5 +1,6 @@
 """Images as a viewer shows them: upright, on white where they are transparent, page by page."""
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cpvae.data.arrays import BYTES
+from cpvae.data.packed import check_is_file
 from cpvae.data.schema import Schema
 from cpvae.data.splits import Selection, Source
 
@@ -15,6 +17,8 @@ IMAGES = (
     *(".png", ".jpg", ".jpeg", ".jfif", ".jpe", ".bmp", ".gif", ".tif", ".tiff", ".webp"),
     *(".avif", ".pgm", ".ppm", ".pnm"),
 )
+# what Pillow may take a file for: some of its other readers start programs
+FORMATS = ("PNG", "JPEG", "BMP", "DIB", "GIF", "TIFF", "WEBP", "AVIF", "PPM")
 OF_PAGES = ("GIF", "TIFF", "WEBP", "PNG")  # others, a phone's MPO, keep previews in theirs
 WHITES = (1, 255, 1023, 4095, 16383, 65535)  # of whole numbers in 1, 8, 10, 12, 14 and 16 bits
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue in a grey (ITU-R BT.601)
@@ -82,18 +86,28 @@ def _is_image(file: Path, folder: Path) -> bool:
 
 def _pages(file: Path, size: tuple[int, int] | None) -> Iterator[Page]:
     """The pages of an image file; none of a picture that this package wrote."""
-    from PIL import Image
-
     try:
-        with Image.open(file) as image:
+        check_is_file(file)
+        with _opened(file) as image:
             if image.info.get("Software") == OURS:
                 return
             several = getattr(image, "n_frames", 1) if image.format in OF_PAGES else 1
             for number in range(several):
                 image.seek(number)
                 yield page_of(image, size)
-    except (OSError, EOFError, ValueError, SyntaxError) as error:
+    except Exception as error:  # of a decoder, anything
         raise ValueError(f"{file} cannot be read as an image ({error}): remove it.") from error
+
+
+def _opened(file: Path) -> Any:
+    """An image file of a format that we list, and of no more pixels than Pillow takes for honest."""
+    from PIL import Image
+
+    Image.init()
+    known = [name for name in FORMATS if name in Image.OPEN]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return Image.open(file, formats=known)
 
 
 def page_of(image: Any, size: tuple[int, int] | None = None) -> Page:

@@ -4,13 +4,11 @@ An index is none of the columns: what a frame of pandas numbers its rows by come
 in parquet under its own name, in CSV files as a first column without a name.
 """
 
-import bz2
 import contextlib
 import csv
-import gzip
 import io
-import lzma
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +17,7 @@ from cpvae.choices import COMPRESSED
 from cpvae.data.dialect import Dialect, collapsed, dialect_of, read_text, typed
 from cpvae.data.frames import index_of
 from cpvae.data.numerals import is_plain
+from cpvae.data.packed import ERRORS, check_archive, check_unpacked, unpacked
 from cpvae.data.splits import Selection
 from cpvae.extras import need
 
@@ -93,14 +92,9 @@ def read_csv(path: Path, what: Selection) -> Read:
 def _unpacked(path: Path) -> bytes:
     import pyarrow
 
-    packed, ending = path.read_bytes(), path.suffix.lower()
     try:
-        if ending == ".zst":
-            with pyarrow.CompressedInputStream(pyarrow.BufferReader(packed), "zstd") as stream:
-                return stream.read()
-        plain = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}
-        return plain[ending](packed) if ending in plain else packed
-    except (OSError, EOFError, lzma.LZMAError, pyarrow.ArrowException) as error:
+        return unpacked(path.read_bytes(), path.suffix.lower())
+    except (*ERRORS, pyarrow.ArrowException) as error:
         raise unreadable(path, error) from error
 
 
@@ -174,7 +168,8 @@ def _without_empty_rows(columns: list[Any]) -> tuple[list[Any], int]:
 
 def _unique(names: Sequence[str]) -> list[Any]:
     """Keys for columns: their names, and their places where these occur twice."""
-    return [name if names.count(name) == 1 else f"\0{i}" for i, name in enumerate(names)]
+    count = Counter(names)
+    return [name if count[name] == 1 else f"\0{i}" for i, name in enumerate(names)]
 
 
 def _table(columns: dict[str, Any], names: Sequence[str]) -> Any:
@@ -192,8 +187,11 @@ def read_parquet(path: Path, what: Selection) -> Read:
     from pyarrow import parquet
 
     try:
+        for file in [path] if path.is_file() else path.rglob("*.parquet"):
+            head = parquet.read_metadata(file)
+            check_unpacked(8 * head.num_rows * head.num_columns, file.stat().st_size)
         return Read(parquet.read_table(path))
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise unreadable(path, error) from error
 
 
@@ -217,6 +215,7 @@ def read_excel(path: Path, what: Selection) -> Read:
     import openpyxl
 
     try:
+        check_archive(path)
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
         sheet = book.worksheets[0]
         rows = [list(row) for row in sheet.iter_rows(values_only=True)]
