@@ -17,6 +17,8 @@ LAYOUT = {
         "checks",
         "limits",
         "dates",
+        "levels",
+        "ids",
         "arrays",
         "columns",
         "numerals",

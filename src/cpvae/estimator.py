@@ -13,16 +13,14 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, DensityMixin, TransformerMixin
 from sklearn.base import ClassNamePrefixFeaturesOutMixin as NamedFeaturesMixin
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
-from sklearn.utils.validation import validate_data
 
 from cpvae.checkpoint import RunFolder, describe
 from cpvae.choices import refusing_old_names
 from cpvae.data.augment import Augment
 from cpvae.data.checks import check
-from cpvae.data.frames import as_arrow, package_of
-from cpvae.data.objects import checked_array, encode_frame
+from cpvae.data.objects import read_rows
 from cpvae.data.schema import Kinds, Levels, Schema
-from cpvae.data.splits import Source, Splits, from_array, split
+from cpvae.data.splits import Source, Splits, split
 from cpvae.evaluation.metrics import evaluate
 from cpvae.evaluation.moments import MomentsMixin
 from cpvae.models.base import Model
@@ -412,16 +410,7 @@ class CPVAE(NamedFeaturesMixin, MomentsMixin, TransformerMixin, DensityMixin, Ba
 
     def _read(self, X: Any, reset: bool) -> tuple[np.ndarray, Schema]:
         """Examples in single precision, and their schema."""
-        known = None if reset else self.schema_
-        kinds = self.kinds if isinstance(self.kinds, Mapping) else {}
-        categorical = [str(name) for name, kind in kinds.items() if kind == "categorical"]
-        table = as_arrow(X)
-        if table is None and not (known.levels if known else categorical):
-            source = from_array("", checked_array(self, X, reset), "X", known=known)
-            return source.x, source.schema
-        X = X if table is None or package_of(X) else table  # of pyarrow, without an index
-        validate_data(self, X, reset=reset, skip_check_array=True)
-        return encode_frame(X, known, categorical)
+        return read_rows(self, X, None if reset else self.schema_, self.kinds)
 
     def _examples(self, X: ArrayLike) -> torch.Tensor:
         self._check_fitted()

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ import typer
 from cpvae import choices
 from cpvae.cli.read import (
     FILES,
+    Examples,
     Run,
     Seed,
     counted,
@@ -164,10 +166,8 @@ def generate(
         arrays = {"x": schema.as_given(x) if is_image else x, "component": drawn}
         save = partial(_save_arrays, arrays)
     else:
-        table, free = schema.decode(x, drawn=not mean), "component"
-        while free in table:  # it may be a name of the data's
-            free += "_"
-        save = partial(_save_table, {**table, free: drawn})
+        table = schema.decode(x, drawn=not mean)
+        save = partial(_save_table, {**table, _free("component", table): drawn})
     output.write(out, save, overwrite)
     source = "all components" if component is None else f"component {component}"
     print(f"{n} examples from {source} -> {printable(out)}")
@@ -182,9 +182,17 @@ def assign(
     out: Annotated[Path, out_option("FILE", "Where to write: .csv or .parquet.")] = Path(
         "assigned.csv"
     ),
+    keep: Annotated[
+        bool,
+        typer.Option("--keep", help="Write all columns of DATA too, not only its ids."),
+    ] = False,
     overwrite: OverwriteFile = False,
 ) -> None:
-    """Write the most probable component of each example of DATA, and all probabilities."""
+    """Write the most probable component of each example of DATA, and all probabilities.
+
+    Of a table the ids come first: columns that were named by `cpvae fit --id`, or that
+    differ in every row.
+    """
     import numpy as np
 
     from cpvae import output
@@ -196,12 +204,13 @@ def assign(
     model = model_of(folder, info)
     _check_ending(out, (".csv", ".parquet"))
     check_output(out, overwrite, run, data)
-    x, _, rows = examples_of(folder, data)
-    probs = cluster_probs(model, x).numpy()
+    found = examples_of(folder, data)
+    x, probs = found.x, cluster_probs(model, found.x).numpy()
     component = probs.argmax(1)
-    table: dict[str, Any] = {} if rows is None else {"file": rows}
-    table |= {"component": component, "probability": probs.max(1)}
-    table |= {f"p_{k}": probs[:, k] for k in range(probs.shape[1])}
+    table = _columns_of(found, folder.read_schema().ids, keep)
+    added = {"component": component, "probability": probs.max(1)}
+    added |= {f"p_{k}": probs[:, k] for k in range(probs.shape[1])}
+    table |= {_free(name, table): values for name, values in added.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     output.write(out, partial(_save_table, table), overwrite)
     counts = np.bincount(component, minlength=probs.shape[1])
@@ -338,6 +347,23 @@ def explore(
 
     explorer = Explorer(model, x, schema, run / NAMES)
     serve(page(explorer, run.resolve().name, read), port, browser)
+
+
+def _columns_of(found: Examples, ids: list[str], keep: bool) -> dict[str, Any]:
+    """What is written of each example beside its component: all its cells, ids, or its file."""
+    if found.table is None:
+        if keep:
+            raise ValueError("--keep is for tables with named columns: leave it out.")
+        return {} if found.rows is None else {"file": found.rows}
+    names = found.table.column_names
+    return {name: found.table[name] for name in names if keep or name in ids}
+
+
+def _free(name: str, taken: Collection[str]) -> str:
+    """A name of a column that the data has not got."""
+    while name in taken:
+        name += "_"
+    return name
 
 
 def _print_groups(groups: list[list[int]], shares: list[float], n_components: int) -> None:
