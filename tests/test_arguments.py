@@ -57,7 +57,6 @@ def test_seeds_and_numbers_of_any_type(fitted):
     assert fitted.sample(4.0, component=np.int64(0))[1].tolist() == [0] * 4
     for given, said in [
         ({"component": 0.5}, "component=0.5: use a whole number from 0"),
-        ({"component": "1"}, "component='1': use"),
         ({"component": True}, "component=True: use"),
         ({"component": np.nan}, "component=nan"),
         ({"n_samples": 0}, "n_samples=0: use a whole number from 1"),

@@ -183,9 +183,13 @@ def test_a_few_mistakes_among_numbers_are_named(read):
 
 def test_codes_that_are_declared_keep_their_zeros(read):
     rows = "\n".join(f"{w},{('00501', '02139', '')[i % 3]}" for i, w in enumerate(WIDTH))
-    assert read(f"h,zip\n{rows}", categorical=["zip"]).levels == {"zip": ["00501", "02139"]}
+    assert read(f"h,zip\n{rows}", kinds={"zip": "categorical"}).levels == {
+        "zip": ["00501", "02139"]
+    }
     spaced = rows.replace(",", ', "').replace("\n", '"\n') + '"'
-    assert read(f"h, zip\n{spaced}", categorical=["zip"]).levels == {"zip": ["00501", "02139"]}
+    assert read(f"h, zip\n{spaced}", kinds={"zip": "categorical"}).levels == {
+        "zip": ["00501", "02139"]
+    }
 
 
 @pytest.mark.parametrize(

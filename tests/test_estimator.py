@@ -357,14 +357,18 @@ def test_frames_of_several_kinds_of_columns(people, tmp_path):
     assert (
         clone(again).set_params(max_epochs=2).fit(frame).config_["kinds"] == model.config_["kinds"]
     )
-    with pytest.raises(ValueError, match="column pet has 'cow', which the model has not seen"):
-        model.predict(frame.assign(pet="cow"))
+    with pytest.warns(UserWarning, match=f"{len(frame)} cells with a level .* 'cow' in column pet"):
+        unknown = model.predict_proba(frame.assign(pet="cow"))
+    np.testing.assert_array_equal(unknown, model.predict_proba(frame.assign(pet=None)))
     with pytest.raises(ValueError, match="feature names should match"):
         model.predict(frame[list(frame)[::-1]])
     few = CPVAE(2, max_epochs=2, kinds={"visits": "count"}).fit(frame)
     with pytest.raises(ValueError, match="'visits' cannot be count, which needs whole numbers"):
         few.score(frame.assign(visits=-1))
-    with pytest.raises(ValueError, match="column pet has 'cow', which the model has not seen"):
+    with (
+        pytest.warns(UserWarning, match="'cow' in column pet"),
+        pytest.raises(ValueError, match="Column pet has no values"),
+    ):
         model.set_params(warm_start=True).fit(frame.assign(pet="cow"))
 
 

@@ -16,11 +16,10 @@ LAYOUT = {
     "data": (
         "checks",
         "limits",
-<<<<<<< HEAD
         "dates",
-=======
         "packed",
->>>>>>> h_hard
+        "levels",
+        "ids",
         "arrays",
         "columns",
         "numerals",

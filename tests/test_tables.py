@@ -156,7 +156,7 @@ def test_numbers_for_people_in_a_column_of_text_are_refused(tmp_path):
         table = pa.table({"h": range(24), "x": cells * 12})
         with pytest.raises(ValueError, match=f"column x {said}|column x has {said}"):
             data.read(table)
-        assert data.read(table, categorical=["x"]).levels == {"x": cells}
+        assert data.read(table, kinds={"x": "categorical"}).levels == {"x": cells}
     codes = pa.table({"h": range(24), "zip": ["00501", "02139"] * 12})
     assert data.read(codes).levels == {"zip": ["00501", "02139"]}
     many = pa.table({"h": range(24), "x": [f"{i}.5" for i in range(24)]})

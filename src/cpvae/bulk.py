@@ -9,7 +9,7 @@ other job adds to it; programs that read a folder of Parquet skip names that beg
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -157,24 +157,43 @@ def assigned(
     return labelled(probs, names) | more | {f"p_{k}": probs[:, k] for k in range(probs.shape[1])}
 
 
+def with_free_names(made: dict[str, Any], taken: Collection[str]) -> dict[str, Any]:
+    """Columns by name, with a ``_`` behind a name that the data has already."""
+
+    def free(name: str) -> str:
+        return free(f"{name}_") if name in taken else name
+
+    return {free(name): values for name, values in made.items()}
+
+
 def assign_job(
-    folder: RunFolder, model: Model, names: Sequence[str], schema: Schema, table: LargeTable
+    folder: RunFolder,
+    model: Model,
+    names: Sequence[str],
+    schema: Schema,
+    table: LargeTable,
+    keep: bool,
 ) -> Job:
-    """One shard of components for each shard of a table; row i of one belongs to row i."""
+    """One shard of components for each shard of a table; row i of one belongs to row i.
+
+    The ids of the rows stand beside them, or with ``keep`` all their columns.
+    """
+    kept = [name for name in table.columns if keep or name in schema.ids]
     facts = {
         "command": "assign",
         "weights": _digest(folder.path / MODEL),
         "names": list(names),
+        "kept": kept,
         "data": [[shard.name, *shard.stamp] for shard in table.shards],
     }
     info = folder.read_info()
 
-    def written(x: torch.Tensor) -> dict[str, Any]:
+    def made_of(x: torch.Tensor) -> dict[str, Any]:
         probs = cluster_probs(model, x).cpu().numpy()
         return assigned(probs, names, densities.columns(model, x, info))
 
     pieces = [
-        Piece(shard.name, shard.rows, _assigner(shard, table.called, model, schema, written))
+        Piece(shard.name, shard.rows, _assigner(shard, table.called, model, schema, made_of, kept))
         for shard in table.shards
     ]
     return Job(facts, pieces)
@@ -189,7 +208,8 @@ def encoded(
         ValueError: as for `Schema.encode` and `Schema.check_values`.
     """
     of_likelihood = model.likelihood
-    for chunk in shard.read([*schema.names, *also] if schema.columns else None):
+    wanted = dict.fromkeys([*schema.names, *also])
+    for chunk in shard.read(list(wanted) if schema.columns else None):
         x = schema.encode(chunk, f"{called}, {shard.name}")
         schema.check_values(x, of_likelihood.takes_missing, of_likelihood.binarised)
         yield torch.from_numpy(np.ascontiguousarray(x)), chunk
@@ -200,8 +220,15 @@ def _assigner(
     called: str,
     model: Model,
     schema: Schema,
-    written: Callable[[torch.Tensor], dict[str, Any]],
+    made_of: Callable[[torch.Tensor], dict[str, Any]],
+    kept: Sequence[str],
 ) -> Any:
+    def written(made: dict[str, Any], chunk: Any) -> Any:
+        import pyarrow
+
+        beside = {name: chunk[name] for name in kept}
+        return pyarrow.table(beside | with_free_names(made, beside))
+
     def make(file: Path, tell: Callable[[int], None]) -> int:
         import pyarrow
 
@@ -209,14 +236,16 @@ def _assigner(
 
         def tables() -> Iterator[Any]:
             nonlocal rows, counts
-            for x, _ in encoded(shard, called, schema, model):
-                made = written(x)
+            for x, chunk in encoded(shard, called, schema, model, kept):
+                made = made_of(x)
                 counts = counts + np.bincount(made["component"], minlength=len(counts))
                 rows += len(x)
                 tell(rows)
-                yield pyarrow.table(made)
+                yield written(made, chunk)
 
-        empty = pyarrow.table(written(torch.empty(0, *model.shape)))
+        none = pyarrow.table({name: pyarrow.nulls(0) for name in kept})
+        chunk = next(shard.read(kept), none).slice(0, 0) if kept else none
+        empty = written(made_of(torch.empty(0, *model.shape)), chunk)
         _write_tables(file, empty.schema, tables(), lambda: {"cpvae_components": counts.tolist()})
         return rows
 

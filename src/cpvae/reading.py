@@ -1,7 +1,6 @@
 """How a fitted estimator reads examples: as numbers, by the schema that it was fitted to."""
 
 import copy
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,12 +8,9 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
-from sklearn.utils.validation import validate_data
 
-from cpvae.data.frames import as_arrow, package_of
-from cpvae.data.objects import checked_array, encode_frame
+from cpvae.data.objects import read_rows
 from cpvae.data.schema import Kinds, Schema
-from cpvae.data.splits import from_array
 from cpvae.models.base import Model
 
 
@@ -38,16 +34,7 @@ class ReadingMixin(BaseEstimator):
 
     def _read(self, X: Any, reset: bool) -> tuple[np.ndarray, Schema]:
         """Examples in single precision, and their schema."""
-        known = None if reset else self.schema_
-        kinds = self.kinds if isinstance(self.kinds, Mapping) else {}
-        categorical = [str(name) for name, kind in kinds.items() if kind == "categorical"]
-        table = as_arrow(X)
-        if table is None and not (known.levels if known else categorical):
-            source = from_array("", checked_array(self, X, reset), "X", known=known)
-            return source.x, source.schema
-        X = X if table is None or package_of(X) else table  # of pyarrow, without an index
-        validate_data(self, X, reset=reset, skip_check_array=True)
-        return encode_frame(X, known, categorical)
+        return read_rows(self, X, None if reset else self.schema_, self.kinds)
 
     def _examples(self, X: ArrayLike) -> torch.Tensor:
         self._check_fitted()

@@ -50,7 +50,7 @@ def describe(
             f"{run} was saved from Python and does not say what it was fitted on: add DATA, as in "
             f"`cpvae describe {quote(str(run))} table.csv`."
         )
-    x, _, rows = examples_of(folder, data or info["data"]["source"])
+    x, _, rows, _ = examples_of(folder, data or info["data"]["source"])
     names = read_names(folder, model.n_components)
     found = profiles(x.numpy(), cluster_probs(model, x).numpy(), schema, names)
     if as_json:

@@ -81,7 +81,27 @@ def fit(
         list[str] | None,
         typer.Option(
             rich_help_panel=DATA,
-            help="Column to leave out, such as an id or a date; repeat for more.",
+            help="Column to leave out; repeat for more.",
+        ),
+    ] = None,
+    id_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--id",
+            metavar="COLUMN",
+            rich_help_panel=DATA,
+            help="Column that says which row is which: not fitted, and written by `cpvae assign`; "
+            "repeat for more.",
+            show_default="text or running numbers that differ in every row",
+        ),
+    ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            rich_help_panel=DATA,
+            help="Rows with the same value here, such as all of one customer, go together into the "
+            "training, validation or test part. The column is not fitted.",
         ),
     ] = None,
     kind: Annotated[
@@ -228,6 +248,8 @@ def fit(
         "source": source_of(data),
         "label": label,
         "drop": drop or [],
+        "id": id_ or [],
+        "group": group,
         "kinds": kinds_of(kind or []),
         "size": size_of(size),
         "invariance": invariance,

@@ -5,12 +5,14 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from typing import Annotated, Any
 
 import typer
 from typer.exceptions import TyperException
 
 from cpvae.cli import describe, fit, impute, share, use
+from cpvae.cli.read import note
 from cpvae.experiments.commands import app as reproduce
 from cpvae.text import printable
 
@@ -89,6 +91,7 @@ def main() -> None:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, terminate)
+    shown, warnings.showwarning = warnings.showwarning, _as_note(warnings.showwarning)
     try:
         code = app(standalone_mode=False) or 0
         message = STOPPED if code == 130 else ""  # Ctrl-C, as typer reports it
@@ -101,9 +104,22 @@ def main() -> None:
         message, code = _told(error)
     finally:
         signal.signal(signal.SIGTERM, before)
+        warnings.showwarning = shown
     if message:
         print("cpvae: " + printable(" ".join(message.split())), file=sys.stderr)
     sys.exit(128 + terminated[0] if terminated and code == 130 else code)
+
+
+def _as_note(otherwise: Any) -> Any:
+    """How warnings are shown: ours as notes for a person, without their place in the code."""
+
+    def show(message: Any, category: type[Warning], *where: Any) -> None:
+        if category is UserWarning:
+            note(str(message))
+        else:
+            otherwise(message, category, *where)
+
+    return show
 
 
 def _told(error: BaseException) -> tuple[str, int]:

@@ -41,6 +41,7 @@ def assign_shards(
     model: "Model",
     names: Sequence[str],
     data: str,
+    keep: bool,
     out: Path,
     worker: str | None,
     overwrite: bool,
@@ -52,7 +53,7 @@ def assign_shards(
     schema = folder.read_schema()
     table = large_table(data, levels=schema.levels)
     _refuse_input(out, Path(data))
-    job = assign_job(folder, model, names, schema, table)
+    job = assign_job(folder, model, names, schema, table, keep)
     _make(out, job, worker, overwrite, "assigned")
     counts = counts_of(out, job)
     if counts is not None:

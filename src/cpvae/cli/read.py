@@ -27,11 +27,15 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn
 
 
 class Examples(NamedTuple):
-    """Examples for a fitted model, with labels (n) and names of the n, where there are some."""
+    """Examples for a fitted model, with labels (n) and names of the n, where there are some.
+
+    ``table`` is what they were read from, where that was a table.
+    """
 
     x: "torch.Tensor"
     labels: "np.ndarray | None"
     rows: tuple[str, ...] | None
+    table: Any = None
 
 
 def kinds_of(options: list[str]) -> "Kinds | None":
@@ -100,14 +104,14 @@ def load_source(source: dict[str, Any], seed: int) -> "Splits":
     """What ``run.json`` or the command line names as data, split."""
     from cpvae import data
 
-    kinds = source.get("kinds")
-    by_name = kinds if isinstance(kinds, dict) else {}
     return data.load(
         source["source"],
         seed,
         label=source["label"],
         drop=source["drop"],
-        categorical=[name for name, kind in by_name.items() if kind == "categorical"],
+        kinds=source.get("kinds"),
+        ids=source.get("id") or [],
+        group=source.get("group"),
         size=_size_in(source),
     )
 
@@ -161,16 +165,16 @@ def examples_of(
     info, schema = folder.read_info(), folder.read_schema()
     if source in DATASETS and test_part:
         part = data.load(source, seed=info["recipe"]["seed"]).test
-        x, labels, rows = part.x, part.labels, None
+        x, labels, rows, table = part.x, part.labels, None, None
     else:
         is_array = Path(source).suffix in ARRAYS
         size = None if is_array else _size_in(info.get("data") or {})
         read = data.read(source, label=label, schema=schema, size=size)
-        x, labels, rows = read.x, read.labels, read.rows
+        x, labels, rows, table = read.x, read.labels, read.rows, read.table
         tell(read.notes)
     shares = info["model"]["likelihood"] == "bernoulli"
     schema.check_values(x, missing=not shares, shares=shares)
-    return Examples(torch.from_numpy(np.ascontiguousarray(x)), labels, rows)
+    return Examples(torch.from_numpy(np.ascontiguousarray(x)), labels, rows, table)
 
 
 def label_in(folder: "RunFolder", source: str) -> str | None:

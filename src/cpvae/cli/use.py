@@ -19,6 +19,7 @@ from cpvae.cli.many import (
 )
 from cpvae.cli.read import (
     FILES,
+    Examples,
     Run,
     Seed,
     counted,
@@ -225,10 +226,17 @@ def assign(
             "for each file of DATA: for tables of any size.",
         ),
     ] = Path("assigned.csv"),
+    keep: Annotated[
+        bool,
+        typer.Option("--keep", help="Write all columns of DATA too, not only its ids."),
+    ] = False,
     overwrite: OverwriteFile = False,
     worker: Worker = None,
 ) -> None:
     """Write the most probable component of each example of DATA, and all probabilities.
+
+    Of a table the ids come first: columns that were named by `cpvae fit --id`, or that
+    differ in every row.
 
     Beside them stands how probable the example itself is: log_density (a bound, nats), its place
     among the fitted ones (the share of them that is less probable), and outlier, true where
@@ -237,7 +245,7 @@ def assign(
     import numpy as np
 
     from cpvae import output
-    from cpvae.bulk import assigned
+    from cpvae.bulk import assigned, with_free_names
     from cpvae.checkpoint import RunFolder
     from cpvae.evaluation import densities
     from cpvae.models.inference import cluster_probs
@@ -248,23 +256,22 @@ def assign(
     model = model_of(folder, info)
     names = read_names(folder, model.n_components)
     if is_folder(out, worker):
-        assign_shards(folder, model, names, data, out, worker, overwrite)
+        assign_shards(folder, model, names, data, keep, out, worker, overwrite)
         return
     check_ending(out, (".csv", ".parquet"))
     check_output(out, overwrite, run, data)
-    x, _, rows = examples_of(folder, data)
-    probs = cluster_probs(model, x).numpy()
-    table = {
-        **({} if rows is None else {"file": rows}),
-        **assigned(probs, names, densities.columns(model, x, info)),
-    }
+    found = examples_of(folder, data)
+    x, probs = found.x, cluster_probs(model, found.x).numpy()
+    made = assigned(probs, names, densities.columns(model, x, info))
+    table = _columns_of(found, folder.read_schema().ids, keep)
+    table |= with_free_names(made, table)
     out.parent.mkdir(parents=True, exist_ok=True)
     output.write(out, partial(save_table, table), overwrite)
-    print_counts(np.bincount(table["component"], minlength=probs.shape[1]), names)
+    print_counts(np.bincount(made["component"], minlength=probs.shape[1]), names)
     print(f"{len(x)} examples assigned -> {printable(out)}")
-    if "outlier" not in table:
+    if "outlier" not in made:
         note("this run is of an earlier version and has no places of densities: fit it again")
-    elif n_outliers := int(table["outlier"].sum()):
+    elif n_outliers := int(made["outlier"].sum()):
         print(
             f"{counted(n_outliers, 'example')} less probable than all that were fitted: "
             f"see the column outlier"
@@ -407,6 +414,16 @@ def explore(
     serve(page(explorer, run.resolve().name, read), port, browser)
 
 
+def _columns_of(found: Examples, ids: list[str], keep: bool) -> dict[str, Any]:
+    """What is written of each example beside its component: all its cells, ids, or its file."""
+    if found.table is None:
+        if keep:
+            raise ValueError("--keep is for tables with named columns: leave it out.")
+        return {} if found.rows is None else {"file": found.rows}
+    names = found.table.column_names
+    return {name: found.table[name] for name in names if keep or name in ids}
+
+
 def _print_groups(groups: list[list[int]], shares: list[float], n_components: int) -> None:
     """Which former components each new one is made of, and which are gone."""
     from rich.console import Console
@@ -423,15 +440,15 @@ def _print_groups(groups: list[list[int]], shares: list[float], n_components: in
 
 def _save_drawn(schema: Any, mean: bool, x: Any, drawn: Any, out: Path) -> None:
     """Writes examples of a model (n, ...) with their components (n); the ending says how."""
+    from cpvae.bulk import with_free_names
+
     if out.suffix == ".png":
         _save_sheet(x, out)
     elif out.suffix == ".npz":
         _save_arrays({"x": schema.as_given(x) if schema.is_image else x, "component": drawn}, out)
     else:
-        table, free = schema.decode(x, drawn=not mean), "component"
-        while free in table:  # it may be a name of the data's
-            free += "_"
-        save_table({**table, free: drawn}, out)
+        table = schema.decode(x, drawn=not mean)
+        save_table({**table, **with_free_names({"component": drawn}, table)}, out)
 
 
 def _save_sheet(x: Any, out: Path) -> None:

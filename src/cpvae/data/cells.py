@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cpvae.data import dates
+from cpvae.data import dates, ids
 from cpvae.data.checks import single
 from cpvae.data.columns import BOOLEAN, Form
+from cpvae.data.levels import pooled
 from cpvae.data.numerals import is_plain, numbers_of
 
-MOST_LEVELS = 100  # categories that a column of text may have
 MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "?")  # words that mean a missing value
 TRUTHS = {  # other words for a boolean
     **dict.fromkeys(("false", "f", "no", "n", "0"), 0.0),
@@ -35,41 +35,48 @@ class Cells(NamedTuple):
     form: Form
 
 
-def learned(column: Any, place: str, name: str, categorical: bool) -> Cells:
+def learned(column: Any, place: str, name: str, kind: str | None = None) -> Cells | str:
     """A column of pyarrow that is to be learned from.
 
     Arguments:
         column: a chunked array of pyarrow
         place: what errors call it
         name: of the column, for what errors suggest
-        categorical: whether its numbers are to be read as categories
+        kind: that it is said to be; ``categorical`` also for numbers
+
+    Returns:
+        Its cells, or why it is left out.
 
     Raises:
-        ValueError: neither numbers nor text, text that is no category, or numbers that single
-            precision cannot hold.
+        ValueError: neither numbers nor text, text that is no category although it is said to be
+            one, or numbers that single precision cannot hold.
     """
     from pyarrow import types
 
-    categorical = categorical or types.is_dictionary(column.type)
+    categorical = kind == "categorical" or types.is_dictionary(column.type)
     column = _whole(column, place)
     if not categorical and (found := dates.learned(column)):
         whole = dataclasses.replace(Form.of_numbers(found[0]), times=found[1])
         return Cells(single(found[0], place), None, whole)
     if is_text(column.type) or categorical:
-        numbers, levels, read_as = _learned_text(column, place, name, categorical)
-        return Cells(numbers, levels, Form(levels=read_as))
+        return _learned_text(column, place, name, categorical, kind)
     if not is_numeric(column.type):
         raise ValueError(
             f"{place} holds {column.type}, neither numbers, text, dates nor times: leave it out "
             f"(--drop)."
         )
     values = _numbers(column)
+    if not kind and types.is_integer(column.type):
+        if ids.are_ids(values, name):
+            return ids.DIFFERS
+        if _are_two_codes(values):
+            return _learned_text(column, place, name, categorical=True, kind=kind)
     digits = 7 if types.is_float32(column.type) or types.is_float16(column.type) else 15
     return Cells(single(values, place), None, Form.of_numbers(values, digits))
 
 
 def known(
-    column: Any, place: str, levels: Sequence[str] | None, times: dates.Times | None = None
+    column: Any, place: str, levels: Sequence[str] | None, form: Form, unseen: dict[str, list[str]]
 ) -> np.ndarray:
     """New cells of a column that a model was fitted to, (n).
 
@@ -80,19 +87,25 @@ def known(
         column: a chunked array of pyarrow
         place: what errors call it
         levels: of the column, None where the model was fitted to numbers
-        times: how its dates or times were read
+        form: how its values were written
+        unseen: gets the cells that name no level, under ``place``; they count as missing
 
     Raises:
-        ValueError: text that is no known level, no number or no date.
+        ValueError: text that is no number or no date.
     """
     column = _whole(column, place)
-    if times:
-        return single(_known_times(column, place, times), place)
+    if form.times:
+        return single(_known_times(column, place, form.times), place)
     if not levels:
         return single(_known_numbers(column, place), place)
     if is_numeric(column.type) or is_text(column.type):
         texts, index = _texts(column)
-        number = np.array([_find(text, levels, place) for text in texts] + [np.nan])
+        names, most = [*levels, *(text for text, _ in form.pool)], len(levels) - 1
+        found = [_find(text, names) for text in texts]
+        new = [i for i, number in enumerate(found) if number is None]
+        if cells := [texts[i] for i in index if i in set(new)]:
+            unseen[place] = cells
+        number = np.array([np.nan if at is None else min(at, most) for at in found] + [np.nan])
         return number[index].astype(np.float32)
     raise ValueError(
         f"{place} holds {column.type}, and the model was fitted to categories there: correct it, "
@@ -100,33 +113,46 @@ def known(
     )
 
 
+def _are_two_codes(values: np.ndarray) -> bool:
+    """Whether whole numbers (n) are two codes, as 1 and 2, and not zeros and ones."""
+    different = np.unique(values[~np.isnan(values)][:1000])
+    if len(different) > 2:
+        return False
+    different = np.unique(values[~np.isnan(values)])
+    return len(different) == 2 and different.tolist() != [0, 1]
+
+
 def _learned_text(
-    column: Any, place: str, name: str, categorical: bool
-) -> tuple[np.ndarray, list[str], str]:
-    """Numbers of the categories (n), their texts, and what these stand for."""
+    column: Any, place: str, name: str, categorical: bool, kind: str | None
+) -> Cells | str:
+    """The categories of a column, or why it is left out."""
     from pyarrow import types
 
     texts, index = _texts(column)
     if types.is_boolean(column.type):
-        return _numbered(texts, index, BOOLEAN), list(BOOLEAN), "text"
+        return Cells(_numbered(texts, index, BOOLEAN), list(BOOLEAN), Form())
     whole = all(re.fullmatch(r"-?\d+", text) for text in texts)
     read_as = ("int" if whole else "float") if is_numeric(column.type) else "text"
     if read_as == "text" and not categorical:
         _check_no_numbers(texts, index, place, name)
-    if len(texts) > min(MOST_LEVELS, max(2, len(index) // 2)):
-        hint = "leave it out (--drop), or name it as the label (--label) if it is one"
-        if not categorical and all(map(is_plain, texts)):
-            hint = "if it is numbers, make its type a number; if not, leave it out (--drop)"
-        raise ValueError(
-            f"{place} is text with {len(texts)} different values in {len(index)} rows, too many "
-            f"for categories: {hint}."
-        )
-    levels = sorted(texts, key=float if read_as != "text" else str)
-    return _numbered(texts, index, levels), levels, read_as
+    rows = dict(zip(texts, np.bincount(index[index >= 0], minlength=len(texts)), strict=True))
+    every = sorted(texts, key=float if read_as != "text" else str)
+    levels, pool = pooled(every, [int(rows[text]) for text in every])
+    if len(levels) < 2 < len(texts):
+        if kind:
+            raise ValueError(
+                f"{place} is text with {len(texts)} different values in {len(index)} rows, too "
+                f"many for categories: leave it out (--drop)."
+            )
+        return ids.DIFFERS if len(texts) == len(index) else ids.HARDLY_REPEATS
+    numbers = _numbered(texts, index, levels, [text for text, _ in pool])
+    return Cells(numbers, levels, Form(levels=read_as, pool=pool))
 
 
-def _numbered(texts: Sequence[str], index: np.ndarray, levels: Sequence[str]) -> np.ndarray:
-    number = {level: i for i, level in enumerate(levels)}
+def _numbered(
+    texts: Sequence[str], index: np.ndarray, levels: Sequence[str], pool: Sequence[str] = ()
+) -> np.ndarray:
+    number = {level: i for i, level in enumerate(levels)} | dict.fromkeys(pool, len(levels) - 1)
     return np.array([number[text] for text in texts] + [np.nan], dtype=np.float32)[index]
 
 
@@ -170,8 +196,8 @@ def _check_no_dates(texts: Sequence[str], place: str, name: str) -> None:
     )
 
 
-def _find(text: str, levels: Sequence[str], place: str) -> float:
-    """The number of the level that a text names, NaN for a missing value."""
+def _find(text: str, levels: Sequence[str]) -> float | None:
+    """The number of the level that a text names, NaN for a missing value, None for a new one."""
     if text in levels:
         return float(levels.index(text))
     stripped = text.strip()
@@ -189,12 +215,7 @@ def _find(text: str, levels: Sequence[str], place: str) -> float:
         same = [i for i, level in enumerate(levels) if _same_number(stripped, level)]
     if len(same) == 1:
         return float(same[0])
-    if stripped in MISSING:
-        return np.nan
-    raise ValueError(
-        f"{place} has {text!r}, which the model has not seen: it knows {', '.join(levels)}. "
-        f"Leave the cell empty to have it treated as missing."
-    )
+    return np.nan if stripped in MISSING else None
 
 
 def _same_number(text: str, level: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from cpvae.data.dates import Times
+from cpvae.data.levels import Pool, drawn
 
 BOOLEAN = ["false", "true"]  # levels of a column of booleans
 MOST_DECIMALS = 6  # of a column whose numbers are rounded to what they had
@@ -35,6 +36,7 @@ class Form:
         ordered: whether the categories have an order
         times: how its dates or times are read; None of all else. Its numbers are then the whole
             units of them
+        pool: texts that the last of the levels stands for, with their numbers of rows
     """
 
     decimals: int | None = None
@@ -46,6 +48,7 @@ class Form:
     of_categories: str = ""
     ordered: bool = False
     times: Times | None = None
+    pool: Pool = ()
 
     @classmethod
     def of_numbers(cls, values: np.ndarray, digits: int = 15) -> "Form":
@@ -79,7 +82,8 @@ class Form:
             key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()
         }
         times = Times(*plain["times"]) if plain.get("times") else None
-        return cls(**{**plain, "times": times})
+        pool = tuple((text, int(rows)) for text, rows in plain.get("pool", ()))
+        return cls(**{**plain, "times": times, "pool": pool})
 
     def rounded(self, drawn: np.ndarray, bounded: bool = True) -> np.ndarray:
         """Numbers (n) as the column writes them: integers where all were whole.
@@ -143,11 +147,17 @@ def texts_as_values(
     Those of `BOOLEAN` are booleans, and a missing one is None.
     """
     known = form or Form()
-    labels: list[Any] = [False, True] if levels == BOOLEAN else [known.value_of(v) for v in levels]
+    labels: list[Any] = [False, True] if levels == BOOLEAN else [*levels]
+    if levels != BOOLEAN:
+        kept = len(levels) - bool(known.pool)
+        labels[:kept] = [known.value_of(level) for level in levels[:kept]]
     table = np.empty(len(labels) + 1, dtype=object)
     table[: len(labels)] = labels
     index = np.rint(np.where(np.isnan(numbers), -1, numbers)).astype(int)
     found = table[index]  # -1 is the last, None
+    if known.pool:
+        is_pool = index == len(labels) - 1
+        found[is_pool] = [known.value_of(text) for text in drawn(known.pool, numbers, is_pool)]
     if (index >= 0).all() and levels == BOOLEAN:
         return found.astype(bool)
     if (index >= 0).all() and known.levels != "text":

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cpvae.data import cells
-from cpvae.data.columns import BOOLEAN
+from cpvae.data.columns import BOOLEAN, Form
 from cpvae.data.numerals import is_plain
 from cpvae.data.schema import Schema
 
@@ -160,13 +160,16 @@ def _number(schema: Schema, name: str, value: Any) -> float:
     """A value of a column as the number that stands for it."""
     import pyarrow as pa
 
-    levels = schema.levels.get(name)
+    levels, unseen = schema.levels.get(name), dict[str, list[str]]()
+    form = schema.forms[schema.names.index(name)] if schema.forms else Form()
     plain = is_plain(value) if isinstance(value, str) else isinstance(value, Real)
-    if not levels and plain:
+    if not levels and plain and not form.times:
         return _there(float(value), name, value)  # cells are in single precision
     try:
         column = pa.chunked_array([pa.array([value])])
-        number = float(cells.known(column, name, levels)[0])
+        number = float(cells.known(column, name, levels, form, unseen)[0])
+        if unseen:
+            raise ValueError(f"{value!r} is no category of it")
     except (pa.ArrowException, TypeError, ValueError) as error:
         knows = f"it has {', '.join(levels[:MOST_NAMED])}" if levels else "it holds numbers"
         more = ", ..." if levels and len(levels) > MOST_NAMED else ""

@@ -3,11 +3,13 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cpvae.choices import ARRAYS, COMPRESSED, TABLES, stem
 from cpvae.data import packed
+from cpvae.data.ids import texts_of
 from cpvae.data.images import IMAGES, read_images
 from cpvae.data.labels import read_labels
 from cpvae.data.schema import encode_table
@@ -34,9 +36,10 @@ def read_file(path: Path, what: Selection) -> Source:
     packed.check_is_file(path)
     ending = ending_of(path)
     is_table = (ending in TABLES and not path.is_dir()) or is_parquet(path)
-    if not is_table and (what.label or what.drop or what.categorical):
+    if not is_table and (what.named() or isinstance(what.kinds, dict)):
         raise ValueError(
-            f"{path} is not a table with named columns: leave out --label, --drop and --kind."
+            f"{path} is not a table with named columns: leave out --label, --drop, --id, --group "
+            f"and --kind COLUMN=KIND."
         )
     if path.is_dir() and not is_table:
         return read_images(path, what)
@@ -108,21 +111,32 @@ def from_table(path: Path, read: Read, what: Selection) -> Source:
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise ValueError(f"{path} has several columns named {', '.join(twice)}: rename them.")
-    aside = [*what.drop, *([what.label] if what.label else [])]
+    aside = what.named()
     for name in aside:
         if name not in names:
             raise ValueError(f"{path} has no column {name!r}: it has {', '.join(names)}.")
     labels = read_labels(table[what.label], ending_of(path) in TEXT) if what.label else None
     if what.schema:
-        x, schema = what.schema.encode(table, str(path)), what.schema
+        x, schema, notes = what.schema.encode(table, str(path)), what.schema, read.notes
     else:
-        table = table.drop_columns(list(dict.fromkeys(aside)))
-        if not table.num_columns or not table.num_rows:
-            raise ValueError(
-                f"{path} is empty: {table.num_rows} rows of {table.num_columns} features."
-            )
-        x, schema = encode_table(table, str(path), categorical=what.categorical)
-    return Source(stem(path), x, labels, schema, notes=read.notes)
+        fitted = table.drop_columns([name for name in aside if name not in what.ids])
+        n = fitted.num_columns - len(set(what.ids))
+        if not n or not table.num_rows:
+            raise ValueError(f"{path} is empty: {table.num_rows} rows of {n} features.")
+        x, schema = encode_table(fitted, str(path), what.kinds, what.ids)
+        notes = (*read.notes, *schema.notes())
+    rows = next((texts_of(table[name]) for name in schema.ids if name in names), None)
+    groups = _groups(table[what.group]) if what.group else None
+    return Source(stem(path), x, labels, schema, rows, notes=notes, groups=groups, table=table)
+
+
+def _groups(column: Any) -> np.ndarray:
+    """The number of the group of each row (n); a row without one is a group of its own."""
+    encoded = column.combine_chunks().dictionary_encode()
+    found = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    alone = np.flatnonzero(found < 0)
+    found[alone] = len(encoded.dictionary) + np.arange(len(alone))
+    return found
 
 
 READERS = {".npz": _read_npz, ".npy": _read_npy}

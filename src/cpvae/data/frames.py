@@ -321,12 +321,13 @@ def fill_missing(frame: Any, missing: np.ndarray, filling: Any) -> Any:
     """
     names = [str(name) for name in filling.columns]
     places = list(range(len(names)))
-    if set(map(str, frame.columns)) == set(names):  # else they have none, and the place counts
-        places = [names.index(str(name)) for name in frame.columns]
+    if set(names) <= set(map(str, frame.columns)):  # else they have none, and the place counts
+        order = {name: place for place, name in enumerate(names)}
+        places = [order.get(str(name), -1) for name in frame.columns]
     if package_of(frame) == "pandas":
         filled = frame.copy()
         for i, place in enumerate(places):
-            if missing[:, place].any():
+            if place >= 0 and missing[:, place].any():
                 column = _filled(frame.iloc[:, i], missing[:, place], filling.iloc[:, place])
                 filled.isetitem(i, column)
         return filled
@@ -335,6 +336,7 @@ def fill_missing(frame: Any, missing: np.ndarray, filling: Any) -> Any:
             type(frame[name])(~missing[:, place]), filling[:, place].cast(frame[name].dtype)
         )
         for name, place in zip(frame.columns, places, strict=True)
+        if place >= 0
     )
     return frame.with_columns(kept)
 

@@ -4,7 +4,8 @@ None of these packages is imported here; an object brings its own.
 """
 
 import dataclasses
-from collections.abc import Sequence
+import warnings
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from cpvae.data.columns import Form
 from cpvae.data.files import from_table
 from cpvae.data.frames import as_arrow, package_of, with_dtypes
 from cpvae.data.images import page_of, stacked
+from cpvae.data.kinds import Kinds
 from cpvae.data.schema import Schema, encode_table
 from cpvae.data.splits import Selection, Source, from_array
 from cpvae.data.tables import Read
@@ -47,8 +49,8 @@ def read_object(data: Any, what: Selection) -> Source:
             return source
         kept = [name for name in data.columns if str(name) in source.schema.names]
         return dataclasses.replace(source, schema=_of_frame(source.schema, data[kept], of))
-    if what.label or what.drop:
-        raise ValueError(f"A {kind} has no columns to name: leave out label and drop.")
+    if what.named():
+        raise ValueError(f"A {kind} has no columns to name: leave out label, drop, ids and group.")
     if isinstance(data, np.ndarray):
         return from_array(kind, data, "the array")
     if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, dict):
@@ -59,15 +61,49 @@ def read_object(data: Any, what: Selection) -> Source:
     )
 
 
+def read_rows(
+    estimator: Any, X: Any, known: Schema | None, kinds: Kinds | None
+) -> tuple[np.ndarray, Schema]:
+    """What an estimator is given, as examples in single precision, and their schema.
+
+    Arguments:
+        estimator: whose features it must have; it remembers them where no schema is known
+        X: an array, or a frame, whose columns that are left out it may have or not
+        known: the schema of the fitted model
+        kinds: of columns, as for `CPVAE`
+
+    Warns:
+        UserWarning: a column that is left out, or levels that are pooled or not known.
+
+    Raises:
+        ValueError: data of another form, or that cannot be learned from.
+    """
+    from sklearn.utils.validation import validate_data
+
+    table, reset = as_arrow(X), known is None
+    by_name = isinstance(kinds, Mapping) and "categorical" in kinds.values()
+    if table is None and not (known.levels if known else by_name or kinds == "categorical"):
+        source = from_array("", checked_array(estimator, X, reset), "X", known=known)
+        return source.x, source.schema
+    X = X if table is None or package_of(X) else table  # of pyarrow, without an index
+    found = None if known else encode_frame(X, kinds=kinds)
+    schema = found[1] if found else known
+    assert schema is not None
+    validate_data(estimator, without(X, schema.left_out), reset=reset, skip_check_array=True)
+    for note in schema.notes() if reset else ():
+        warnings.warn(note, stacklevel=4)
+    return found or encode_frame(X, known)
+
+
 def encode_frame(
-    X: Any, known: Schema | None = None, categorical: Sequence[str] = ()
+    X: Any, known: Schema | None = None, kinds: Kinds | None = None
 ) -> tuple[np.ndarray, Schema]:
     """A frame, or an array with categorical columns, as numbers (n, f), and its schema.
 
     Arguments:
         X: a frame of pandas or polars, a table of pyarrow, or an array (n, f)
         known: the schema of a fitted model; by default the frame's own is made
-        categorical: columns of numbers to read as text
+        kinds: of columns, by name, or one for all
     """
     table, called = as_arrow(X), type(X).__name__
     if table is None:
@@ -75,13 +111,27 @@ def encode_frame(
 
         columns = np.asarray(X).T
         table = pyarrow.table({str(i): column for i, column in enumerate(columns)})
+        if not known:  # columns without names are no ids
+            said = kinds if isinstance(kinds, Mapping) else {}
+            said = {str(name): kind for name, kind in said.items()}
+            every = kinds if isinstance(kinds, str) else "number"
+            kinds = {name: said.get(name, every) for name in table.column_names}
     if known:
         return known.encode(table, called), known
-    x, schema = encode_table(table, called, categorical=categorical)
+    x, schema = encode_table(table, called, kinds)
     package = package_of(X)
     if package:
-        return x, _of_frame(schema, X, package)
+        return x, _of_frame(schema, without(X, schema.left_out), package)
     return x, schema if as_arrow(X) is not None else dataclasses.replace(schema, columns=None)
+
+
+def without(X: Any, names: Collection[str]) -> Any:
+    """A frame or a table of pyarrow without some columns, where it has them."""
+    kept = [name for name in getattr(X, "columns", ()) if str(name) not in names]
+    if not names or not package_of(X):
+        of_arrow = hasattr(X, "drop_columns")
+        return X.drop_columns([n for n in names if n in X.column_names]) if of_arrow else X
+    return X[kept]
 
 
 def _of_frame(schema: Schema, frame: Any, package: str) -> Schema:

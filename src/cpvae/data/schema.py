@@ -7,12 +7,13 @@ reads new rows or writes generated ones does so through it.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
-from cpvae.data import arrays, cells, frames
+from cpvae.data import arrays, cells, frames, ids
 from cpvae.data.checks import check_finite, check_shares
 from cpvae.data.columns import BOOLEAN, Form, texts_as_values
 from cpvae.data.kinds import RULES, Kinds, check_kinds, column_kinds
@@ -20,6 +21,7 @@ from cpvae.data.limits import Limits, limits
 from cpvae.data.units import origin_and_unit
 from cpvae.extras import importable
 
+MANY = 10  # levels of a column, from which on their number is told
 Levels = dict[str, list[str]]  # categories of each column of text, by the column's name
 
 
@@ -44,6 +46,7 @@ class Schema:
         given_shape: of an example as it was handed in, where it is not ``shape``: (height, width),
             or (height, width, channels)
         dtype: of the array of a table that was handed in
+        left_out: columns that are not fitted, and why, see `ids`
         pixel_range: values of images that were read as 0 and 1, where they were not already
     """
 
@@ -61,6 +64,7 @@ class Schema:
     label_names: tuple[Any, ...] = ()
     given_shape: tuple[int, ...] = ()
     dtype: str | None = None
+    left_out: dict[str, str] = dataclasses.field(default_factory=dict)
     pixel_range: tuple[float, ...] = ()
 
     @classmethod
@@ -90,16 +94,31 @@ class Schema:
         """Whether values from 0 to 1 are greys, of which a model is to show means, not draws."""
         return self.is_image or not self.forms or any(form.decimals != 0 for form in self.forms)
 
+    @property
+    def ids(self) -> list[str]:
+        """Columns of the table that say which row is which."""
+        return [name for name, why in self.left_out.items() if why in (ids.DIFFERS, ids.NAMED)]
+
+    def notes(self) -> list[str]:
+        """What is to be told of how a table is read, each a sentence."""
+        pools = zip(self.names, self.forms, strict=bool(self.forms))
+        return ids.in_words(self.left_out) + [
+            f"column {name}: {len(form.pool)} levels of few rows are taken as one, and drawn in "
+            f"their proportions"
+            for name, form in pools
+            if form.pool
+        ]
+
     def form_of(self, name: str) -> Form:
         """How the values of a column were written."""
         return self.forms[self.names.index(name)] if self.forms else Form()
 
     def in_words(self, name: str) -> str:
         """A column with what its numbers are, where that is not plain."""
-        form, levels = self.form_of(name), self.levels.get(name)
+        form, levels = self.form_of(name), self.levels.get(name, ())
         if form.times:
             return f"{name} ({form.times.in_words()})"
-        return f"{name} ({len(levels)} levels)" if levels and levels != BOOLEAN else name
+        return f"{name} ({len(levels)} levels)" if len(levels) > MANY else name
 
     # --- a frame becomes numbers, and numbers become a frame -------------------------------------
 
@@ -116,8 +135,11 @@ class Schema:
         Returns:
             Rows (n, f) in single precision, NaN where a value is missing.
 
+        Warns:
+            UserWarning: categories that no row had which was fitted; they count as missing.
+
         Raises:
-            ValueError: a column that is not there, or text that is no known category.
+            ValueError: a column that is not there, or text in a column of numbers.
         """
         nameless = self.columns is None or self.labels == tuple(range(len(self.names)))
         others = set(table.column_names) != set(self.names)
@@ -128,7 +150,21 @@ class Schema:
                 raise ValueError(
                     f"{called} has no column {name!r}: it has {', '.join(table.column_names)}."
                 )
-        return encode_table(table.select(self.names), called, self)[0]
+        unseen: dict[str, list[str]] = {}
+        forms = self.forms or (Form(),) * len(self.names)
+        numbers = [
+            cells.known(table[name], f"column {name}", self.levels.get(name), form, unseen)
+            for name, form in zip(self.names, forms, strict=True)
+        ]
+        if unseen:
+            place, new = next(iter(unseen.items()))
+            n = sum(map(len, unseen.values()))
+            warnings.warn(
+                f"{called}: {n} cell{'s' * (n > 1)} with a level that the model has not seen, such "
+                f"as {new[0]!r} in {place}, {'are' if n > 1 else 'is'} treated as missing",
+                stacklevel=2,
+            )
+        return np.column_stack(numbers)
 
     def decode(self, x: np.ndarray, drawn: bool = True) -> dict[str, np.ndarray]:
         """Columns of a table (n, f) by name, categories as what they were, or None where missing.
@@ -330,35 +366,40 @@ class Schema:
 
 
 def encode_table(
-    table: Any, called: str, known: Schema | None = None, categorical: Sequence[str] = ()
+    table: Any, called: str, kinds: Kinds | None = None, named: Collection[str] = ()
 ) -> tuple[np.ndarray, Schema]:
     """A table of pyarrow as numbers (n, f), and its schema.
 
     Arguments:
         table: of pyarrow, with the columns that are to be read
         called: what errors call it
-        known: the schema of a fitted model, whose levels its text must be of; by default levels are
-            those that occur
-        categorical: columns of numbers to read as text
+        kinds: of columns, by name, or one for all
+        named: columns that are known to be ids
 
     Raises:
-        ValueError: a column of another type, too many categories, or one that is not known.
+        ValueError: a column of another type, or none that can be fitted.
     """
-    levels, numbers, forms = Levels(), [], []
+    levels, numbers, forms, left_out = Levels(), [], [], {}
+    said = {str(name): kind for name, kind in kinds.items()} if isinstance(kinds, Mapping) else {}
     for name, column in zip(table.column_names, table.columns, strict=True):
-        place = f"{called}: column {name}"
-        if known:
-            times = known.form_of(name).times
-            numbers.append(cells.known(column, place, known.levels.get(name), times))
+        kind = kinds if isinstance(kinds, str) else said.get(name)
+        learned = (
+            ids.NAMED
+            if name in named
+            else cells.learned(column, f"{called}: column {name}", name, kind)
+        )
+        if isinstance(learned, str):
+            left_out[name] = learned
             continue
-        learned = cells.learned(column, place, name, name in categorical)
         numbers.append(learned.numbers)
         forms.append(learned.form)
         if learned.levels is not None:
             levels[name] = learned.levels
+    if not numbers:
+        raise ValueError(f"{called} has nothing to fit: {'; '.join(ids.in_words(left_out))}.")
     x = np.column_stack(numbers)
-    names = tuple(table.column_names)
-    return x, known or Schema(x.shape[1:], names, levels, forms=tuple(forms))
+    names = tuple(name for name in table.column_names if name not in left_out)
+    return x, Schema(x.shape[1:], names, levels, forms=tuple(forms), left_out=left_out)
 
 
 def _plain(values: np.ndarray) -> tuple[float, ...]:

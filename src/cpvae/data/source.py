@@ -45,9 +45,9 @@ def read(source: Any, **what: Any) -> Source:
     if not isinstance(source, str | Path):
         return read_object(source, selection)
     if str(source) in NAMED:
-        if any((selection.label, selection.drop, selection.categorical, selection.size)):
+        if selection.named() or selection.size or "categorical" in str(selection.kinds):
             raise ValueError(
-                f"{source} is taken as it is: leave out --label, --drop, --size and "
+                f"{source} is taken as it is: leave out --label, --drop, --id, --group, --size and "
                 f"--kind COLUMN=categorical."
             )
         return NAMED[str(source)]()

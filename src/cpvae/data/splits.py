@@ -1,13 +1,14 @@
 """A data source as it was read, and its parts: training, validation, test."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from cpvae.data.arrays import BYTES, as_examples
 from cpvae.data.checks import check
+from cpvae.data.kinds import Kinds
 from cpvae.data.schema import Levels, Schema
 
 
@@ -18,15 +19,30 @@ class Selection(NamedTuple):
         label: column with the labels, kept out of the features
         drop: columns to leave out
         schema: of a fitted model, whose columns are taken; None takes all others
-        categorical: columns of numbers to read as text
+        kinds: of columns, by name, or one for all; numbers that are ``categorical`` are text
         size: (height, width) to bring images to: scaled, and what hangs over cut off evenly
+        ids: columns that say which row is which, kept out of the features
+        group: column whose equal values stay in one part of the split, kept out as well
     """
 
     label: str | None = None
     drop: Sequence[str] = ()
     schema: Schema | None = None
-    categorical: Sequence[str] = ()
+    kinds: Kinds | None = None
     size: tuple[int, int] | None = None
+    ids: Sequence[str] = ()
+    group: str | None = None
+
+    def as_text(self, names: Sequence[str]) -> set[str]:
+        """Columns whose cells stay text: categories, and those of a fitted model."""
+        said = self.kinds if isinstance(self.kinds, Mapping) else dict.fromkeys(names, self.kinds)
+        found = {str(name) for name, kind in said.items() if kind == "categorical"}
+        return found | set(self.schema.levels if self.schema else ())
+
+    def named(self) -> list[str]:
+        """Columns that are no features, each once."""
+        aside = (self.label, *self.drop, self.group, *self.ids)
+        return list(dict.fromkeys(name for name in aside if name))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +58,8 @@ class Source:
         test: which rows (n, bool) the source itself sets aside for testing
         parts: indices of training, validation and test, where the source has canonical ones
         notes: how it was read, where that is not plain, each a sentence
+        groups: of the rows (n ints), of which each stays in one part
+        table: of pyarrow, with all columns, where it was one
     """
 
     name: str
@@ -52,6 +70,8 @@ class Source:
     test: np.ndarray | None = None
     parts: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
     notes: tuple[str, ...] = ()
+    groups: np.ndarray | None = None
+    table: Any = None
 
     def __post_init__(self) -> None:
         if self.schema is None:
@@ -143,14 +163,21 @@ def split(
     else:
         own = source.test if source.test is not None else np.zeros(n, dtype=bool)
         rest = order.permutation(np.flatnonzero(~own))
+        if source.groups is not None:
+            rest = _together(rest, source.groups)
         n_valid = max(1, round(validation_fraction * len(rest)))
         if source.test is not None:
             test = np.flatnonzero(own)
         else:
             n_test = max(1, round(test_fraction * len(rest))) if test_fraction else 0
-            test, rest = rest[:n_test], rest[n_test:]
-        valid, train = rest[:n_valid], rest[n_valid:]
+            test, rest = _cut(rest, n_test, source.groups)
+        valid, train = _cut(rest, n_valid, source.groups)
     if not min(len(train), len(valid), len(test) if test_fraction else 1):
+        if source.groups is not None:
+            raise ValueError(
+                f"{source.name} has {len(np.unique(source.groups))} groups in {n} rows, too few to "
+                f"set some aside for validation and test: leave out --group."
+            )
         raise ValueError(
             f"{source.name} has {n} rows, too few to set some aside for validation and test: "
             f"bring at least 3, and some hundreds for a model worth having."
@@ -162,3 +189,17 @@ def split(
 
     schema = dataclasses.replace(source.schema, missing=bool(np.isnan(source.x).any()))
     return Splits(source.name, part(train), part(valid), part(test), schema, source.notes)
+
+
+def _together(order: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Rows in an order in which those of a group follow one another, groups as they come."""
+    _, first, of_each = np.unique(groups[order], return_index=True, return_inverse=True)
+    return order[np.argsort(first[of_each], kind="stable")]
+
+
+def _cut(order: np.ndarray, n: int, groups: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """The first ``n`` rows and the others, at a place where no group is cut: the nearest."""
+    if groups is not None and n:
+        ends = np.flatnonzero(np.diff(groups[order])) + 1
+        n = int(ends[np.abs(ends - n).argmin()]) if len(ends) else 0
+    return order[:n], order[n:]

@@ -9,7 +9,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,10 +78,10 @@ def read_csv(path: Path, what: Selection) -> Read:
         body = _rewritten(body, dialect.delimiter)
     columns, empty = _without_empty_rows(_columns(body, dialect, path))
     levels = what.schema.levels if what.schema else {}
-    as_text = {*what.categorical, *levels}
     names = _unique(dialect.names)
     try:
-        read, told = typed(dict(zip(names, columns, strict=True)), as_text, levels)
+        cells = dict(zip(names, columns, strict=True))
+        read, told = typed(cells, what.as_text(names), levels)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if empty:
@@ -234,7 +234,7 @@ def read_excel(path: Path, what: Selection) -> Read:
     names, notes = _unique(dialect.names), list(dialect.notes)
     read = {}
     for name, cells in zip(names, columns, strict=True):
-        column, told = _of_cells(name, cells, {*what.categorical, *levels}, levels)
+        column, told = _of_cells(name, cells, what.as_text(names), levels)
         read[name] = column
         notes += told
     if len(sheets) > 1:
@@ -283,7 +283,8 @@ def without_index(table: Any, what: Selection) -> tuple[Any, list[str]]:
     Columns that are asked for by name stay.
     """
     names, notes = list(table.column_names), []
-    asked = {what.label, *what.categorical, *what.drop, *(what.schema.names if what.schema else ())}
+    asked = {*what.named(), *(what.schema.names if what.schema else ())}
+    asked |= set(map(str, what.kinds)) if isinstance(what.kinds, Mapping) else set()
     of_pandas = index_of(table)
     index: list[int] = []
     empty: list[int] = []
