@@ -22,6 +22,8 @@ from cpvae.data.checks import check
 from cpvae.data.frames import as_arrow, package_of
 from cpvae.data.objects import checked_array, encode_frame
 from cpvae.data.schema import Kinds, Levels, Schema
+from cpvae.data.shards import is_large
+from cpvae.data.source import as_text, load
 from cpvae.data.splits import Source, Splits, from_array, split
 from cpvae.evaluation.metrics import evaluate
 from cpvae.evaluation.moments import MomentsMixin
@@ -149,10 +151,10 @@ class CPVAE(NamedFeaturesMixin, MomentsMixin, TransformerMixin, DensityMixin, Ba
 
         A frame may have columns of text, which are categories, and of booleans. Values of a table
         may be missing (NaN): they are left out of the likelihood. ``X`` may also be what
-        `cpvae.load` gives: its training and validation parts are used, as by ``cpvae fit``. ``y``
-        is ignored: labels have no way into the fit. Where the model overfits before its components
-        are formed, see `training.diagnosis.overfitted`, and ``max_epochs`` is None, it is fitted
-        again, in fewer epochs.
+        `cpvae.load` takes or gives, or a data set of pyarrow, and larger than memory: its training
+        and validation parts are used, as by ``cpvae fit``. ``y`` is ignored: labels have no way in.
+        Where the model overfits before its components are formed, see
+        `training.diagnosis.overfitted`, and ``max_epochs`` is None, it is fitted again, in fewer.
 
         Warns:
             ConvergenceWarning: the bound on held-out data was still rising at the last epoch, or
@@ -169,8 +171,8 @@ class CPVAE(NamedFeaturesMixin, MomentsMixin, TransformerMixin, DensityMixin, Ba
             )
         warm, seed = self.warm_start and hasattr(self, "model_"), seed_of(self.random_state)
         splits = self._split(X, seed, reset=not warm)
-        planned = self._plan(splits.train.x, splits.schema, seed)
-        parts = splits.train.tensor(), splits.valid.tensor()
+        planned = self._plan(splits.for_plan(), splits.schema, seed)
+        parts = splits.training(), splits.valid.tensor()
         watch = printed if self.verbose else None
         if warm:
             planned = planned.continuing(self._plan_)
@@ -200,16 +202,14 @@ class CPVAE(NamedFeaturesMixin, MomentsMixin, TransformerMixin, DensityMixin, Ba
         x, schema = self._read(X, reset=first)
         if first:
             check(x, schema.names)
-            planned = self._plan(
-                x, schema, seed_of(self.random_state), self.model or "cpvae"
-            ).in_parts(len(x))
+            planned = self._plan(x, schema, seed_of(self.random_state), self.model or "cpvae")
+            planned = planned.in_parts(len(x))
             self.history_, self._optimiser = [], None
             self._take(build(**planned.config), planned)
         else:
             self._check_like(x)
         examples = torch.from_numpy(np.ascontiguousarray(x))
-        before = len(self.history_), getattr(self, "_optimiser", None)
-        how = self._plan_, *before, self.accelerator
+        how = self._plan_, len(self.history_), getattr(self, "_optimiser", None), self.accelerator
         record, self._optimiser = fit_one_more(self.model_, examples, *how)
         self.history_.append(record)
         device = self.model_.aggregated.device
@@ -220,6 +220,8 @@ class CPVAE(NamedFeaturesMixin, MomentsMixin, TransformerMixin, DensityMixin, Ba
 
     def _split(self, X: ArrayLike | Splits, seed: int, reset: bool) -> Splits:
         """Parts for training and validation."""
+        if isinstance(X, str | Path) or is_large(X):
+            X = load(X, seed, categorical=as_text(self.kinds))
         if isinstance(X, Splits):
             self.n_features_in_ = int(np.prod(X.shape))
             self._set_names(X.schema)
@@ -412,9 +414,7 @@ class CPVAE(NamedFeaturesMixin, MomentsMixin, TransformerMixin, DensityMixin, Ba
 
     def _read(self, X: Any, reset: bool) -> tuple[np.ndarray, Schema]:
         """Examples in single precision, and their schema."""
-        known = None if reset else self.schema_
-        kinds = self.kinds if isinstance(self.kinds, Mapping) else {}
-        categorical = [str(name) for name, kind in kinds.items() if kind == "categorical"]
+        known, categorical = None if reset else self.schema_, as_text(self.kinds)
         table = as_arrow(X)
         if table is None and not (known.levels if known else categorical):
             source = from_array("", checked_array(self, X, reset), "X", known=known)

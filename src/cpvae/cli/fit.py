@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 commands = typer.Typer()
 HOW = "continue it by --resume, replace it by --overwrite, or choose another --out"
+IN_CHUNKS = {"in_chunks"}  # how data was read, which no option says
 DATA, MODEL, TRAINING = "Data", "Model", "Training"
 
 
@@ -263,9 +264,9 @@ def _plan(
     """The plan of a new run, or that of a run that is resumed."""
     from cpvae.models.build import MODELS
     from cpvae.training import defaults
-    from cpvae.training.fit import plan
+    from cpvae.training.fit import plan, usual_epochs
 
-    x, schema = splits.train.x, splits.schema
+    x, schema = splits.for_plan(), splits.schema
     if not stored:
         return plan(x, schema, given, source["kinds"], source["invariance"], accelerator)
     longer: dict[str, Any] = {
@@ -276,9 +277,7 @@ def _plan(
     if not MODELS[stored["model"]["model"]].model.has_categories:  # these are about c
         settings = {k: v for k, v in settings.items() if k not in defaults.OF_C}
     planned = plan(x, schema, settings, source["kinds"], source["invariance"], accelerator)
-    usual = defaults.recipe(
-        len(x), planned.config, accelerator, batch_size=of_recipe["batch_size"]
-    ).max_epochs
+    usual = usual_epochs(x, planned.config, of_recipe["batch_size"], accelerator)
     return dataclasses.replace(
         planned,
         given={**stored.get("given", {}), **longer},
@@ -335,7 +334,7 @@ def _check_same(
                 f"{path} was started with {key}={known.get(key)}, and this asks for {value}: "
                 f"leave it out to resume, or fit into another folder."
             )
-    source |= {key: stored["data"].get(key) for key in source}
+    source |= {key: stored["data"].get(key) for key in (*source, *IN_CHUNKS & {*stored["data"]})}
     begun = stored.get("n_restarts", 1)
     restarts = restarts or begun
     if restarts != begun and 1 in (restarts, begun):

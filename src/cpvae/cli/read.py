@@ -99,15 +99,15 @@ def source_of(data: str) -> str:
 def load_source(source: dict[str, Any], seed: int) -> "Splits":
     """What ``run.json`` or the command line names as data, split."""
     from cpvae import data
+    from cpvae.data.source import as_text
 
-    kinds = source.get("kinds")
-    by_name = kinds if isinstance(kinds, dict) else {}
     return data.load(
         source["source"],
         seed,
+        source.get("in_chunks"),
         label=source["label"],
         drop=source["drop"],
-        categorical=[name for name, kind in by_name.items() if kind == "categorical"],
+        categorical=as_text(source.get("kinds")),
         size=_size_in(source),
     )
 

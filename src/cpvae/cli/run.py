@@ -73,7 +73,7 @@ class FitRun:
     def _run(self, planned: Plan, accelerator: str) -> None:
         if not self.stored:
             self.folder.clear()  # of a run that is overwritten
-        parts = self.splits.train.tensor(), self.splits.valid.tensor()
+        parts = self.splits.training(), self.splits.valid.tensor()
         fitted = fit_plan(planned, *parts, self.restarts, self.folder, self.watch, accelerator)
         ended = self._write("finished", fitted.plan, {"restarts": fitted.restarts})
         if self.restarts > 1:
@@ -170,7 +170,7 @@ class FitRun:
         self.fitted_before = True
         splits, config, name = self.splits, planned.config, in_markup(self.splits.name)
         self.console.print(
-            f"[bold]{name}[/]: {len(splits.train.x)} training, {len(splits.valid.x)} "
+            f"[bold]{name}[/]: {splits.n_train} training, {len(splits.valid.x)} "
             f"validation and {len(splits.test.x)} test examples of shape "
             f"{'x'.join(map(str, splits.shape))}. "
             f"Model {config['model']}, {config['likelihood']} likelihood, "

@@ -1,5 +1,6 @@
 """Where data comes from: a name, a file or an object in memory goes in, splits come out."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,10 @@ from cpvae.data.files import read_file, readable
 from cpvae.data.mnist import load_mnist
 from cpvae.data.objects import read_object
 from cpvae.data.omniglot import load_omniglot
+from cpvae.data.schema import Kinds
+from cpvae.data.shards import is_large
 from cpvae.data.splits import Selection, Source, Splits, split
+from cpvae.data.store import load_large
 
 
 def load_digits() -> Source:
@@ -24,18 +28,27 @@ def load_digits() -> Source:
 NAMED = {"digits": load_digits, "mnist": load_mnist, "omniglot": load_omniglot}
 
 
-def load(source: Any, seed: int = 0, **what: Any) -> Splits:
+def as_text(kinds: Kinds | None) -> list[str]:
+    """The columns that are categories, whatever they look like: where kinds say so by name."""
+    by_name = kinds if isinstance(kinds, Mapping) else {}
+    return [str(name) for name, kind in by_name.items() if kind == "categorical"]
+
+
+def load(source: Any, seed: int = 0, in_chunks: bool | None = None, **what: Any) -> Splits:
     """Loads a data source and splits it 80 : 10 : 10, or as the source says.
 
     Arguments:
         source: a name in `NAMED`, a .npz, .npy, .csv or .parquet file, a folder of images, or an
             object in memory, see `objects.read_object`
         seed: of the split, where the source does not come with one
+        in_chunks: whether it is read in chunks, and kept on disk; by default what `shards.is_large`
         **what: of the source to read: ``label``, ``drop`` and others, see `splits.Selection`
 
     Raises:
         ValueError: no such source, or data that cannot be learned from; says what to do.
     """
+    if is_large(source) if in_chunks is None else in_chunks:
+        return load_large(source, seed, **{k: v for k, v in what.items() if k != "size"})
     return split(read(source, **what), seed)
 
 

@@ -70,6 +70,10 @@ class Batches:
         if initialised:
             self.initial = torch.zeros(shape, dtype=torch.int64, device=self.device)
 
+    def take(self, observed: Float[Tensor, "n f"]) -> None:
+        """Takes other data of the same size."""
+        self.data = self.likelihood.store(observed)
+
     def set_initial(self, index: int, ranges: Int[Tensor, "n 2 2"]) -> None:
         """Takes the initial clusters of a model, see `initialise.initial_clusters`."""
         assert self.initial is not None  # who has initial clusters has said so

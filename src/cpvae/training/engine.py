@@ -124,6 +124,10 @@ class Engine:
             means = values.mean(2).sum(0) * block.normal.shape[-2]
             self._sums[:, Means._fields.index(name)] += means
 
+    def take(self, observed: Float[Tensor, "n f"]) -> None:
+        """Takes other training data of the same size, for the epochs that follow."""
+        self.batches.take(observed)
+
     # --- a step ----------------------------------------------------------------------------------
 
     def _input_names(self) -> list[str]:

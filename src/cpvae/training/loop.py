@@ -31,6 +31,7 @@ from cpvae.training.initialise import as_table
 from cpvae.training.kernels import choose_kernels
 from cpvae.training.objective import Means
 from cpvae.training.recipe import MOST_ENUMERATED, Phase, Recipe
+from cpvae.training.rows import Feed, Rows, sample_of
 from cpvae.training.settings import torch_settings
 from cpvae.training.state import Group, Run, under
 
@@ -42,11 +43,12 @@ ENOUGH_VALIDATION = 500  # rows: smaller sets are drawn several times over
 class TrainingData(NamedTuple):
     """What models are trained on: examples (n, ...) and (m, ...) in the data's own units.
 
+    ``train`` may be on disk, see `rows`.
     ``valid`` is for early stopping and the choice of weights; ``augment`` is a change of data that
     should leave c as it is, for the invariance term.
     """
 
-    train: Tensor
+    train: Rows
     valid: Tensor
     augment: Augment | None = None
 
@@ -139,7 +141,7 @@ def fit_together(
         )
     kernels = choose_kernels(device, recipe, len(data.train), small)
     seeds = [seeded.seed for seeded in recipes]
-    engine = _engine(models, seeds, data.train, recipe, data.augment, device, kernels)
+    engine = _engine(models, seeds, sample_of(data.train), recipe, data.augment, device, kernels)
     mine: Sequence[RunFolder | None] = folders or [None] * len(models)
     runs = [Run(*each) for each in zip(models, seeds, mine, strict=True)]
     group = Group(runs, engine, home)
@@ -147,7 +149,7 @@ def fit_together(
     with torch_settings(device, small):
         _loop(group, data, recipe, on_epoch)
     for run in runs:
-        run.finish(data.train.flatten(1), device)
+        run.finish(data.train, device)
     return [run.history for run in runs]
 
 
@@ -281,14 +283,16 @@ def _loop(
     runs, engine = group.runs, group.engine
     x_valid = data.valid.flatten(1).to(engine.device)
     valid = [validation_data(run.model, x_valid, run.seed) for run in runs]
+    feed = Feed(data.train, engine, [r.model for r in runs], [r.seed for r in runs], recipe)
     started = time.monotonic() - max(run.seconds for run in runs)
     epoch = max(run.epoch for run in runs)
     for run in runs:
         lost = recipe.has_lost_patience(run.epoch, run.best_epoch)
         run.stopped = run.diverged or run.epoch < epoch or lost
     while epoch < recipe.max_epochs and not all(run.stopped for run in runs):
-        if epoch == recipe.pretraining_epochs > 0:
+        if epoch == recipe.pretraining_epochs > 0 and isinstance(data.train, Tensor):
             group.initialise(data.train)
+        feed.begin(epoch)
         phase = recipe.at(epoch)
         trained = _of_each(engine.epoch(phase))
         epoch += 1

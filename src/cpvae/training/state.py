@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from cpvae.checkpoint import RunFolder
 from cpvae.models.base import Model
-from cpvae.models.inference import cluster_probs
 from cpvae.stored import check_finite, check_shapes
 from cpvae.training.diagnosis import Record
 from cpvae.training.engine import Engine
 from cpvae.training.initialise import initial_clusters
+from cpvae.training.rows import Rows, shares
 
 SAVE_EVERY = 5.0  # seconds between two saves of the training state, at least
 
@@ -75,11 +74,11 @@ class Run:
         if self.folder:
             self.folder.write_model(self.best)
 
-    def finish(self, x_train: Float[Tensor, "n f"], device: torch.device) -> None:
-        """Takes the best weights, and stores the aggregated posterior with them (eq. 14)."""
+    def finish(self, rows: Rows, device: torch.device) -> None:
+        """Takes the best weights, and stores the aggregated posterior of all rows with them."""
         self.model.load_state_dict(self.best)
         self.model.eval()
-        self.model.aggregated.copy_(cluster_probs(self.model, x_train.to(device)).mean(0))
+        self.model.aggregated.copy_(shares(self.model, rows, device))
         self.best = self.weights()
         self.keep_best()
 
