@@ -69,6 +69,7 @@ LAYOUT = {
     " bulk": ("bulk",),
     "training": (
         "device",
+        "processes",
         "settings",
         "recipe",
         "diagnosis",

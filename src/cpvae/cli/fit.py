@@ -212,8 +212,13 @@ def fit(
     """
     from cpvae.checkpoint import RunFolder
     from cpvae.cli.run import FitRun
-    from cpvae.training.fit import check_plan
+    from cpvae.training import processes
+    from cpvae.training.fit import check_plan, fit_plan
 
+    if processes.wanted():
+        _check_several(out, restarts)
+    if processes.is_restart():  # of all, because one was lost
+        resume, overwrite = True, False
     if resume and overwrite:
         raise ValueError("--resume continues a run and --overwrite replaces it: use one of them.")
     given: dict[str, Any] = {
@@ -236,22 +241,43 @@ def fit(
     place = Path("runs") / choices.stem(Path(source["source"]))
     wanted = out or (place if resume or overwrite else None)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(processes.joined())
+        first = processes.rank() == 0
         folder, stored = RunFolder(wanted or place), None
-        if wanted:
+        if wanted and first:
             folder.check_free(resume or overwrite, HOW)
             if folder.exists():
                 stack.enter_context(folder.writing())
             stored = _stored(folder) if resume else None
+        stored = processes.from_first(lambda: stored)
         if stored:
             restarts = _check_same(stored, source, given, restarts, folder.path)
-        splits = load_source(source, stored["recipe"]["seed"] if stored else given.get("seed", 0))
-        tell(splits.notes)
+        with processes.first_one_first():  # it may have to write rows that all read
+            seed = stored["recipe"]["seed"] if stored else given.get("seed", 0)
+            splits = load_source(source, seed)
+        tell(splits.notes if first else ())
         planned = _plan(splits, source, given, stored, accelerator)
         check_plan(planned, accelerator)
+        if not first:
+            parts = splits.training(), splits.valid.tensor()
+            fit_plan(planned, *parts, accelerator=accelerator)
+            return
         if not folder.lock:
             folder = stack.enter_context(new_folder(wanted, place, overwrite, HOW))
         recording = FitRun(folder, splits, source, restarts or 1, logger, stored)
         recording.run(planned, accelerator)
+
+
+def _check_several(out: Path | None, restarts: int | None) -> None:
+    """Refuses what several processes that train one model cannot do."""
+    if out is None:
+        raise ValueError(
+            "Several processes need --out, so that they find the run again where one is lost."
+        )
+    if (restarts or 1) > 1:
+        raise ValueError(
+            "--restarts trains a model on each core, torchrun one model on all: use one of them."
+        )
 
 
 def _plan(

@@ -13,6 +13,7 @@ from cpvae.models.inference import cluster_probs
 from cpvae.streams import stream
 from cpvae.training.engine import Engine
 from cpvae.training.initialise import as_table
+from cpvae.training.processes import digest, from_first
 from cpvae.training.recipe import Recipe
 
 Rows = Tensor | Windows
@@ -43,6 +44,11 @@ def shares(model: Model, rows: Rows, device: torch.device) -> Float[Tensor, " k"
         for some in part.to(device).split(model.rows_at_once()):
             total += model.cluster_probs(some).double().sum(0)
     return (total / rows.n).float()
+
+
+def digest_of(rows: Rows) -> str:
+    """A digest of all rows; of those on disk that of their shards."""
+    return digest(rows.store.facts["shards"] if isinstance(rows, Windows) else rows)
 
 
 class Feed:
@@ -79,7 +85,9 @@ class Feed:
     def _found(self) -> list[OverlapMixture]:
         if not self._mixtures:
             table, k = as_table(self.models[0], to_start(self.rows)), self.models[0].n_components
+            seeds = [stream(seed, "mixture") for seed in self.seeds]
             self._mixtures = [
-                overlap_mixture(table, k, stream(seed, "mixture")) for seed in self.seeds
+                OverlapMixture(*found)
+                for found in from_first(lambda: [[*overlap_mixture(table, k, s)] for s in seeds])
             ]
         return self._mixtures
