@@ -50,6 +50,22 @@ def cpvae(monkeypatch, capsys):
     return run
 
 
+@pytest.fixture(scope="session")
+def uneven():
+    """Makes rows of three uneven kinds: two numbers, one with gaps, a count, and text."""
+
+    def make(n: int, seed: int = 0) -> pd.DataFrame:
+        rng = np.random.default_rng(seed)
+        kind = rng.choice(3, n, p=[0.5, 0.3, 0.2])
+        b = np.where(rng.random(n) < 0.1, np.nan, rng.normal(-3 * kind, 1).round(2))
+        text = np.where(rng.random(n) < 0.8, kind, rng.integers(0, 3, n))
+        columns = {"a": rng.normal(4 * kind, 1), "b": b, "n": rng.poisson(3 + 5 * kind)}
+        words = np.array(["x", "NA", "z"])
+        return pd.DataFrame({**columns, "w": words[text], "kind": [f"k{i}" for i in kind]})
+
+    return make
+
+
 @pytest.fixture
 def real():
     """Loads a real data set where CPVAE_DATA has its file; skips the test elsewhere."""

@@ -16,21 +16,10 @@ from cpvae.data.shards import large_table
 pytestmark = pytest.mark.usefixtures("without_shape_checks")
 
 
-def mixed(n: int, seed: int = 0) -> pd.DataFrame:
-    """Rows of three uneven kinds: two numbers, one with gaps, a count, and text."""
-    rng = np.random.default_rng(seed)
-    kind = rng.choice(3, n, p=[0.5, 0.3, 0.2])
-    b = np.where(rng.random(n) < 0.1, np.nan, rng.normal(-3 * kind, 1).round(2))
-    text = np.where(rng.random(n) < 0.8, kind, rng.integers(0, 3, n))
-    columns = {"a": rng.normal(4 * kind, 1), "b": b, "n": rng.poisson(3 + 5 * kind)}
-    words = np.array(["x", "NA", "z"])
-    return pd.DataFrame({**columns, "w": words[text], "kind": [f"k{i}" for i in kind]})
-
-
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tmp_path_factory, uneven):
     """A run, and a table of 1,000 rows as a folder of four files, and as one file of each kind."""
-    folder, frame = tmp_path_factory.mktemp("bulk"), mixed(1000)
+    folder, frame = tmp_path_factory.mktemp("bulk"), uneven(1000)
     CPVAE(3, max_epochs=1).fit(frame.drop(columns="kind")).save(folder / "run")
     table = pa.Table.from_pandas(frame, preserve_index=False)
     (folder / "big" / "deep").mkdir(parents=True)
@@ -44,7 +33,7 @@ def place(tmp_path_factory):
 
 
 @pytest.mark.parametrize("source", ["big", "one.parquet", "one.feather", "one.csv"])
-def test_shards_together_are_the_table(place, source, monkeypatch):
+def test_shards_together_are_the_table(place, source, monkeypatch, uneven):
     monkeypatch.setattr(shards, "ROWS", 50)
     monkeypatch.setattr(shards, "ROWS_A_SHARD", 400)
     schema = RunFolder(place / "run").read_schema()
@@ -54,7 +43,7 @@ def test_shards_together_are_the_table(place, source, monkeypatch):
     chunks = list(table.chunks([*schema.names]))
     assert max(chunk.num_rows for chunk in chunks) <= 50
     read = np.concatenate([schema.encode(chunk, "it") for chunk in chunks])
-    whole = pa.Table.from_pandas(mixed(1000), preserve_index=False)
+    whole = pa.Table.from_pandas(uneven(1000), preserve_index=False)
     np.testing.assert_array_equal(read, schema.encode(whole, "it"))
 
 

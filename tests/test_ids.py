@@ -129,7 +129,7 @@ def test_assign_writes_ids_and_keeps_columns(cpvae, tmp_path, monkeypatch):
     table.drop(columns="who").to_csv(file, index=False)
     out.unlink()
     assert cpvae("assign", run, file, "--out", out)[0] == 0
-    assert list(pandas.read_csv(out)) == ["component", "probability", "p_0", "p_1"]
+    assert list(pandas.read_csv(out)) == [*of_component, *of_density, "p_0", "p_1"]
 
 
 def test_many_levels_are_kept_or_pooled():

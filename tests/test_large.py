@@ -8,15 +8,14 @@ import pytest
 from pyarrow import parquet
 
 from cpvae import CPVAE
-from test_bulk import mixed
 
 pytestmark = pytest.mark.usefixtures("without_shape_checks")
 
 
-def test_memory_does_not_grow_with_rows(tmp_path):
+def test_memory_does_not_grow_with_rows(tmp_path, uneven):
     """Eight times the rows take hardly more anonymous memory, by the system's own count."""
-    CPVAE(3, max_epochs=1).fit(mixed(1000).drop(columns="kind")).save(tmp_path / "run")
-    frame = pa.Table.from_pandas(mixed(100_000), preserve_index=False)
+    CPVAE(3, max_epochs=1).fit(uneven(1000).drop(columns="kind")).save(tmp_path / "run")
+    frame = pa.Table.from_pandas(uneven(100_000), preserve_index=False)
     peaks = []
     for times in (1, 8):
         folder = tmp_path / str(times)

@@ -18,6 +18,8 @@ from cpvae.choices import refusing_old_names
 from cpvae.data.augment import Augment
 from cpvae.data.checks import check
 from cpvae.data.schema import Kinds, Schema
+from cpvae.data.shards import is_large
+from cpvae.data.source import load
 from cpvae.data.splits import Source, Splits, split
 from cpvae.drawing import DrawingMixin
 from cpvae.evaluation import densities
@@ -36,6 +38,7 @@ from cpvae.streams import seed_of
 from cpvae.training.diagnosis import Record
 from cpvae.training.fit import Plan, continue_fit, fit_one_more, fit_plan, plan
 from cpvae.training.recipe import Recipe
+from cpvae.training.rows import sample_of
 
 # arguments that are settings of the model or of the recipe; all others of those go into ``recipe``
 FRONT = (
@@ -153,10 +156,10 @@ class CPVAE(
 
         A frame may have columns of text, which are categories, and of booleans. Values of a table
         may be missing (NaN): they are left out of the likelihood. ``X`` may also be what
-        `cpvae.load` gives: its training and validation parts are used, as by ``cpvae fit``. ``y``
-        is ignored: labels have no way into the fit. Where the model overfits before its components
-        are formed, see `training.diagnosis.overfitted`, and ``max_epochs`` is None, it is fitted
-        again, in fewer epochs.
+        `cpvae.load` takes or gives, or a data set of pyarrow, and larger than memory: its training
+        and validation parts are used, as by ``cpvae fit``. ``y`` is ignored: labels have no way in.
+        Where the model overfits before its components are formed, see
+        `training.diagnosis.overfitted`, and ``max_epochs`` is None, it is fitted again, in fewer.
 
         Warns:
             ConvergenceWarning: the bound on held-out data was still rising at the last epoch, or
@@ -173,8 +176,8 @@ class CPVAE(
             )
         warm, seed = self.warm_start and hasattr(self, "model_"), seed_of(self.random_state)
         splits = self._split(X, seed, reset=not warm)
-        planned = self._plan(splits.train.x, splits.schema, seed)
-        parts = splits.train.tensor(), splits.valid.tensor()
+        planned = self._plan(splits.for_plan(), splits.schema, seed)
+        parts = splits.training(), splits.valid.tensor()
         watch = printed if self.verbose else None
         if warm:
             planned = planned.continuing(self._plan_)
@@ -184,7 +187,9 @@ class CPVAE(
             self.restarts_ = fitted.restarts
         self.history_, self._optimiser = fitted.history, None
         self._take(fitted.model, fitted.plan, self.names_ if warm else None)
-        self.log_densities_ = densities.quantiles(self.model_, parts[0], self.recipe_.seed)
+        self.log_densities_ = densities.quantiles(
+            self.model_, sample_of(parts[0]), self.recipe_.seed
+        )
         for text in fitted.diagnosis.advice(fitted.plan.recipe):
             warnings.warn(text, ConvergenceWarning, stacklevel=2)
         return self
@@ -205,16 +210,14 @@ class CPVAE(
         x, schema = self._read(X, reset=first)
         if first:
             check(x, schema.names)
-            planned = self._plan(
-                x, schema, seed_of(self.random_state), self.model or "cpvae"
-            ).in_parts(len(x))
+            planned = self._plan(x, schema, seed_of(self.random_state), self.model or "cpvae")
+            planned = planned.in_parts(len(x))
             self.history_, self._optimiser = [], None
             self._take(build(**planned.config), planned)
         else:
             self._check_like(x)
         examples = torch.from_numpy(np.ascontiguousarray(x))
-        before = len(self.history_), getattr(self, "_optimiser", None)
-        how = self._plan_, *before, self.accelerator
+        how = self._plan_, len(self.history_), getattr(self, "_optimiser", None), self.accelerator
         record, self._optimiser = fit_one_more(self.model_, examples, *how)
         self.history_.append(record)
         device = self.model_.aggregated.device
@@ -226,6 +229,8 @@ class CPVAE(
 
     def _split(self, X: ArrayLike | Splits, seed: int, reset: bool) -> Splits:
         """Parts for training and validation."""
+        if isinstance(X, str | Path) or is_large(X):
+            X = load(X, seed, kinds=self.kinds)
         if isinstance(X, Splits):
             self.n_features_in_ = int(np.prod(X.shape))
             self._set_names(X.schema)

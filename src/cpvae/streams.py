@@ -27,6 +27,7 @@ PURPOSES = (
     "pictures",
     "classifier",
     "data",
+    "windows",
 )
 NUMBERS = 2**24  # of a purpose: epochs, components, ...
 

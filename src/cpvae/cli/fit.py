@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 commands = typer.Typer()
 HOW = "continue it by --resume, replace it by --overwrite, or choose another --out"
+IN_CHUNKS = {"in_chunks"}  # how data was read, which no option says
 DATA, MODEL, TRAINING = "Data", "Model", "Training"
 
 
@@ -231,8 +232,13 @@ def fit(
     """
     from cpvae.checkpoint import RunFolder
     from cpvae.cli.run import FitRun
-    from cpvae.training.fit import check_plan
+    from cpvae.training import processes
+    from cpvae.training.fit import check_plan, fit_plan
 
+    if processes.wanted():
+        _check_several(out, restarts)
+    if processes.is_restart():  # of all, because one was lost
+        resume, overwrite = True, False
     if resume and overwrite:
         raise ValueError("--resume continues a run and --overwrite replaces it: use one of them.")
     given: dict[str, Any] = {
@@ -257,22 +263,43 @@ def fit(
     place = Path("runs") / choices.stem(Path(source["source"]))
     wanted = out or (place if resume or overwrite else None)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(processes.joined())
+        first = processes.rank() == 0
         folder, stored = RunFolder(wanted or place), None
-        if wanted:
+        if wanted and first:
             folder.check_free(resume or overwrite, HOW)
             if folder.exists():
                 stack.enter_context(folder.writing())
             stored = _stored(folder) if resume else None
+        stored = processes.from_first(lambda: stored)
         if stored:
             restarts = _check_same(stored, source, given, restarts, folder.path)
-        splits = load_source(source, stored["recipe"]["seed"] if stored else given.get("seed", 0))
-        tell(splits.notes)
+        with processes.first_one_first():  # it may have to write rows that all read
+            seed = stored["recipe"]["seed"] if stored else given.get("seed", 0)
+            splits = load_source(source, seed)
+        tell(splits.notes if first else ())
         planned = _plan(splits, source, given, stored, accelerator)
         check_plan(planned, accelerator)
+        if not first:
+            parts = splits.training(), splits.valid.tensor()
+            fit_plan(planned, *parts, accelerator=accelerator)
+            return
         if not folder.lock:
             folder = stack.enter_context(new_folder(wanted, place, overwrite, HOW))
         recording = FitRun(folder, splits, source, restarts or 1, logger, stored)
         recording.run(planned, accelerator)
+
+
+def _check_several(out: Path | None, restarts: int | None) -> None:
+    """Refuses what several processes that train one model cannot do."""
+    if out is None:
+        raise ValueError(
+            "Several processes need --out, so that they find the run again where one is lost."
+        )
+    if (restarts or 1) > 1:
+        raise ValueError(
+            "--restarts trains a model on each core, torchrun one model on all: use one of them."
+        )
 
 
 def _plan(
@@ -285,9 +312,9 @@ def _plan(
     """The plan of a new run, or that of a run that is resumed."""
     from cpvae.models.build import MODELS
     from cpvae.training import defaults
-    from cpvae.training.fit import plan
+    from cpvae.training.fit import plan, usual_epochs
 
-    x, schema = splits.train.x, splits.schema
+    x, schema = splits.for_plan(), splits.schema
     if not stored:
         return plan(x, schema, given, source["kinds"], source["invariance"], accelerator)
     longer: dict[str, Any] = {
@@ -298,9 +325,7 @@ def _plan(
     if not MODELS[stored["model"]["model"]].model.has_categories:  # these are about c
         settings = {k: v for k, v in settings.items() if k not in defaults.OF_C}
     planned = plan(x, schema, settings, source["kinds"], source["invariance"], accelerator)
-    usual = defaults.recipe(
-        len(x), planned.config, accelerator, batch_size=of_recipe["batch_size"]
-    ).max_epochs
+    usual = usual_epochs(x, planned.config, of_recipe["batch_size"], accelerator)
     return dataclasses.replace(
         planned,
         given={**stored.get("given", {}), **longer},
@@ -357,7 +382,7 @@ def _check_same(
                 f"{path} was started with {key}={known.get(key)}, and this asks for {value}: "
                 f"leave it out to resume, or fit into another folder."
             )
-    source |= {key: stored["data"].get(key) for key in source}
+    source |= {key: stored["data"].get(key) for key in (*source, *IN_CHUNKS & {*stored["data"]})}
     begun = stored.get("n_restarts", 1)
     restarts = restarts or begun
     if restarts != begun and 1 in (restarts, begun):

@@ -107,6 +107,7 @@ def load_source(source: dict[str, Any], seed: int) -> "Splits":
     return data.load(
         source["source"],
         seed,
+        source.get("in_chunks"),
         label=source["label"],
         drop=source["drop"],
         kinds=source.get("kinds"),

@@ -22,6 +22,7 @@ from cpvae.text import in_markup
 from cpvae.training.diagnosis import Diverged, gain_in_words
 from cpvae.training.fit import Fitted, Plan, fit_plan
 from cpvae.training.restarts import OnEpoch
+from cpvae.training.rows import sample_of
 
 TO_DO = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Free some space")
 TO_DO |= dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "Make the folder writable")
@@ -74,9 +75,10 @@ class FitRun:
     def _run(self, planned: Plan, accelerator: str) -> None:
         if not self.stored:
             self.folder.clear()  # of a run that is overwritten
-        parts = self.splits.train.tensor(), self.splits.valid.tensor()
+        parts = self.splits.training(), self.splits.valid.tensor()
         fitted = fit_plan(planned, *parts, self.restarts, self.folder, self.watch, accelerator)
-        of_fitted = densities.quantiles(fitted.model, parts[0], fitted.plan.recipe.seed)
+        some, seed = sample_of(parts[0]), fitted.plan.recipe.seed
+        of_fitted = densities.quantiles(fitted.model, some, seed)
         more = {"restarts": fitted.restarts, densities.KEY: of_fitted}
         ended = self._write("finished", fitted.plan, more)
         if self.restarts > 1:
@@ -173,7 +175,7 @@ class FitRun:
         self.fitted_before = True
         splits, config, name = self.splits, planned.config, in_markup(self.splits.name)
         self.console.print(
-            f"[bold]{name}[/]: {len(splits.train.x)} training, {len(splits.valid.x)} "
+            f"[bold]{name}[/]: {splits.n_train} training, {len(splits.valid.x)} "
             f"validation and {len(splits.test.x)} test examples of shape "
             f"{'x'.join(map(str, splits.shape))}. "
             f"Model {config['model']}, {config['likelihood']} likelihood, "

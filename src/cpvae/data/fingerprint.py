@@ -18,8 +18,14 @@ def fingerprint(splits: Splits) -> dict[str, Any]:
     """Sizes and checksums of the parts, as ``run.json`` has them under ``data``.
 
     ``sha256`` is that of the training part, and ``columns_sha256`` has the first digits of that of
-    each column of a table, with its levels.
+    each column of a table, with its levels. Of a table that is larger than memory ``sha256`` is
+    that of the checksums of its shards, which were taken when they were read.
     """
+    if splits.rows is not None:
+        shards = json.dumps(splits.rows.store.facts["shards"])
+        sizes = {"n_train": splits.n_train, "n_valid": len(splits.valid.x)}
+        sizes |= {"n_test": len(splits.test.x), "in_chunks": True}
+        return sizes | {"sha256": hashlib.sha256(shards.encode()).hexdigest()}
     parts = {name: getattr(splits, name).x for name in PARTS}
     found: dict[str, Any] = {f"n_{name}": len(x) for name, x in parts.items()}
     found |= {f"sha256_{name}": _digest(x) for name, x in parts.items()}

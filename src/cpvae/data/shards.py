@@ -16,6 +16,7 @@ from cpvae.data.tables import ending_of, is_parquet
 
 ROWS = 2**16  # of a chunk, at most
 ROWS_A_SHARD = 2**20  # of one Parquet file, at least
+AHEAD = {"batch_readahead": 2, "fragment_readahead": 1}  # by default it is whole files
 LARGE = 2**30  # bytes as float32 from which a table is not read whole
 STREAMED = (".parquet", ".feather", ".csv", ".tsv", ".txt")  # endings of files that can be
 
@@ -62,7 +63,7 @@ def is_large(source: Any) -> bool:
 
     That is from `LARGE` bytes on, or from those in the environment variable ``CPVAE_LARGE``.
     """
-    if _is_dataset(source):
+    if is_dataset(source):
         return True
     if not isinstance(source, str | Path):
         return False
@@ -105,8 +106,8 @@ def large_table(
     import pyarrow
     from pyarrow import dataset
 
-    if _is_dataset(source):
-        return _of_dataset(source, "the data set", None)
+    if is_dataset(source):
+        return _of_object(source)
     path = Path(source)
     if not path.exists():
         raise ValueError(f"{path} is not there: name a folder of Parquet files, or a large file.")
@@ -126,9 +127,25 @@ def large_table(
         raise ValueError(f"{path} cannot be read ({str(error).splitlines()[0]}).") from error
 
 
-def _is_dataset(source: Any) -> bool:
-    parents = (parent.__module__ for parent in type(source).__mro__)
-    return any(module.startswith("pyarrow._dataset") for module in parents)
+def is_dataset(source: Any) -> bool:
+    """Whether an object is a data set of pyarrow that lies in files."""
+    return type(source).__module__ == "pyarrow._dataset" and hasattr(source, "files")
+
+
+def _of_object(found: Any) -> LargeTable:
+    """A data set of pyarrow as one shard, with the filters that it has."""
+    import pyarrow
+
+    def read(columns: Sequence[str] | None) -> Iterator[Any]:
+        wanted = None if columns is None else list(columns)
+        for batch in found.to_batches(columns=wanted, batch_size=ROWS, **AHEAD):
+            if batch.num_rows:
+                yield pyarrow.Table.from_batches([batch])
+
+    stamps = [[str(Path(file).resolve()), *_stamp(Path(file))] for file in found.files]
+    asked = str(getattr(found, "_scan_options", ""))  # a filter shows nowhere else
+    shard = Shard("data.parquet", found.count_rows(), (stamps, asked), read)
+    return LargeTable("the data set", tuple(found.schema.names), (shard,))
 
 
 def _of_dataset(found: Any, called: str, folder: Path | None) -> LargeTable:
@@ -170,9 +187,8 @@ def _reader(fragment: Any, schema: Any) -> Callable[[Sequence[str] | None], Iter
         import pyarrow
 
         wanted = None if columns is None else list(columns)
-        # More is read ahead by default, whole files of it
-        ahead = {"batch_size": ROWS, "batch_readahead": 2, "fragment_readahead": 1}
-        for batch in fragment.to_batches(schema=schema, columns=wanted, **ahead):
+        how = {"batch_size": ROWS, **AHEAD}
+        for batch in fragment.to_batches(schema=schema, columns=wanted, **how):
             if batch.num_rows:
                 yield pyarrow.Table.from_batches([batch])
 

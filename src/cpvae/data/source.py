@@ -9,7 +9,9 @@ from cpvae.data.files import read_file, readable
 from cpvae.data.mnist import load_mnist
 from cpvae.data.objects import read_object
 from cpvae.data.omniglot import load_omniglot
+from cpvae.data.shards import is_large
 from cpvae.data.splits import Selection, Source, Splits, split
+from cpvae.data.store import load_large
 
 
 def load_digits() -> Source:
@@ -24,18 +26,21 @@ def load_digits() -> Source:
 NAMED = {"digits": load_digits, "mnist": load_mnist, "omniglot": load_omniglot}
 
 
-def load(source: Any, seed: int = 0, **what: Any) -> Splits:
+def load(source: Any, seed: int = 0, in_chunks: bool | None = None, **what: Any) -> Splits:
     """Loads a data source and splits it 80 : 10 : 10, or as the source says.
 
     Arguments:
         source: a name in `NAMED`, a .npz, .npy, .csv or .parquet file, a folder of images, or an
             object in memory, see `objects.read_object`
         seed: of the split, where the source does not come with one
+        in_chunks: whether it is read in chunks, and kept on disk; by default what `shards.is_large`
         **what: of the source to read: ``label``, ``drop`` and others, see `splits.Selection`
 
     Raises:
         ValueError: no such source, or data that cannot be learned from; says what to do.
     """
+    if is_large(source) if in_chunks is None else in_chunks:
+        return load_large(source, seed, **{k: v for k, v in what.items() if k != "size"})
     return split(read(source, **what), seed)
 
 

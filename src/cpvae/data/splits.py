@@ -125,7 +125,11 @@ class Split(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
-    """A data source, split: ``train`` and ``valid`` for a fit, ``test`` for its evaluation."""
+    """A data source, split: ``train`` and ``valid`` for a fit, ``test`` for its evaluation.
+
+    Where it is larger than memory, ``rows`` has all training rows (`store.Windows`), and ``train``
+    is a sample of them.
+    """
 
     name: str
     train: Split
@@ -133,6 +137,20 @@ class Splits:
     test: Split
     schema: Schema
     notes: tuple[str, ...] = ()
+    rows: Any = None
+
+    @property
+    def n_train(self) -> int:
+        """Examples for training."""
+        return len(self.train.x) if self.rows is None else self.rows.n
+
+    def training(self) -> Any:
+        """What is trained on: a torch tensor, or the rows on disk."""
+        return self.train.tensor() if self.rows is None else self.rows
+
+    def for_plan(self) -> Any:
+        """What a plan is made by: an array, or the rows on disk."""
+        return self.train.x if self.rows is None else self.rows
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,12 +30,22 @@ def components_used(aggregated: Float[Tensor, " k"]) -> int:
     return int((aggregated >= 0.1 / len(aggregated)).sum())
 
 
-def exact_terms(model: Model, observed: Float[Tensor, "n f"], generator: torch.Generator) -> Terms:
-    """The terms of the one-hot bound, every category enumerated, one z each; each (n), nats."""
+def exact_terms(
+    model: Model,
+    observed: Float[Tensor, "n f"],
+    generator: torch.Generator,
+    mine: tuple[int, int] = (0, 1),
+) -> Terms:
+    """The terms of the one-hot bound, every category enumerated, one z each; each (n), nats.
+
+    With ``mine`` = (i, n) only those of each n-th chunk from the i-th on, under the same noise;
+    None where there is none.
+    """
     parts = []
-    for x in observed.split(model.rows_at_once()):
+    for number, x in enumerate(observed.split(model.rows_at_once())):
         normal = torch.randn(len(x), model.normal_dim, generator=generator, device=x.device)
-        parts.append(model.exact_terms(x, normal))
+        if number % mine[1] == mine[0]:
+            parts.append(model.exact_terms(x, normal))
     return _joined(parts)
 
 
@@ -63,13 +74,17 @@ def elbo_of_each(model: Model, x: Tensor, seed: int = 0) -> Float[Tensor, " n"]:
 
 
 def sampled_terms(
-    model: Model, observed: Float[Tensor, "n f"], generator: torch.Generator
+    model: Model,
+    observed: Float[Tensor, "n f"],
+    generator: torch.Generator,
+    mine: tuple[int, int] = (0, 1),
 ) -> Terms:
     """The terms of the one-hot bound with one category and one z of each example; (n), nats.
 
-    Its mean estimates that of `exact_terms`, and its cost does not grow with the categories.
+    Its mean estimates that of `exact_terms`, and its cost does not grow with the categories;
+    ``mine`` as there.
     """
-    return one_draw(model, observed, generator, 1.0, "straight_through")
+    return one_draw(model, observed, generator, 1.0, "straight_through", mine)
 
 
 @torch.no_grad()
@@ -79,16 +94,23 @@ def one_draw(
     generator: torch.Generator,
     temperature: float,
     expectation: str,
+    mine: tuple[int, int] = (0, 1),
 ) -> Terms:
-    """The terms with one draw of each example's noise, see `Model.terms`; (n), nats."""
+    """The terms with one draw of each example's noise, see `Model.terms`; (n), nats.
+
+    ``mine`` as for `exact_terms`.
+    """
     parts = []
-    for x in observed.split(model.rows_at_once()):
+    for number, x in enumerate(observed.split(model.rows_at_once())):
         noise = draw_noise(model, len(x), generator)
-        parts.append(model.terms(x, noise, temperature, expectation))
+        if number % mine[1] == mine[0]:
+            parts.append(model.terms(x, noise, temperature, expectation))
     return _joined(parts)
 
 
-def _joined(parts: Sequence[Terms]) -> Terms:
+def _joined(parts: Sequence[Terms]) -> Any:
+    if not parts:
+        return None
     return Terms(*(torch.cat(term) for term in zip(*parts, strict=True)))
 
 

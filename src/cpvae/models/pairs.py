@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cpvae.models.cpvae import NEGLIGIBLE
@@ -20,6 +20,13 @@ class Pairs(NamedTuple):
     component: Int[Tensor, " p"]
     weight: Float[Tensor, " p"]
     counts: list[int]
+
+    def within(self, rows: slice) -> tuple["Pairs", Bool[Tensor, " p"]]:
+        """The pairs of some rows, which count from 0 then, and which of these here they are."""
+        mine = (self.row >= rows.start) & (self.row < rows.stop)
+        component = self.component[mine]
+        counts = component.bincount(minlength=len(self.counts)).tolist()
+        return Pairs(self.row[mine] - rows.start, component, self.weight[mine], counts), mine
 
 
 def pairs_of(qc: Float[Tensor, "b k"], at_least: float = NEGLIGIBLE) -> Pairs:

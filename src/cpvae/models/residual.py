@@ -63,7 +63,7 @@ class Prepared(NamedTuple):
     log_qc: Float[Tensor, "b k"]
     measured: Float[Tensor, "m b w"]
 
-    def take(self, rows: Int[Tensor, " r"]) -> "Prepared":
+    def take(self, rows: Int[Tensor, " r"] | slice) -> "Prepared":
         """Those of some examples."""
         return Prepared(self.read[rows], self.log_qc[rows], self.measured[:, rows])
 

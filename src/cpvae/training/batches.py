@@ -17,6 +17,7 @@ from torch import Tensor
 from cpvae.data.augment import Augment
 from cpvae.models.base import Model, draw_noise
 from cpvae.streams import torch_stream
+from cpvae.training import processes
 
 MOST_STEPS = 50  # prepared at once
 MOST_BYTES = {"cpu": 2**25, "cuda": 2**30}  # memory that a block may take, about
@@ -34,6 +35,14 @@ class Batch(NamedTuple):
     gumbel: Tensor
     changed: Tensor | None = None
     initial: Tensor | None = None
+
+    def take(self, rows: slice) -> "Batch":
+        """Some rows of it."""
+        whole = self.present()
+        taken = {name: tensor[..., rows, :] for name, tensor in whole.items() if name != "initial"}
+        return Batch(
+            **taken, initial=None if self.initial is None else self.initial[..., rows, :, :]
+        )
 
     def present(self) -> dict[str, Tensor]:
         """The tensors that are there, by name."""
@@ -70,13 +79,20 @@ class Batches:
         if initialised:
             self.initial = torch.zeros(shape, dtype=torch.int64, device=self.device)
 
+    def take(self, observed: Float[Tensor, "n f"]) -> None:
+        """Takes other data of the same size."""
+        self.data = self.likelihood.store(observed)
+
     def set_initial(self, index: int, ranges: Int[Tensor, "n 2 2"]) -> None:
         """Takes the initial clusters of a model, see `initialise.initial_clusters`."""
         assert self.initial is not None  # who has initial clusters has said so
         self.initial[index] = ranges
 
-    def blocks(self, epoch: int) -> Iterator[Batch]:
-        """One pass over the data, each model in its own random order, in blocks of steps."""
+    def blocks(self, epoch: int) -> Iterator[tuple[Batch, int]]:
+        """One pass over the data, each model in its own random order, in blocks of steps.
+
+        Each with the number of rows of a step in all processes.
+        """
         n = len(self.data)
         orders = [
             torch.randperm(n, generator=self._stream(r, "order", epoch), device=self.device)
@@ -84,7 +100,7 @@ class Batches:
         ]
         noise = [self._stream(r, "training", epoch) for r in range(len(self.models))]
         for index in self._cut(torch.stack(orders)):
-            yield self._prepare(index, noise)
+            yield self._prepare(index, noise), index.shape[-1]
 
     def _stream(self, r: int, purpose: str, epoch: int) -> torch.Generator:
         return torch_stream(self.seeds[r], purpose, epoch, self.device)
@@ -103,13 +119,17 @@ class Batches:
         return [*batches.split(steps), *([rest] if n % b else [])]
 
     def _prepare(self, index: Int[Tensor, "s r b"], generators: Sequence[torch.Generator]) -> Batch:
-        """Examples and noise of a block; each model's from its own generator."""
+        """Examples and noise of a block; each model's from its own generator.
+
+        They are made for all processes, of which each keeps its rows.
+        """
         parts = [self._of_model(r, index[:, r], of) for r, of in enumerate(generators)]
+        mine, _ = processes.share(index.shape[-1])
         if len(parts) == 1:
-            return parts[0]
+            return parts[0].take(mine)
         together = zip(*(part.present().values() for part in parts), strict=True)
         stacked = (torch.stack(tensors, 1) for tensors in together)
-        return Batch(**dict(zip(parts[0].present(), stacked, strict=True)))
+        return Batch(**dict(zip(parts[0].present(), stacked, strict=True))).take(mine)
 
     def _of_model(self, r: int, index: Int[Tensor, "s b"], generator: torch.Generator) -> Batch:
         likelihood = self.likelihood

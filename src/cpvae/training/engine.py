@@ -20,6 +20,7 @@ from torch.func import functional_call
 from cpvae.data.augment import Augment
 from cpvae.models.base import Model
 from cpvae.models.networks import products
+from cpvae.training import processes
 from cpvae.training.adam import Adam
 from cpvae.training.batches import Batch, Batches
 from cpvae.training.kernels import Captured, Function, compile_with_adam, trace
@@ -65,9 +66,16 @@ class Engine:
         self._same_memory = [*parameters, *self._schedule.unbind()]
         self._usage = torch.zeros(len(models), models[0].n_components, device=self.device)
         self._sums = torch.zeros(len(models), len(Means._fields), device=self.device)
+        if processes.size() > 1 and augment:  # a step that has two halves more cannot be recorded
+            self._objective.mean_of_all = self._mean_of_all
+            kernels = "plain"
+        elif processes.size() > 1 and kernels == "compiled":  # which has Adam in it
+            kernels = "recorded" if self.device.type == "cpu" else "plain"
         self._wanted, self._past_first_epoch = kernels, False
         self._fast: Function | None = None
-        self._captured = Captured(self._steps) if self.device.type == "cuda" else None
+        captured = self.device.type == "cuda" and processes.size() == 1
+        self._captured = Captured(self._steps) if captured else None
+        self._full, self._weight, self._rows = True, 1.0, recipe.batch_size  # of a block
         self.kernels = "plain"  # that steps run with now
 
     # --- an epoch --------------------------------------------------------------------------------
@@ -88,8 +96,11 @@ class Engine:
             for model in self.models:
                 model.train()
                 stack.enter_context(products(model, self.precision))
-            for block in self.batches.blocks(phase.epoch):
+            for block, rows in self.batches.blocks(phase.epoch):
+                self._full, self._weight = rows == self.batches.batch_size, processes.share(rows)[1]
+                self._rows = rows
                 (self._captured or self._steps)(block)
+        processes.summed(self._sums)
         return Means(*(self._sums / len(self.batches.data)).unbind(1))
 
     def _set_expectation(self, expectation: str) -> None:
@@ -107,7 +118,7 @@ class Engine:
         """All steps of a block: the hot path."""
         usage = self._usage if len(self.models) > 1 else self._usage[0]
         present = block.present()
-        full = block.normal.shape[-2] == self.batches.batch_size
+        full = self._full
         kept: list[dict[str, Tensor]] = []
         for tensors in zip(*present.values(), strict=True):
             batch = dict(zip(present, tensors, strict=True))
@@ -121,8 +132,12 @@ class Engine:
         for name in kept[0]:
             # the loss is a number a model, other terms one an example
             values = torch.stack([of[name] for of in kept]).view(len(kept), len(self.models), -1)
-            means = values.mean(2).sum(0) * block.normal.shape[-2]
+            means = values.mean(2).sum(0) * (self._rows * self._weight)
             self._sums[:, Means._fields.index(name)] += means
+
+    def take(self, observed: Float[Tensor, "n f"]) -> None:
+        """Takes other training data of the same size, for the epochs that follow."""
+        self.batches.take(observed)
 
     # --- a step ----------------------------------------------------------------------------------
 
@@ -142,7 +157,7 @@ class Engine:
         """Moves the parameters along the gradients, and gives the rest."""
         results = gradients(*inputs)
         count = len(self.adam.parameters)
-        self.adam.step(results[-count:])
+        self.adam.step(processes.weighted_sum(results[-count:], self._weight))
         return results[:-count]
 
     def _gradients(
@@ -191,6 +206,10 @@ class Engine:
                 return compiled
             self.kernels = "recorded"
         return partial(self._step, trace(self._gradients, example))
+
+    def _mean_of_all(self, mean: Tensor) -> Tensor:
+        """The mean over the rows of all processes, of that over the own ones."""
+        return processes.summed(mean * self._weight)
 
     # --- to a run folder and back ----------------------------------------------------------------
 

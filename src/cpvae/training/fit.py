@@ -17,6 +17,7 @@ from cpvae.checkpoint import RunFolder, describe
 from cpvae.data.augment import Augment, named
 from cpvae.data.kinds import Kinds
 from cpvae.data.schema import Schema
+from cpvae.data.store import Windows
 from cpvae.models.base import Model
 from cpvae.models.build import MODELS, build
 from cpvae.models.residual import ResidualCPVAE
@@ -27,6 +28,9 @@ from cpvae.training.loop import TrainingData, check_trainable, fit_one_pass
 from cpvae.training.recipe import Recipe
 from cpvae.training.refine import refine_one_pass
 from cpvae.training.restarts import OnEpoch, fit_one, fit_restarts, outcome_of
+from cpvae.training.rows import Rows
+
+WINDOWS_OF_RESIDUAL = 10  # of a table on disk, that a model trains on which starts as a mixture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +117,7 @@ Watch = Callable[[Plan], AbstractContextManager[OnEpoch | None]]
 
 
 def plan(
-    x: np.ndarray,
+    x: np.ndarray | Windows,
     schema: Schema,
     given: Mapping[str, Any],
     kinds: Kinds | None = None,
@@ -123,7 +127,7 @@ def plan(
     """Plans a fit to training examples ``x`` (n, ...).
 
     Arguments:
-        x: training examples, in the data's units
+        x: training examples, in the data's units; or rows on disk
         schema: of the data, as it was read
         given: settings of `models.build` and of the `Recipe` that are not left to `defaults`
         kinds: of columns, where `kinds.column_kinds` is not to choose
@@ -134,6 +138,7 @@ def plan(
         ValueError: a setting that does not exist, that is out of range or that does not fit the
             data, or data that cannot be learned from.
     """
+    rows, x = (x, x.for_plan()) if isinstance(x, Windows) else (None, x)
     of_model, of_recipe = defaults.sort_settings(given)
     if not of_model.get("model"):
         changes = {"invariance": invariance} if invariance else {}
@@ -148,7 +153,61 @@ def plan(
         of_recipe.setdefault("invariance_weight", defaults.INVARIANCE)
     recipe = defaults.recipe(len(x), config, accelerator, **of_recipe)
     settings = {**of_model, **of_recipe}
-    return Plan(schema, config, recipe, settings, augment, "max_epochs" not in of_recipe)
+    planned = Plan(schema, config, recipe, settings, augment, "max_epochs" not in of_recipe)
+    return _by_windows(planned, rows, of_recipe) if rows else planned
+
+
+def usual_epochs(
+    x: np.ndarray | Windows, config: dict[str, Any], batch_size: int, accelerator: str = "auto"
+) -> int:
+    """The number of epochs that a plan has where the user names none."""
+    usual = defaults.recipe(len(x), config, accelerator, batch_size=batch_size).max_epochs
+    of_windows = isinstance(x, Windows) and config["model"] == "residual"
+    return max(usual, _epochs_of_residual(x)) if of_windows else usual  # type: ignore[arg-type]
+
+
+def _by_windows(planned: Plan, rows: Windows, given: Mapping[str, Any]) -> Plan:
+    """A plan, made by a sample, for all rows of a table on disk.
+
+    Units are those of all rows. An epoch takes a window, so a model that starts as a mixture, which
+    needs few steps, gets some of them.
+    """
+    schema, recipe = _with_units(planned.schema, rows.units()), planned.recipe
+    features = {k: v for k, v in schema.features().items() if k in ("loc", "scale")}
+    if planned.config["model"] == "residual":
+        if "max_epochs" not in given:
+            epochs = max(recipe.max_epochs, _epochs_of_residual(rows))
+            patience = given.get("patience", max(1, epochs // 4))
+            recipe = dataclasses.replace(recipe, max_epochs=epochs, patience=patience)
+        may_shorten = planned.may_shorten
+    else:
+        may_shorten = False
+    planned = dataclasses.replace(
+        planned,
+        schema=schema,
+        config=planned.config | features,
+        recipe=recipe,
+        may_shorten=may_shorten,
+    )
+    return planned if planned.config["model"] == "residual" else planned.in_parts(len(rows))
+
+
+def _with_units(schema: Schema, units: Mapping[str, Sequence[float]]) -> Schema:
+    """A schema whose measurements are standardised by units of all rows."""
+    if not schema.loc:
+        return schema
+    kinds = schema.kinds or ("gaussian",) * len(schema.loc)
+
+    def exact(before: Sequence[float], now: Sequence[float]) -> tuple[float, ...]:
+        each = zip(kinds, before, now, strict=True)
+        return tuple(b if kind not in ("number", "gaussian") else a for kind, b, a in each)
+
+    loc, scale = exact(schema.loc, units["loc"]), exact(schema.scale, units["scale"])
+    return dataclasses.replace(schema, loc=loc, scale=scale)
+
+
+def _epochs_of_residual(rows: Windows) -> int:
+    return min(WINDOWS_OF_RESIDUAL, rows.n // len(rows))
 
 
 def check_plan(plan: Plan, accelerator: str = "auto") -> None:
@@ -158,7 +217,7 @@ def check_plan(plan: Plan, accelerator: str = "auto") -> None:
 
 def fit_plan(
     plan: Plan,
-    train: Tensor,
+    train: Rows,
     valid: Tensor,
     n_restarts: int = 1,
     folder: RunFolder | None = None,
@@ -169,7 +228,7 @@ def fit_plan(
 
     Arguments:
         plan: from `plan`
-        train: training data (n, ...) in the data's units
+        train: training data (n, ...) in the data's units, or rows on disk
         valid: validation data (m, ...)
         n_restarts: number of seeds to fit from
         folder: where the run goes; a fit that was begun there is resumed
@@ -203,7 +262,7 @@ def fit_plan(
 def continue_fit(
     model: Model,
     plan: Plan,
-    train: Tensor,
+    train: Rows,
     valid: Tensor,
     watch: Watch | None = None,
     accelerator: str = "auto",

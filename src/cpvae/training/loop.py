@@ -24,6 +24,7 @@ from cpvae.models.functional import mutual_information
 from cpvae.models.inference import components_used, exact_terms, sampled_terms
 from cpvae.models.precision import single_precision
 from cpvae.streams import stream, torch_stream
+from cpvae.training import processes
 from cpvae.training.device import choose_device, has_bfloat16
 from cpvae.training.diagnosis import Record, diverged
 from cpvae.training.engine import Engine
@@ -31,6 +32,7 @@ from cpvae.training.initialise import as_table
 from cpvae.training.kernels import choose_kernels
 from cpvae.training.objective import Means
 from cpvae.training.recipe import MOST_ENUMERATED, Phase, Recipe
+from cpvae.training.rows import Feed, Rows, digest_of, sample_of
 from cpvae.training.settings import torch_settings
 from cpvae.training.state import Group, Run, under
 
@@ -42,11 +44,12 @@ ENOUGH_VALIDATION = 500  # rows: smaller sets are drawn several times over
 class TrainingData(NamedTuple):
     """What models are trained on: examples (n, ...) and (m, ...) in the data's own units.
 
+    ``train`` may be on disk, see `rows`.
     ``valid`` is for early stopping and the choice of weights; ``augment`` is a change of data that
     should leave c as it is, for the invariance term.
     """
 
-    train: Tensor
+    train: Rows
     valid: Tensor
     augment: Augment | None = None
 
@@ -141,15 +144,19 @@ def fit_together(
         )
     kernels = choose_kernels(device, recipe, len(data.train), small)
     seeds = [seeded.seed for seeded in recipes]
-    engine = _engine(models, seeds, data.train, recipe, data.augment, device, kernels)
+    engine = _engine(models, seeds, sample_of(data.train), recipe, data.augment, device, kernels)
     mine: Sequence[RunFolder | None] = folders or [None] * len(models)
     runs = [Run(*each) for each in zip(models, seeds, mine, strict=True)]
     group = Group(runs, engine, home)
     group.restore()
+    if processes.size() > 1:
+        settings = {"recipe": processes.digest(recipe, seeds), "data": digest_of(data.train)}
+        valid = {"validation data": processes.digest(data.valid)}
+        processes.check_same({**settings, **valid, **group.digests()})
     with torch_settings(device, small):
         _loop(group, data, recipe, on_epoch)
     for run in runs:
-        run.finish(data.train.flatten(1), device, anew)
+        run.finish(data.train, device, anew)
     return [run.history for run in runs]
 
 
@@ -256,7 +263,36 @@ def validate(model: Model, observed: Float[Tensor, "r f"], seed: int) -> Record:
     model.eval()
     terms_of = exact_terms if model.n_components <= MOST_ENUMERATED else sampled_terms
     generator = torch_stream(seed, "validation", device=observed.device)
+    if processes.size() > 1:
+        return validated_together(model, observed, generator, terms_of)
     return validated(model, terms_of(model, observed, generator))
+
+
+def validated_together(
+    model: Model,
+    observed: Float[Tensor, "r f"],
+    generator: torch.Generator,
+    terms_of: Callable[..., Terms],
+) -> Record:
+    """As `validated`, of what `terms_of` gives, with the chunks of data shared among processes."""
+    k, mine = model.n_components, (processes.rank(), processes.size())
+    sums = torch.zeros(k + 4, dtype=torch.float64, device=observed.device)
+    if terms := terms_of(model, observed, generator, mine):
+        qc = terms.log_qc.double().exp()
+        entropy = -(qc * terms.log_qc.double()).nan_to_num().sum()
+        each = [terms.log_px, terms.kl_z, terms.kl_c]
+        sums += torch.stack([*qc.sum(0), *(t.double().sum() for t in each), entropy])
+    means = processes.summed(sums) / len(observed)
+    aggregated, (log_px, kl_z, kl_c, entropy) = means[:k], means[k:]
+    model.aggregated.copy_(aggregated)
+    return {
+        "valid_elbo_nats": (log_px - kl_z - kl_c).item(),
+        "valid_reconstruction_nats": log_px.item(),
+        "valid_kl_z_nats": kl_z.item(),
+        "valid_kl_c_nats": kl_c.item(),
+        "valid_mutual_information_c_nats": (torch.special.entr(aggregated).sum() - entropy).item(),
+        "components_used": components_used(aggregated),
+    }
 
 
 def validated(model: Model, terms: Terms) -> Record:
@@ -283,14 +319,16 @@ def _loop(
     runs, engine = group.runs, group.engine
     x_valid = data.valid.flatten(1).to(engine.device)
     valid = [validation_data(run.model, x_valid, run.seed) for run in runs]
+    feed = Feed(data.train, engine, [r.model for r in runs], [r.seed for r in runs], recipe)
     started = time.monotonic() - max(run.seconds for run in runs)
     epoch = max(run.epoch for run in runs)
     for run in runs:
         lost = recipe.has_lost_patience(run.epoch, run.best_epoch)
         run.stopped = run.diverged or run.epoch < epoch or lost
     while epoch < recipe.max_epochs and not all(run.stopped for run in runs):
-        if epoch == recipe.pretraining_epochs > 0:
+        if epoch == recipe.pretraining_epochs > 0 and isinstance(data.train, Tensor):
             group.initialise(data.train)
+        feed.begin(epoch)
         phase = recipe.at(epoch)
         trained = _of_each(engine.epoch(phase))
         epoch += 1
@@ -307,6 +345,7 @@ def _loop(
                     "temperature": phase.temperature,
                     **validate(run.model, valid[index], run.seed),
                 }
+                record = processes.from_first(lambda record=record: record)  # type: ignore[misc]
                 _keep_or_stop(run, record, recipe)
             if on_epoch and not run.diverged:
                 on_epoch(index, record)

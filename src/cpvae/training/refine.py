@@ -26,7 +26,17 @@ from cpvae.streams import stream, torch_stream
 from cpvae.training.device import choose_device
 from cpvae.training.diagnosis import Record, diverged
 from cpvae.training.loop import TrainingData, torch_settings, validated, validation_data
+from cpvae.training.processes import (
+    check_same,
+    digest,
+    from_first,
+    share,
+    size,
+    summed,
+    weighted_sum,
+)
 from cpvae.training.recipe import Recipe
+from cpvae.training.rows import Rows, digest_of, of_epoch, to_start
 from cpvae.training.start import start_as_mixture, start_on_all
 from cpvae.training.state import Run
 
@@ -68,20 +78,22 @@ def refine(
         ValueError: no such accelerator.
     """
     device, started = choose_device(accelerator), time.monotonic()
-    x_train, x_valid = (part.flatten(1) for part in (data.train, data.valid))
+    x_valid, x_start = data.valid.flatten(1), to_start(data.train).flatten(1)
     run = Run(model, recipe.seed, folder)
     if folder:
         folder.write_history([])
     with torch_settings(device, small=True):
         if anew:
-            start = start_as_mixture(model, x_train, recipe.seed)
+            start = from_first(lambda: start_as_mixture(model, x_start, recipe.seed))
+            model.load_state_dict(from_first(model.state_dict))
         model.to(device)
+        _check_same(data, recipe, model)
         held_out = HeldOut(model, x_valid.to(device), recipe.seed)
-        train = model.likelihood.observe(x_train.to(device))
+        train = model.likelihood.observe(x_start.to(device))
         first = exact_terms(model, train, torch_stream(recipe.seed, "training", 0, device))
-        for epoch, trained in chain([(0, _record(first))], _epochs(model, train, recipe)):
+        for epoch, trained in chain([(0, _record(first))], _epochs(model, data.train, recipe)):
             record = {"epoch": epoch, "seconds": time.monotonic() - started, **trained}
-            record |= held_out.validate()
+            record = from_first(lambda epoch=epoch, r=record: r | held_out.validate())  # type: ignore[misc]
             if not math.isfinite(record["train_loss_nats"] + record["valid_elbo_nats"]):
                 run.keep_best()
                 raise diverged(epoch, recipe.learning_rate)
@@ -91,9 +103,10 @@ def refine(
             if _is_over(run, recipe):
                 break
         if anew and run.best_epoch == 0:  # so no row needs to be held out
-            start_on_all(model, torch.cat([x_train, x_valid]), start)
+            start_on_all(model, torch.cat([x_start, x_valid]), start)
+            model.load_state_dict(from_first(model.state_dict))
             run.best = run.weights()
-        run.finish(x_train, device, anew)
+        run.finish(data.train, device, anew)
     return run.history
 
 
@@ -112,9 +125,8 @@ def refine_one_pass(
     device = choose_device(accelerator)
     once = dataclasses.replace(recipe, max_epochs=1, seed=stream(recipe.seed, "training", epoch))
     model.to(device)
-    observed = model.likelihood.observe(x.to(device))
     with torch_settings(device, small=True):
-        *_, (_, trained) = _epochs(model, observed, once)
+        *_, (_, trained) = _epochs(model, x, once)
     if not math.isfinite(trained["train_loss_nats"]):
         raise diverged(epoch + 1, recipe.learning_rate)
     model.eval()
@@ -157,20 +169,14 @@ class HeldOut:
         return terms.elbo().double().view(-1, self.n).mean(0)
 
 
-def _epochs(
-    model: ResidualCPVAE, train: Float[Tensor, "n f"], recipe: Recipe
-) -> Iterator[tuple[int, Record]]:
+def _epochs(model: ResidualCPVAE, rows_of: Rows, recipe: Recipe) -> Iterator[tuple[int, Record]]:
     """Trains, and gives an epoch and the training half of its record every `EVERY` steps.
 
     The learning rate rises and falls once (Smith 2018).
     """
-    n, batch_size = len(train), min(recipe.batch_size, len(train))
+    n, batch_size = len(rows_of), min(recipe.batch_size, len(rows_of))
     steps, between = n // batch_size, math.ceil(EVERY / (n // batch_size))
-    with torch.no_grad():
-        parts = [model.prepare(part) for part in train.split(model.rows_at_once())]
-    read, log_qc, measured = zip(*parts, strict=True)
-    prepared = Prepared(torch.cat(read), torch.cat(log_qc), torch.cat(measured, 1))
-    likely = pairs_of(prepared.log_qc.exp(), LIKELY)
+    device = model.aggregated.device
     optimiser = torch.optim.AdamW(
         model.parameters(), recipe.learning_rate, weight_decay=DECAY, fused=True
     )
@@ -179,33 +185,81 @@ def _epochs(
     )
     kept: list[Terms] = []
     for epoch in range(recipe.max_epochs):
-        noise = torch_stream(recipe.seed, "training", epoch + 1, train.device)
+        if epoch == 0 or not isinstance(rows_of, Tensor):
+            x_epoch = of_epoch(rows_of, recipe.seed, epoch).flatten(1)
+            train = model.likelihood.observe(x_epoch.to(device))
+            prepared = _prepared(model, train)
+            likely = pairs_of(prepared.log_qc.exp(), LIKELY)
+        noise = torch_stream(recipe.seed, "training", epoch + 1, device)
         order = torch_stream(recipe.seed, "order", epoch + 1)
-        rows = torch.randperm(n, generator=order)[: steps * batch_size].to(train.device)
+        rows = torch.randperm(n, generator=order)[: steps * batch_size].to(device)
         model.train()
         for batch in rows.split(batch_size):
-            normal = torch.randn(len(batch), model.normal_dim, generator=noise, device=train.device)
+            normal = torch.randn(len(batch), model.normal_dim, generator=noise, device=device)
             x, mine, pairs = train, prepared, likely
             if len(batch) < n:
                 x, mine = train[batch], prepared.take(batch)
                 pairs = pairs_of(mine.log_qc.exp(), LIKELY)
+            of_pairs = torch.randn(len(pairs.row), model.normal_dim, generator=noise, device=device)
+            of_batch, of_agreement = 1.0, 1.0  # weights among processes
+            if size() > 1:
+                own, of_batch = share(len(batch))
+                x, normal, mine = x[own], normal[own], mine.take(own)
+                pairs, which = pairs.within(own)
+                of_pairs, of_agreement = of_pairs[which], len(pairs.row) / len(which)
             terms = model.bound_of(x, mine, pairs, normal)
-            loss = -terms.elbo().mean() - AGREE * _agreement(model, pairs, noise)
+            agreement = of_agreement * _agreement(model, pairs, of_pairs)
+            loss = -of_batch * terms.elbo().mean() - AGREE * agreement
             optimiser.zero_grad()
             loss.backward()
+            _sum_gradients(model)
             torch.nn.utils.clip_grad_norm_(model.parameters(), MOST_GRADIENT)
             optimiser.step()
             schedule.step()
             kept.append(Terms(*(each.detach() for each in terms)))
         if (epoch + 1) % between == 0 or epoch + 1 == recipe.max_epochs:
-            yield epoch + 1, _record(Terms(*(torch.cat(each) for each in zip(*kept, strict=True))))
+            record = _record(Terms(*(torch.cat(each) for each in zip(*kept, strict=True))))
+            yield epoch + 1, _of_all(record, share(batch_size)[1])
             kept.clear()
 
 
-def _agreement(model: ResidualCPVAE, pairs: Pairs, generator: torch.Generator) -> Float[Tensor, ""]:
+@torch.no_grad()
+def _prepared(model: ResidualCPVAE, train: Float[Tensor, "n f"]) -> Prepared:
+    """What bounds of observed data need, in chunks."""
+    parts = [model.prepare(part) for part in train.split(model.rows_at_once())]
+    read, log_qc, measured = zip(*parts, strict=True)
+    return Prepared(torch.cat(read), torch.cat(log_qc), torch.cat(measured, 1))
+
+
+def _sum_gradients(model: ResidualCPVAE) -> None:
+    """Gradients summed over processes."""
+    found = [p for p in model.parameters() if p.grad is not None]
+    gradients = [p.grad for p in found if p.grad is not None]
+    for parameter, total in zip(found, weighted_sum(gradients, 1.0), strict=True):
+        parameter.grad = total
+
+
+def _of_all(record: Record, weight: float) -> Record:
+    """Means over the rows of all processes, of those over the own ones."""
+    if size() == 1:
+        return record
+    means = summed(torch.tensor([*record.values()], dtype=torch.float64) * weight)
+    return dict(zip(record, means.tolist(), strict=True))
+
+
+def _check_same(data: TrainingData, recipe: Recipe, model: ResidualCPVAE) -> None:
+    """Refuses processes that do not train the same thing."""
+    if size() > 1:
+        digests = {"recipe": digest(recipe), "data": digest_of(data.train)}
+        digests |= {"validation data": digest(data.valid)}
+        check_same(digests | {"model": digest(*model.state_dict().values())})
+
+
+def _agreement(
+    model: ResidualCPVAE, pairs: Pairs, noise: Float[Tensor, "p e"]
+) -> Float[Tensor, ""]:
     """Mean log q(c|x), nats, of an x that is drawn from the component of each pair."""
-    w, rows = model.n_numbers, len(pairs.row)
-    noise = torch.randn(rows, model.normal_dim, generator=generator, device=generator.device)
+    w = model.n_numbers
     of_z, of_y = noise.tensor_split([model.latent_dim], -1)
     z = model.place(of_z, pairs)
     c = F.one_hot(pairs.component, model.n_components).to(z.dtype)

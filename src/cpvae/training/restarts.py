@@ -22,6 +22,7 @@ import torch
 from cpvae.checkpoint import RESTARTS, TRAINING, RunFolder, best_of, describe
 from cpvae.data.augment import Augment
 from cpvae.data.schema import Schema
+from cpvae.data.store import Windows
 from cpvae.lock import end_with
 from cpvae.models.base import Model
 from cpvae.models.build import build
@@ -185,7 +186,9 @@ def _train_apart(
     """Each in a process of its own, on one thread, as many at once as there are cores."""
     import joblib
 
-    arrays = data.train.numpy(), data.valid.numpy()  # joblib shares large ones between processes
+    # joblib shares large arrays between processes
+    train = data.train.numpy() if isinstance(data.train, torch.Tensor) else data.train
+    arrays = train, data.valid.numpy()
     finished = threading.Event()
     watch = threading.Thread(target=_watch, args=(folders, on_epoch, finished), daemon=True)
     watch.start()
@@ -215,7 +218,7 @@ def _train_one(
     recipe: Recipe,
     path: Path,
     resumable: bool,
-    x_train: np.ndarray,
+    x_train: np.ndarray | Windows,
     x_valid: np.ndarray,
     augment: Augment | None,
     accelerator: str,
@@ -229,7 +232,8 @@ def _train_one(
     end_with(parent)
     torch.set_num_threads(1)
     model, folder = build(**config), RunFolder(path)
-    data = TrainingData(torch.tensor(x_train), torch.tensor(x_valid), augment)
+    train = x_train if isinstance(x_train, Windows) else torch.tensor(x_train)
+    data = TrainingData(train, torch.tensor(x_valid), augment)
     home = folder if resumable else None
     try:
         with folder.writing(PATIENCE) if resumable else nullcontext():

@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from cpvae.checkpoint import RunFolder
 from cpvae.models.base import Model
-from cpvae.models.inference import cluster_probs
 from cpvae.models.reorder import reorder
 from cpvae.stored import check_finite, check_shapes
 from cpvae.training.diagnosis import Record
 from cpvae.training.engine import Engine
 from cpvae.training.initialise import initial_clusters
+from cpvae.training.processes import digest, from_first
+from cpvae.training.rows import Rows, shares
 
 SAVE_EVERY = 5.0  # seconds between two saves of the training state, at least
 
@@ -76,15 +76,15 @@ class Run:
         if self.folder:
             self.folder.write_model(self.best)
 
-    def finish(self, x_train: Float[Tensor, "n f"], device: torch.device, anew: bool) -> None:
-        """Takes the best weights, and stores the aggregated posterior with them (eq. 14).
+    def finish(self, rows: Rows, device: torch.device, anew: bool) -> None:
+        """Takes the best weights, and stores the aggregated posterior of all rows (eq. 14).
 
         Components are numbered by their size where the fit was ``anew``, the largest first. The
         state of the training keeps their numbers, for a run that goes on from it.
         """
         self.model.load_state_dict(self.best)
         self.model.eval()
-        self.model.aggregated.copy_(cluster_probs(self.model, x_train.to(device)).mean(0))
+        self.model.aggregated.copy_(shares(self.model, rows, device))
         if anew:
             order = self.model.aggregated.argsort(descending=True, stable=True)
             reorder(self.model, order.tolist())
@@ -128,7 +128,8 @@ class Group:
         going = [index for index, run in enumerate(self.runs) if not run.stopped]
         with contextlib.ExitStack() as stack:
             models = [stack.enter_context(self.runs[index].pretrained()) for index in going]
-            found = initial_clusters(models, x_train, [self.runs[index].seed for index in going])
+            seeds = [self.runs[index].seed for index in going]
+            found = from_first(lambda: initial_clusters(models, x_train, seeds))
         for index, ranges in zip(going, found, strict=True):
             self.engine.set_initial(index, ranges)
 
@@ -162,9 +163,15 @@ class Group:
         self.saved_at = time.monotonic()
         self.took = self.saved_at - started
 
+    def digests(self) -> dict[str, str]:
+        """What several processes must have in common, as `processes.check_same` takes it."""
+        weights = [t for run in self.runs for t in run.model.state_dict().values()]
+        state = [t for i in range(len(self.runs)) for t in self.engine.state(i).values()]
+        return {"model": digest(*weights), "state of the training": digest(*state)}
+
     def restore(self) -> None:
         """Goes back to the training state in the folder, if there is one."""
-        stored = self.home.read_training() if self.home else None
+        stored = from_first(lambda: self.home.read_training() if self.home else None)
         if not stored:
             for run in self.runs:
                 if run.folder:
@@ -178,9 +185,10 @@ class Group:
             )
         for index, (run, kept) in enumerate(zip(self.runs, progress["runs"], strict=True)):
             mine = under(f"{index}.", tensors)
-            assert self.home  # it was read from there
-            _check_state(self.home.path, run, self.engine.state(index), mine)
+            home = self.home.path if self.home else Path()  # only the first process has one
+            _check_state(home, run, self.engine.state(index), mine)
             _restore_history(run, kept)
+            run.history = from_first(lambda run=run: run.history)  # type: ignore[misc]
             run.model.load_state_dict(under("last.", mine))
             device = self.engine.device
             run.best = {k: v.to(device) for k, v in under("best.", mine).items()}
