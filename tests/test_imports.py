@@ -65,7 +65,7 @@ LAYOUT = {
         "compact",
         "onnx",
     ),
-    "evaluation": ("metrics", "classifier", "generation", "moments", "densities"),
+    "evaluation": ("metrics", "classifier", "generation", "moments", "densities", "quality"),
     " checkpoint": ("versions", "stored", "old_formats", "tensors", "checkpoint", "staging"),
     "training": (
         "device",

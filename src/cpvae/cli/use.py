@@ -5,7 +5,7 @@ import json
 import math
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,6 +33,9 @@ from cpvae.cli.write import (
     save_table,
 )
 from cpvae.text import in_markup, printable
+
+if TYPE_CHECKING:
+    from cpvae.checkpoint import RunFolder
 
 commands = typer.Typer()
 Other = Annotated[
@@ -64,6 +67,14 @@ def evaluate(
     ] = 500,
     label: Annotated[str | None, typer.Option(help="Column of DATA with known classes.")] = None,
     seed: Seed = 0,
+    quality: Annotated[
+        bool,
+        typer.Option(
+            "--quality",
+            help="Instead say how good and how private drawn rows of a table are, beside held-out "
+            "ones.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one flat JSON object.")] = False,
 ) -> None:
     """Print how well a run fits data (higher is better) and, with labels, clustering scores.
@@ -82,6 +93,9 @@ def evaluate(
     info = folder.read_info()
     if label and data is None:
         raise ValueError("--label names a column of other DATA: name DATA, or leave it out.")
+    if quality:
+        _print_quality(folder, info, data, seed, as_json)
+        return
     if data is None:
         splits = splits_of(info, run)
         with contextlib.ExitStack() as stack:
@@ -376,6 +390,32 @@ def explore(
 
     explorer = Explorer(model, x, schema, run / NAMES)
     serve(page(explorer, run.resolve().name, read), port, browser)
+
+
+def _print_quality(
+    folder: "RunFolder", info: dict[str, Any], data: str | None, seed: int, as_json: bool
+) -> None:
+    """Figures of drawn rows, of a run, beside its test part or other data."""
+    from cpvae.evaluation.quality import in_words
+    from cpvae.evaluation.quality import quality as quality_of
+
+    splits = splits_of(info, folder.path)
+    held_out = examples_of(folder, data).x.numpy() if data else splits.test.x
+    model = model_of(folder, info)
+    found = quality_of(model, folder.read_schema(), splits.train.x, held_out, seed)
+    if as_json:
+        print(json.dumps(found))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        *("drawn rows", "value", "by chance", "how to read it"),
+        title=f"{in_markup(folder.path)}, beside {found['n_held_out']} held-out rows",
+    )
+    for line in in_words(found):
+        table.add_row(*map(in_markup, line))
+    Console(emoji=False).print(table)
 
 
 def _print_groups(groups: list[list[int]], shares: list[float], n_components: int) -> None:
