@@ -79,7 +79,7 @@ def test_faults_show_in_their_figures():
 
 
 def test_a_models_draws_are_compared(build_small):
-    units = {"loc": (0, 30, 20, 0), "scale": (1, 9, 20, 1), "n_levels": (3, 0, 0, 0)}
+    units = {"loc": (0.0, 3.0, 20.0, 0.0), "scale": (1.0, 1.0, 9.0, 1.0), "n_levels": (3, 0, 0, 0)}
     kinds = ("categorical", "count", "gaussian", "gaussian")
     model = build_small({"shape": (4,), "likelihood": "mixed", "kinds": kinds, **units})
     result = quality(model, SCHEMA, FITTED, HELD_OUT)

@@ -399,6 +399,11 @@ def _print_quality(
     from cpvae.evaluation.quality import in_words
     from cpvae.evaluation.quality import quality as quality_of
 
+    if not info.get("data"):
+        raise ValueError(
+            f"{folder.path} was saved from Python and does not say which rows it was fitted to, "
+            f"which --quality compares with: call cpvae.evaluation.quality.quality in Python."
+        )
     splits = splits_of(info, folder.path)
     held_out = examples_of(folder, data).x.numpy() if data else splits.test.x
     model = model_of(folder, info)
