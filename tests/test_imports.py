@@ -85,6 +85,7 @@ LAYOUT = {
         "defaults",
         "restarts",
         "fit",
+        "choose",
     ),
     " hub": ("hub",),
     "report": ("progress", "lettering", "figures", "loggers", "page", "explorer", "app"),
@@ -102,7 +103,7 @@ LAYOUT = {
         "draws",
         "commands",
     ),
-    "cli": ("read", "write", "run", "fit", "use", "impute", "share", "main"),
+    "cli": ("read", "write", "run", "fit", "choose", "use", "impute", "share", "main"),
     " main": ("__main__",),
 }
 ORDER = [

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from cpvae.cli import fit, impute, share, use
+from cpvae.cli import choose, fit, impute, share, use
 from cpvae.experiments.commands import app as reproduce
 from cpvae.text import printable
 
@@ -69,7 +69,7 @@ def _top(
         raise typer.Exit
 
 
-for part in (fit, use, impute, share):
+for part in (fit, choose, use, impute, share):
     app.add_typer(part.commands)
 app.add_typer(reproduce, name="reproduce")
 
