@@ -89,7 +89,7 @@ LAYOUT = {
     ),
     " hub": ("hub",),
     "report": ("progress", "lettering", "figures", "loggers", "page", "explorer", "app"),
-    " estimator": ("reading", "drawing", "estimator"),
+    " estimator": ("reading", "drawing", "rows", "estimator"),
     "experiments": (
         "cells",
         "baselines",

@@ -69,17 +69,20 @@ def refine(
     """
     device, started = choose_device(accelerator), time.monotonic()
     x_train, x_valid = (part.flatten(1) for part in (data.train, data.valid))
+    of_train, of_valid = data.row_weights or (None, None)
     run = Run(model, recipe.seed, folder)
     if folder:
         folder.write_history([])
     with torch_settings(device, small=True):
         if anew:
-            start = start_as_mixture(model, x_train, recipe.seed)
+            start = start_as_mixture(model, x_train, recipe.seed, of_train, data.start)
         model.to(device)
-        held_out = HeldOut(model, x_valid.to(device), recipe.seed)
+        held_out = HeldOut(model, x_valid.to(device), recipe.seed, of_valid)
         train = model.likelihood.observe(x_train.to(device))
         first = exact_terms(model, train, torch_stream(recipe.seed, "training", 0, device))
-        for epoch, trained in chain([(0, _record(first))], _epochs(model, train, recipe)):
+        weight = None if of_train is None else of_train.to(train)
+        epochs = _epochs(model, train, recipe, weight)
+        for epoch, trained in chain([(0, _record(_weighted(first, weight)))], epochs):
             record = {"epoch": epoch, "seconds": time.monotonic() - started, **trained}
             record |= held_out.validate()
             if not math.isfinite(record["train_loss_nats"] + record["valid_elbo_nats"]):
@@ -91,9 +94,10 @@ def refine(
             if _is_over(run, recipe):
                 break
         if anew and run.best_epoch == 0:  # so no row needs to be held out
-            start_on_all(model, torch.cat([x_train, x_valid]), start)
+            both = data.row_weights and torch.cat(data.row_weights)
+            start_on_all(model, torch.cat([x_train, x_valid]), start, both)
             run.best = run.weights()
-        run.finish(x_train, device)
+        run.finish(x_train, device, of_train)
     return run.history
 
 
@@ -128,10 +132,18 @@ class HeldOut:
         model: as the mixture
         x: held-out rows (m, f) in the data's units
         seed: of the noise
+        weight: of the rows, with the mean 1
     """
 
-    def __init__(self, model: ResidualCPVAE, x: Float[Tensor, "m f"], seed: int):
+    def __init__(
+        self,
+        model: ResidualCPVAE,
+        x: Float[Tensor, "m f"],
+        seed: int,
+        weight: Float[Tensor, " m"] | None = None,
+    ):
         self.model, self.seed, self.n = model, seed, len(x)
+        self.weight = torch.ones(len(x)) if weight is None else weight
         self.observed = validation_data(model, x, seed)
         self.of_mixture = self._of_each(self._terms())
 
@@ -139,10 +151,13 @@ class HeldOut:
         """The validation half of a record."""
         terms = self._terms()
         gain = self._of_each(terms) - self.of_mixture
+        gain = gain * self.weight.to(gain)
         error = gain.std().item() / self.n**0.5 if self.n > 1 else math.inf
+        times = len(self.observed) // self.n
+        weight = self.weight.repeat(times).unsqueeze(1).to(self.observed)
         is_mixture = not gain.any()
         return {
-            **validated(self.model, terms),
+            **validated(self.model, terms, weight),
             "gain_nats": gain.mean().item(),
             "gain_se_nats": 0.0 if is_mixture else error,
             "counts": is_mixture or gain.mean().item() > error,
@@ -158,7 +173,10 @@ class HeldOut:
 
 
 def _epochs(
-    model: ResidualCPVAE, train: Float[Tensor, "n f"], recipe: Recipe
+    model: ResidualCPVAE,
+    train: Float[Tensor, "n f"],
+    recipe: Recipe,
+    weight: Float[Tensor, " n"] | None = None,
 ) -> Iterator[tuple[int, Record]]:
     """Trains, and gives an epoch and the training half of its record every `EVERY` steps.
 
@@ -185,11 +203,14 @@ def _epochs(
         model.train()
         for batch in rows.split(batch_size):
             normal = torch.randn(len(batch), model.normal_dim, generator=noise, device=train.device)
-            x, mine, pairs = train, prepared, likely
+            x, mine, pairs, of = train, prepared, likely, weight
             if len(batch) < n:
                 x, mine = train[batch], prepared.take(batch)
                 pairs = pairs_of(mine.log_qc.exp(), LIKELY)
-            terms = model.bound_of(x, mine, pairs, normal)
+                of = None if weight is None else weight[batch]
+            terms = _weighted(model.bound_of(x, mine, pairs, normal), of)
+            if of is not None:
+                pairs = pairs._replace(weight=pairs.weight * of[pairs.row])
             loss = -terms.elbo().mean() - AGREE * _agreement(model, pairs, noise)
             optimiser.zero_grad()
             loss.backward()
@@ -200,6 +221,14 @@ def _epochs(
         if (epoch + 1) % between == 0 or epoch + 1 == recipe.max_epochs:
             yield epoch + 1, _record(Terms(*(torch.cat(each) for each in zip(*kept, strict=True))))
             kept.clear()
+
+
+def _weighted(terms: Terms, weight: Float[Tensor, " b"] | None) -> Terms:
+    """Terms of rows times the weight of each, whose mean is 1."""
+    if weight is None:
+        return terms
+    log_px, kl_z, kl_c, log_qc = terms
+    return Terms(weight * log_px, weight * kl_z, weight * kl_c, log_qc)
 
 
 def _agreement(model: ResidualCPVAE, pairs: Pairs, generator: torch.Generator) -> Float[Tensor, ""]:

@@ -75,11 +75,19 @@ class Run:
         if self.folder:
             self.folder.write_model(self.best)
 
-    def finish(self, x_train: Float[Tensor, "n f"], device: torch.device) -> None:
+    def finish(
+        self,
+        x_train: Float[Tensor, "n f"],
+        device: torch.device,
+        row_weights: Float[Tensor, " n"] | None = None,
+    ) -> None:
         """Takes the best weights, and stores the aggregated posterior with them (eq. 14)."""
         self.model.load_state_dict(self.best)
         self.model.eval()
-        self.model.aggregated.copy_(cluster_probs(self.model, x_train.to(device)).mean(0))
+        probs = cluster_probs(self.model, x_train.to(device))
+        if row_weights is not None:
+            probs = probs * row_weights.to(probs).unsqueeze(1)
+        self.model.aggregated.copy_(probs.mean(0))
         self.best = self.weights()
         self.keep_best()
 
