@@ -59,6 +59,7 @@ LAYOUT = {
         "hierarchical",
         "build",
         "truncated",
+        "ranges",
         "resampling",
         "imputation",
         "inference",
@@ -103,7 +104,7 @@ LAYOUT = {
         "draws",
         "commands",
     ),
-    "cli": ("read", "write", "run", "fit", "choose", "use", "impute", "share", "main"),
+    "cli": ("read", "write", "quality", "run", "fit", "choose", "use", "impute", "share", "main"),
     " main": ("__main__",),
 }
 ORDER = [

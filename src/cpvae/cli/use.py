@@ -5,11 +5,12 @@ import json
 import math
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from cpvae import choices
+from cpvae.cli.quality import print_quality
 from cpvae.cli.read import (
     FILES,
     Run,
@@ -33,9 +34,6 @@ from cpvae.cli.write import (
     save_table,
 )
 from cpvae.text import in_markup, printable
-
-if TYPE_CHECKING:
-    from cpvae.checkpoint import RunFolder
 
 commands = typer.Typer()
 Other = Annotated[
@@ -94,7 +92,7 @@ def evaluate(
     if label and data is None:
         raise ValueError("--label names a column of other DATA: name DATA, or leave it out.")
     if quality:
-        _print_quality(folder, info, data, seed, as_json)
+        print_quality(folder, info, data, seed, as_json)
         return
     if data is None:
         splits = splits_of(info, run)
@@ -390,37 +388,6 @@ def explore(
 
     explorer = Explorer(model, x, schema, run / NAMES)
     serve(page(explorer, run.resolve().name, read), port, browser)
-
-
-def _print_quality(
-    folder: "RunFolder", info: dict[str, Any], data: str | None, seed: int, as_json: bool
-) -> None:
-    """Figures of drawn rows, of a run, beside its test part or other data."""
-    from cpvae.evaluation.quality import in_words
-    from cpvae.evaluation.quality import quality as quality_of
-
-    if not info.get("data"):
-        raise ValueError(
-            f"{folder.path} was saved from Python and does not say which rows it was fitted to, "
-            f"which --quality compares with: call cpvae.evaluation.quality.quality in Python."
-        )
-    splits = splits_of(info, folder.path)
-    held_out = examples_of(folder, data).x.numpy() if data else splits.test.x
-    model = model_of(folder, info)
-    found = quality_of(model, folder.read_schema(), splits.train.x, held_out, seed)
-    if as_json:
-        print(json.dumps(found))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(
-        *("drawn rows", "value", "by chance", "how to read it"),
-        title=f"{in_markup(folder.path)}, beside {found['n_held_out']} held-out rows",
-    )
-    for line in in_words(found):
-        table.add_row(*map(in_markup, line))
-    Console(emoji=False).print(table)
 
 
 def _print_groups(groups: list[list[int]], shares: list[float], n_components: int) -> None:
