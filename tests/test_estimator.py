@@ -186,7 +186,10 @@ def checks():
         from cpvae import CPVAE
         warnings.simplefilter("ignore")
         quick = CPVAE(n_components=2, max_epochs=2, accelerator="cpu")
-        for check in check_estimator(quick, on_skip=None, on_fail=None):
+        why = "which rows make a minibatch or are held out differs where a row is there twice"
+        apart = {"check_sample_weight_equivalence_on_dense_data": why}
+        told = check_estimator(quick, on_skip=None, on_fail=None, expected_failed_checks=apart)
+        for check in told:
             print(check["check_name"], check["status"], repr(check["exception"]))
     """
     environment = os.environ | {"SCIPY_ARRAY_API": "1", "OMP_NUM_THREADS": "1"}
@@ -200,7 +203,9 @@ def checks():
 def test_scikit_learns_contract_is_kept_whole():
     told = checks()
     assert len(told) > 40
-    assert [line for line in told if line.split()[1] != "passed"] == []
+    assert [line for line in told if line.split()[1] not in ("passed", "xfail")] == []
+    failed = [line.split()[0] for line in told if line.split()[1] == "xfail"]
+    assert failed == ["check_sample_weight_equivalence_on_dense_data"]
 
 
 def test_an_examples_score_is_its_own_and_a_bound(fitted):

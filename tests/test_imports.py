@@ -67,6 +67,7 @@ LAYOUT = {
         "hierarchical",
         "build",
         "truncated",
+        "ranges",
         "resampling",
         "imputation",
         "inference",
@@ -74,7 +75,15 @@ LAYOUT = {
         "compact",
         "onnx",
     ),
-    "evaluation": ("metrics", "classifier", "generation", "moments", "profiles", "densities"),
+    "evaluation": (
+        "metrics",
+        "classifier",
+        "generation",
+        "moments",
+        "profiles",
+        "densities",
+        "quality",
+    ),
     " checkpoint": (
         "versions",
         "stored",
@@ -105,6 +114,7 @@ LAYOUT = {
         "defaults",
         "restarts",
         "fit",
+        "choose",
     ),
     " hub": ("hub",),
     "report": (
@@ -119,7 +129,7 @@ LAYOUT = {
         "explorer",
         "app",
     ),
-    " estimator": ("reading", "drawing", "segments", "estimator"),
+    " estimator": ("reading", "drawing", "segments", "rows", "estimator"),
     "experiments": (
         "cells",
         "baselines",
@@ -133,7 +143,20 @@ LAYOUT = {
         "draws",
         "commands",
     ),
-    "cli": ("read", "write", "run", "fit", "describe", "many", "use", "impute", "share", "main"),
+    "cli": (
+        "read",
+        "write",
+        "quality",
+        "run",
+        "fit",
+        "describe",
+        "many",
+        "choose",
+        "use",
+        "impute",
+        "share",
+        "main",
+    ),
     " main": ("__main__",),
 }
 ORDER = [

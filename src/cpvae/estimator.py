@@ -32,6 +32,7 @@ from cpvae.models.precision import single_precision
 from cpvae.names import merged_names, numbers, read_names, write_names
 from cpvae.report.progress import printed
 from cpvae.rollback import or_as_before
+from cpvae.rows import OfRows
 from cpvae.segments import SegmentsMixin
 from cpvae.staging import staged
 from cpvae.streams import seed_of
@@ -151,7 +152,13 @@ class CPVAE(
 
     @or_as_before
     @single_precision()
-    def fit(self, X: ArrayLike | Splits, y: Any = None) -> "CPVAE":
+    def fit(
+        self,
+        X: ArrayLike | Splits,
+        y: Any = None,
+        sample_weight: ArrayLike | None = None,
+        start: Any = None,
+    ) -> "CPVAE":
         """Fits to examples (n, f), (n, height, width) or (n, channels, height, width).
 
         A frame may have columns of text, which are categories, and of booleans. Values of a table
@@ -160,6 +167,15 @@ class CPVAE(
         and validation parts are used, as by ``cpvae fit``. ``y`` is ignored: labels have no way in.
         Where the model overfits before its components are formed, see
         `training.diagnosis.overfitted`, and ``max_epochs`` is None, it is fitted again, in fewer.
+
+        Arguments:
+            X: see above
+            y: ignored
+            sample_weight: how much each row counts (n), in the mixture, the objective, the
+                held-out bound and p(c); for the model ``residual``. A weight of 2 is not the same
+                as a row that is there twice: which rows make a batch or are held out differs
+            start: of a table: component of each row to start from, (n) from 0 up; responsibilities
+                (n, k); or a fitted mixture, whose ``predict_proba(X)`` gives them
 
         Warns:
             ConvergenceWarning: the bound on held-out data was still rising at the last epoch, or
@@ -175,15 +191,28 @@ class CPVAE(
                 f"validation_fraction={self.validation_fraction}: use a number between 0 and 1."
             )
         warm, seed = self.warm_start and hasattr(self, "model_"), seed_of(self.random_state)
-        splits = self._split(X, seed, reset=not warm)
-        planned = self._plan(splits.for_plan(), splits.schema, seed)
+        of_rows = OfRows.of(X, sample_weight, start)
+        splits = self._split(X, seed, not warm, of_rows)
+        wanted = "residual" if of_rows and not self.model else None
+        planned = self._plan(splits.for_plan(), splits.schema, seed, wanted)
         parts = splits.training(), splits.valid.tensor()
         watch = printed if self.verbose else None
         if warm:
             planned = planned.continuing(self._plan_)
+            if of_rows:
+                raise ValueError("warm_start goes on as it was begun: leave weights and start out.")
             fitted = continue_fit(self.model_, planned, *parts, watch, self.accelerator)
         else:
-            fitted = fit_plan(planned, *parts, self.n_init, None, watch, self.accelerator)
+            weights, responsibilities = of_rows.split(splits) if of_rows else (None, None)
+            fitted = fit_plan(
+                planned,
+                *parts,
+                n_restarts=self.n_init,
+                watch=watch,
+                accelerator=self.accelerator,
+                row_weights=weights,
+                start=responsibilities,
+            )
             self.restarts_ = fitted.restarts
         self.history_, self._optimiser = fitted.history, None
         self._take(fitted.model, fitted.plan, self.names_ if warm else None)
@@ -227,8 +256,10 @@ class CPVAE(
         self.log_densities_ = densities.quantiles(self.model_, examples, self.recipe_.seed)
         return self
 
-    def _split(self, X: ArrayLike | Splits, seed: int, reset: bool) -> Splits:
-        """Parts for training and validation."""
+    def _split(
+        self, X: ArrayLike | Splits, seed: int, reset: bool, of_rows: OfRows | None = None
+    ) -> Splits:
+        """Parts for training and validation; rows keep their numbers where something is known."""
         if isinstance(X, str | Path) or is_large(X):
             X = load(X, seed, kinds=self.kinds)
         if isinstance(X, Splits):
@@ -236,7 +267,11 @@ class CPVAE(
             self._set_names(X.schema)
             return X
         x, schema = self._read(X, reset)
-        source = Source(type(X).__name__, x, schema=schema)
+        numbers = None
+        if of_rows:
+            numbers = of_rows.that_count(len(x))
+            x = x[numbers]
+        source = Source(type(X).__name__, x, numbers, schema)
         return split(source, seed, self.validation_fraction, test_fraction=0.0)
 
     def _plan(self, x: np.ndarray, schema: Schema, seed: int, model: str | None = None) -> Plan:
@@ -254,9 +289,11 @@ class CPVAE(
         """The most probable component of each example, (n) ints."""
         return self.predict_proba(X).argmax(axis=1)
 
-    def fit_predict(self, X: ArrayLike, y: Any = None) -> np.ndarray:
+    def fit_predict(
+        self, X: ArrayLike, y: Any = None, sample_weight: ArrayLike | None = None
+    ) -> np.ndarray:
         """`fit`, then `predict` on the same data."""
-        return self.fit(X).predict(X)
+        return self.fit(X, sample_weight=sample_weight).predict(X)
 
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
         """q(c|x) of each example, (n, k); for models without c the prior's responsibilities."""

@@ -17,6 +17,7 @@ from cpvae.cli.many import (
     is_folder,
     print_counts,
 )
+from cpvae.cli.quality import print_quality
 from cpvae.cli.read import (
     FILES,
     Examples,
@@ -72,6 +73,14 @@ def evaluate(
     ] = 500,
     label: Annotated[str | None, typer.Option(help="Column of DATA with known classes.")] = None,
     seed: Seed = 0,
+    quality: Annotated[
+        bool,
+        typer.Option(
+            "--quality",
+            help="Instead say how good and how private drawn rows of a table are, beside held-out "
+            "ones.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one flat JSON object.")] = False,
 ) -> None:
     """Print how well a run fits data (higher is better) and, with labels, clustering scores.
@@ -90,6 +99,9 @@ def evaluate(
     info = folder.read_info()
     if label and data is None:
         raise ValueError("--label names a column of other DATA: name DATA, or leave it out.")
+    if quality:
+        print_quality(folder, info, data, seed, as_json)
+        return
     if data is None:
         splits = splits_of(info, run)
         with contextlib.ExitStack() as stack:

@@ -68,7 +68,10 @@ class Gaussians(NamedTuple):
 
 
 def fit_gaussians(
-    points: Points, responsibilities: Float[np.ndarray, "n k"], steps: int = 0
+    points: Points,
+    responsibilities: Float[np.ndarray, "n k"],
+    steps: int = 0,
+    weight: Float[np.ndarray, " n"] | None = None,
 ) -> Gaussians:
     """The mixture of clusters, shrunk, and moved by EM where ``steps`` asks for it.
 
@@ -76,19 +79,23 @@ def fit_gaussians(
         points: rows
         responsibilities: of the clusters for each row; a cluster may be empty
         steps: of EM, at most
+        weight: of the rows: one that weighs 2 counts as two; by default each counts once
     """
     before, found = -np.inf, None
+    weight = np.ones(len(points.numbers)) if weight is None else weight
+    responsibilities = responsibilities * weight[:, None]
     if np.isnan(points.numbers).any():  # EM for what is missing needs a mixture to begin with
         steps, found = max(steps, FEWEST_STEPS), _likeliest(points, responsibilities, 1.0)
-    shrinkage = _best_shrinkage(points, responsibilities, found)
+    shrinkage = _best_shrinkage(points, responsibilities, found, weight)
     found = _likeliest(points, responsibilities, shrinkage, found)
     for _ in range(steps):
         joint = found.log_prob(points)
         log_prob = np.logaddexp.reduce(joint, axis=1)
-        if log_prob.mean() - before < 1e-4:
+        mean = np.average(log_prob, weights=weight)
+        if mean - before < 1e-4:
             break
-        before = log_prob.mean()
-        found = _likeliest(points, np.exp(joint - log_prob[:, None]), shrinkage, found)
+        before, of = mean, np.exp(joint - log_prob[:, None]) * weight[:, None]
+        found = _likeliest(points, of, shrinkage, found)
     return found
 
 
@@ -128,7 +135,10 @@ def stable_gaussians(
 
 
 def _best_shrinkage(
-    points: Points, responsibilities: Float[np.ndarray, "n k"], before: Gaussians | None
+    points: Points,
+    responsibilities: Float[np.ndarray, "n k"],
+    before: Gaussians | None,
+    weight: Float[np.ndarray, " n"],
 ) -> float:
     """The shrinkage under which rows are likeliest that a mixture of the others has not seen."""
     fold = np.random.default_rng(0).permutation(len(points.numbers)) % FOLDS
@@ -138,7 +148,7 @@ def _best_shrinkage(
         whole = _likeliest(points.take(rest), responsibilities[rest], 0.0, before)
         for i, shrinkage in enumerate(SHRINKAGE):
             joint = _shrunk(whole, shrinkage).log_prob(mine)
-            total[i] += np.logaddexp.reduce(joint, axis=1).sum()
+            total[i] += weight[~rest] @ np.logaddexp.reduce(joint, axis=1)
     return SHRINKAGE[int(total.argmax())]
 
 

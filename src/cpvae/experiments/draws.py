@@ -17,6 +17,7 @@ from cpvae.data import Source, split
 from cpvae.data.columns import decimals_of
 from cpvae.data.objects import encode_frame
 from cpvae.estimator import CPVAE
+from cpvae.evaluation import quality
 from cpvae.experiments import real, tables
 from cpvae.experiments.cells import provenance, write
 from cpvae.models.base import Model
@@ -122,21 +123,12 @@ def run(dataset: str, method: str, results: Path) -> dict[str, Any]:
 
 
 def told_apart(truth: pd.DataFrame, made: pd.DataFrame, seed: int) -> float:
-    """Area under the ROC curve of a forest that tells made rows from true ones, out of fold."""
-    from sklearn.ensemble import RandomForestClassifier
-    from sklearn.metrics import roc_auc_score
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
-
+    """As `quality.told_apart`, of frames."""
     both = pd.concat([truth, made], ignore_index=True)
     for name in both.select_dtypes(exclude="number"):
         both[name] = pd.factorize(both[name].astype(str))[0]
-    is_made = np.arange(len(both)) >= len(truth)
-    forest = RandomForestClassifier(TREES, random_state=seed)
-    folds = StratifiedKFold(tables.FOLDS, shuffle=True, random_state=seed)
-    given = cross_val_predict(
-        forest, both.to_numpy(np.float64), is_made, cv=folds, method="predict_proba"
-    )
-    return float(roc_auc_score(is_made, given[:, 1]))
+    x = both.to_numpy(np.float64)
+    return quality.told_apart(x[: len(truth)], x[len(truth) :], seed, TREES, tables.FOLDS)
 
 
 def impossible(truth: pd.DataFrame, made: pd.DataFrame) -> int:

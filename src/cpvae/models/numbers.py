@@ -30,6 +30,7 @@ from cpvae.models.heads import Head, within_reach
 BENDS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # that are tried, in standard deviations
 LEAST_WIDTH = 1e-5  # of an interval, in standard deviations: single precision tells no less apart
 NARROW = 0.05  # interval in standard deviations of the noise, up to which a density is a line in it
+SLACK = 0.05  # share of an interval that is left free at its ends where values are dequantised
 FAR = 40.0  # standard deviations, beyond which nothing is left
 MOST_ROWS = 3_000  # that bends are fitted to
 FLOOR = 1e-3  # variance added in that, in units of the column's own
@@ -109,6 +110,17 @@ class NumberHead(Head):
     def standardised(self, observed: Float[Tensor, "*n c"]) -> Float[Tensor, "*n c"]:
         """Standardised T(x); of a value beyond a limit that of the limit."""
         return self._read(self._allowed(observed))
+
+    def dequantised(
+        self, observed: Float[Tensor, "*n c"], uniform: Float[Tensor, "*n c"]
+    ) -> Float[Tensor, "*n c"]:
+        """Standardised T(x) of an x anywhere in the interval of each value (Uria et al. 2013).
+
+        The density of these is no larger where a value is repeated, and a lower bound, in the mean
+        over ``uniform`` noise, on the probability of the intervals.
+        """
+        inside = SLACK + (1 - 2 * SLACK) * uniform  # T is infinite at the end that is a limit
+        return self._read(observed + (inside - 0.5) * self.rounding / self.unit)
 
     def log_prob(self, observed: Float[Tensor, "*#b c"], params: Float[Tensor, "*#b p"]) -> Tensor:
         """Log-probability of rounded values, log-density of others in the data's units; (*b)."""

@@ -17,13 +17,12 @@ says how many independent draws the proposals are worth.
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from scipy.special import logsumexp
-from scipy.stats import nbinom
 from torch import Tensor
 from torch.nn.functional import one_hot
 
@@ -32,10 +31,18 @@ from cpvae.data.conditions import Conditions
 from cpvae.models import truncated
 from cpvae.models.base import Model
 from cpvae.models.functional import LOG_2PI, Gaussian, gaussian_log_prob, marginal_log_prob
-from cpvae.models.heads import CountHead, GaussianHead
+from cpvae.models.heads import GaussianHead
 from cpvae.models.numbers import NumberHead
 from cpvae.models.pairs import Pairs
 from cpvae.models.precision import single_precision
+from cpvae.models.ranges import (
+    Between,
+    columns_of,
+    ends_of,
+    first_level,
+    logits_of,
+    place_of,
+)
 from cpvae.models.residual import ResidualCPVAE
 from cpvae.streams import torch_stream
 
@@ -136,7 +143,7 @@ def sample_given(
 def _asks_for_exact_values(model: Model, conditions: Conditions) -> bool:
     """Whether a value is given whose likelihood is a density, and no probability."""
     for column in np.flatnonzero(~np.isnan(conditions.cells)):
-        head, place, _ = _place(model, int(column))
+        head, place, _ = place_of(model, int(column))
         rounded = isinstance(head, NumberHead) and head.rounding[place] > 0
         if isinstance(head, NumberHead | GaussianHead) and not rounded:
             return True
@@ -204,7 +211,7 @@ def _log_in_ranges(
     """Log P(x_ranges | z, c)."""
     found = np.zeros(len(params))
     for column in conditions.ranges:
-        found += _Between(model, params, column, conditions).log_share()
+        found += Between(model, params, column, conditions).log_share()
     return found
 
 
@@ -231,7 +238,7 @@ class _Posterior:
         generator: torch.Generator,
     ):
         self.model, self.conditions, self.generator = model, conditions, generator
-        first = _columns(model)[0]
+        first = columns_of(model)[0]
         self.read = model.infer(model.likelihood.observe(_given(model, conditions)))[0]
         numbers = self.read[0, : model.n_numbers].double().cpu().numpy()
         ranges = [first.index(column) for column in conditions.ranges]
@@ -327,7 +334,7 @@ def _box(
         solved = np.linalg.solve(covariances[:, known[:, None], known], across.transpose(0, 2, 1))
         mean = mean + np.einsum("kjr,kj->kr", solved, given[known] - means[:, known])
         covariance = covariance - across @ solved
-    low, high = _ends(model.number_head, conditions, _columns(model)[0])
+    low, high = ends_of(model.number_head, conditions, columns_of(model)[0])
     return truncated.Box(mean, covariance, low[of], high[of], n_ranges)
 
 
@@ -341,47 +348,12 @@ def _log_density(
     log_chances = model.responsibilities.log_chances.double()
     found = found + (model.chances_of(read).double() @ log_chances.T).squeeze(0)
     for column, levels in conditions.levels.items():
-        start = 2 * model.n_binary + _first_level(model, column)
+        start = 2 * model.n_binary + first_level(model, column)
         found = found + log_chances[:, [start + level for level in levels]].logsumexp(1)
     return found.cpu().numpy()
 
 
-# --- columns of heads ----------------------------------------------------------------------------
-
-
-def _columns(model: Model) -> list[list[int]]:
-    """The features of each head."""
-    every = torch.arange(model.shape[0]).to(model.aggregated)
-    return [part.int().tolist() for part in model.likelihood.by_head(every)]
-
-
-def _place(model: Model, column: int) -> tuple[Any, int, int]:
-    """The head of a column, its place in the head, and where the head's parameters begin."""
-    begin = 0
-    for head, mine in zip(model.likelihood.heads, _columns(model), strict=True):
-        if column in mine:
-            return head, mine.index(column), begin
-        begin += int(head.n_params)  # type: ignore[arg-type]  # a ModuleList forgets the type
-    raise AssertionError("every column has a head")
-
-
-def _first_level(model: Model, column: int) -> int:
-    """Where the categories of a column begin, among those of its head."""
-    head, place, _ = _place(model, column)
-    return int(sum(head.n_levels[:place]))
-
-
-def _ends(
-    head: Any, conditions: Conditions, columns: list[int]
-) -> tuple[Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
-    """The ranges of a head's columns as it standardises them, a value being an interval."""
-    ends = []
-    for side, end in ((-1, conditions.low), (1, conditions.high)):
-        value = torch.from_numpy((end + side * conditions.half)[columns])
-        like = head.encode(torch.zeros(len(columns)))
-        read = head.standardised(head.encode(value.nan_to_num().clamp(-1e30, 1e30).to(like)))
-        ends.append(np.where(value.isinf(), value, read.double().cpu()))
-    return ends[0], ends[1]
+# --- cells ---------------------------------------------------------------------------------------
 
 
 def _given(model: Model, conditions: Conditions) -> Float[Tensor, "1 f"]:
@@ -396,75 +368,8 @@ def _log_prob_of_cells(
     row = model.likelihood.observe(_given(model, conditions))
     found = model.likelihood.log_prob(row.expand(len(params), -1), params)
     for column, levels in conditions.levels.items():
-        found = found + _logits(model, params, column).log_softmax(1)[:, levels].logsumexp(1)
+        found = found + logits_of(model, params, column).log_softmax(1)[:, levels].logsumexp(1)
     return found.double().cpu().numpy()
-
-
-def _logits(model: Model, params: Float[Tensor, "m p"], column: int) -> Float[Tensor, "m l"]:
-    """Logits of a column's categories."""
-    head, place, begin = _place(model, column)
-    start = begin + _first_level(model, column)
-    return params[:, start : start + head.n_levels[place]]
-
-
-class _Between:
-    """A column of numbers between two values, as p(x | z, c) has it.
-
-    Arguments:
-        model: of a table
-        params: of n rows
-        column: a feature
-        conditions: its ends
-    """
-
-    def __init__(self, model: Model, params: Tensor, column: int, conditions: Conditions):
-        self.head, self.place, begin = _place(model, column)
-        self.ends = conditions.low[column], conditions.high[column]
-        self.step = 2 * conditions.half[column]
-        self.width = self.head.n_columns
-        mine = params[:, begin : begin + self.head.n_params]
-        if isinstance(self.head, CountHead):
-            mean = self.head.log_mean(mine)[:, self.place].exp().double().cpu().numpy()
-            r = self.head.log_dispersion[self.place].exp().item()
-            self.count = nbinom(r, r / (r + mean))
-            return
-        if isinstance(self.head, NumberHead):
-            middle, logvar = mine.chunk(2, 1)
-        elif isinstance(self.head, GaussianHead):
-            middle, logvar = mine, self.head.noise_var().log().expand_as(mine)
-        else:
-            raise AssertionError("other heads have no ranges")
-        self.mean = middle[:, self.place].double().cpu().numpy()
-        self.scale = (0.5 * logvar[:, self.place].double()).exp().cpu().numpy()
-        columns = next(of for of in _columns(model) if column in of)
-        low, high = (end[self.place] for end in _ends(self.head, conditions, columns))
-        self.low, self.high = (low - self.mean) / self.scale, (high - self.mean) / self.scale
-
-    def log_share(self) -> Float[np.ndarray, " n"]:
-        """Log of the probability of the range."""
-        if isinstance(self.head, CountHead):
-            below, above = self._of_count()
-            with np.errstate(divide="ignore"):
-                return np.log(np.maximum(above - below, 0))
-        return truncated.log_mass(self.low, self.high)
-
-    def draw(self, uniform: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        """Values in the range, in the data's units."""
-        if isinstance(self.head, CountHead):
-            below, above = self._of_count()
-            x = self.count.ppf(below + uniform * (above - below))
-        else:
-            read = torch.zeros(len(uniform), self.width)
-            drawn = self.mean + self.scale * truncated.draw(self.low, self.high, uniform)
-            read[:, self.place] = torch.from_numpy(drawn)
-            plain = self.head.plain(read) if isinstance(self.head, NumberHead) else read
-            x = self.head.decode(plain)[:, self.place].double().cpu().numpy()
-        x = np.round(x / self.step) * self.step if self.step else x
-        return np.clip(x, *self.ends)
-
-    def _of_count(self) -> tuple[np.ndarray, np.ndarray]:
-        low, high = self.ends
-        return self.count.cdf(low - 1), self.count.cdf(high)
 
 
 def _put(
@@ -479,12 +384,12 @@ def _put(
     x[:, given] = torch.from_numpy(conditions.cells[given]).to(x)
     for column, levels in conditions.levels.items():
         allowed = torch.tensor(levels, device=x.device)
-        logits = _logits(model, params, column)[:, levels]
+        logits = logits_of(model, params, column)[:, levels]
         drawn = torch.multinomial(logits.softmax(1), 1, generator=generator).squeeze(1)
         x[:, column] = allowed[drawn].to(x)
     for column in conditions.ranges:
         uniform = _uniform((len(x),), generator)
-        values = _Between(model, params, column, conditions).draw(uniform)
+        values = Between(model, params, column, conditions).draw(uniform)
         x[:, column] = torch.from_numpy(values).to(x)
 
 

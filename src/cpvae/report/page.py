@@ -15,6 +15,7 @@ from cpvae.checkpoint import FIGURES, RunFolder, best_of
 from cpvae.data import Splits
 from cpvae.data.labels import known
 from cpvae.evaluation.metrics import Progress, evaluate, figures_of
+from cpvae.evaluation.quality import FEWEST, Line, in_words, quality
 from cpvae.models.inference import cluster_probs
 from cpvae.names import called, read_names
 from cpvae.report import figures
@@ -103,6 +104,7 @@ def write_report(
         n_test=len(splits.test.x),
         n_labelled=result.get("n_labelled"),
         pictured="test " if len(splits.test.x) >= ENOUGH else "",
+        quality=_quality(folder, splits) if keep else [],
         **_contingency(folder, splits),
         **_segments(folder, splits),
         images={name: _embedded(figure) for name, figure in drawn.items()},
@@ -180,6 +182,15 @@ def _contingency(folder: RunFolder, splits: Splits) -> dict[str, Any]:
         "classes": list(map(printable, classes.tolist())),
         "contingency": list(zip(rows, counts.tolist(), strict=True)),
     }
+
+
+def _quality(folder: RunFolder, splits: Splits) -> list[Line]:
+    """How good and how private drawn rows of a table are, where there are rows to compare with."""
+    held_out = splits.test.x
+    if len(held_out) < FEWEST or splits.schema.is_image:
+        return []
+    model, schema = folder.read_model(), folder.read_schema()
+    return in_words(quality(model, schema, splits.train.x, held_out))
 
 
 def _pictured(splits: Splits) -> torch.Tensor:

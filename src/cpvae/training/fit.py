@@ -223,6 +223,8 @@ def fit_plan(
     folder: RunFolder | None = None,
     watch: Watch | None = None,
     accelerator: str = "auto",
+    row_weights: tuple[Tensor, Tensor] | None = None,
+    start: Tensor | None = None,
 ) -> Fitted:
     """Fits a plan, once more in fewer epochs where it overfitted, and diagnoses what came of it.
 
@@ -234,12 +236,25 @@ def fit_plan(
         folder: where the run goes; a fit that was begun there is resumed
         watch: a context around each fit, see `Watch`
         accelerator: as for `loop.fit`
+        row_weights: of the examples of both parts, with the mean 1
+        start: responsibilities (n, k) of the training data to start from
 
     Raises:
         Diverged: as for `fit_restarts`.
-        ValueError: as for `fit_restarts`.
+        ValueError: as for `fit_restarts`; weights or a start for another model than ``residual``.
     """
-    data = TrainingData(train, valid, plan.augment)
+    if (row_weights or start is not None) and plan.config["model"] != "residual":
+        raise ValueError(
+            f"Weights of rows and a start of your own are for the model 'residual', and this is "
+            f"{plan.config['model']!r}: leave them out, or leave model and the settings that only "
+            f"other models have."
+        )
+    if start is not None and start.shape[1] != plan.config["n_components"]:
+        raise ValueError(
+            f"start has {start.shape[1]} components, and n_components="
+            f"{plan.config['n_components']}: make them the same."
+        )
+    data = TrainingData(train, valid, plan.augment, row_weights, start)
     watch = watch or (lambda _: nullcontext(None))
     while True:  # twice at most: a plan is shortened once
         with watch(plan) as on_epoch:

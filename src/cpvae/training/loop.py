@@ -46,12 +46,15 @@ class TrainingData(NamedTuple):
 
     ``train`` may be on disk, see `rows`.
     ``valid`` is for early stopping and the choice of weights; ``augment`` is a change of data that
-    should leave c as it is, for the invariance term.
+    should leave c as it is, for the invariance term. The model `residual` alone knows weights of
+    the rows, of both parts and with the mean 1, and responsibilities (n, k) to start from.
     """
 
     train: Rows
     valid: Tensor
     augment: Augment | None = None
+    row_weights: tuple[Tensor, Tensor] | None = None
+    start: Tensor | None = None
 
 
 @single_precision()
@@ -295,15 +298,20 @@ def validated_together(
     }
 
 
-def validated(model: Model, terms: Terms) -> Record:
-    """The validation half of an epoch's record, of the terms of the validation data."""
-    aggregated = terms.log_qc.exp().mean(0)
+def validated(model: Model, terms: Terms, weight: Float[Tensor, "r 1"] | float = 1.0) -> Record:
+    """The validation half of an epoch's record, of the terms of the validation data.
+
+    ``weight`` is that of each row, with the mean 1.
+    """
+    aggregated = (weight * terms.log_qc.exp()).mean(0)
+    each = torch.stack([terms.elbo(), *terms[:3]], 1)
+    elbo, log_px, kl_z, kl_c = (weight * each).mean(0).tolist()
     model.aggregated.copy_(aggregated)  # until the end of the run takes it over the training data
     return {
-        "valid_elbo_nats": terms.elbo().mean().item(),
-        "valid_reconstruction_nats": terms.log_px.mean().item(),
-        "valid_kl_z_nats": terms.kl_z.mean().item(),
-        "valid_kl_c_nats": terms.kl_c.mean().item(),
+        "valid_elbo_nats": elbo,
+        "valid_reconstruction_nats": log_px,
+        "valid_kl_z_nats": kl_z,
+        "valid_kl_c_nats": kl_c,
         "valid_mutual_information_c_nats": mutual_information(terms.log_qc).item(),
         "components_used": components_used(aggregated),
     }

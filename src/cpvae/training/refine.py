@@ -79,19 +79,24 @@ def refine(
     """
     device, started = choose_device(accelerator), time.monotonic()
     x_valid, x_start = data.valid.flatten(1), to_start(data.train).flatten(1)
+    of_train, of_valid = data.row_weights or (None, None)
     run = Run(model, recipe.seed, folder)
     if folder:
         folder.write_history([])
     with torch_settings(device, small=True):
         if anew:
-            start = from_first(lambda: start_as_mixture(model, x_start, recipe.seed))
+            start = from_first(
+                lambda: start_as_mixture(model, x_start, recipe.seed, of_train, data.start)
+            )
             model.load_state_dict(from_first(model.state_dict))
         model.to(device)
         _check_same(data, recipe, model)
-        held_out = HeldOut(model, x_valid.to(device), recipe.seed)
+        held_out = HeldOut(model, x_valid.to(device), recipe.seed, of_valid)
         train = model.likelihood.observe(x_start.to(device))
         first = exact_terms(model, train, torch_stream(recipe.seed, "training", 0, device))
-        for epoch, trained in chain([(0, _record(first))], _epochs(model, data.train, recipe)):
+        weight = None if of_train is None else of_train.to(train)
+        epochs = _epochs(model, data.train, recipe, weight)
+        for epoch, trained in chain([(0, _record(_weighted(first, weight)))], epochs):
             record = {"epoch": epoch, "seconds": time.monotonic() - started, **trained}
             record = from_first(lambda epoch=epoch, r=record: r | held_out.validate())  # type: ignore[misc]
             if not math.isfinite(record["train_loss_nats"] + record["valid_elbo_nats"]):
@@ -103,10 +108,11 @@ def refine(
             if _is_over(run, recipe):
                 break
         if anew and run.best_epoch == 0:  # so no row needs to be held out
-            start_on_all(model, torch.cat([x_start, x_valid]), start)
+            both = data.row_weights and torch.cat(data.row_weights)
+            start_on_all(model, torch.cat([x_start, x_valid]), start, both)
             model.load_state_dict(from_first(model.state_dict))
             run.best = run.weights()
-        run.finish(data.train, device, anew)
+        run.finish(data.train, device, anew and data.start is None, of_train)
     return run.history
 
 
@@ -140,10 +146,18 @@ class HeldOut:
         model: as the mixture
         x: held-out rows (m, f) in the data's units
         seed: of the noise
+        weight: of the rows, with the mean 1
     """
 
-    def __init__(self, model: ResidualCPVAE, x: Float[Tensor, "m f"], seed: int):
+    def __init__(
+        self,
+        model: ResidualCPVAE,
+        x: Float[Tensor, "m f"],
+        seed: int,
+        weight: Float[Tensor, " m"] | None = None,
+    ):
         self.model, self.seed, self.n = model, seed, len(x)
+        self.weight = torch.ones(len(x)) if weight is None else weight
         self.observed = validation_data(model, x, seed)
         self.of_mixture = self._of_each(self._terms())
 
@@ -151,10 +165,13 @@ class HeldOut:
         """The validation half of a record."""
         terms = self._terms()
         gain = self._of_each(terms) - self.of_mixture
+        gain = gain * self.weight.to(gain)
         error = gain.std().item() / self.n**0.5 if self.n > 1 else math.inf
+        times = len(self.observed) // self.n
+        weight = self.weight.repeat(times).unsqueeze(1).to(self.observed)
         is_mixture = not gain.any()
         return {
-            **validated(self.model, terms),
+            **validated(self.model, terms, weight),
             "gain_nats": gain.mean().item(),
             "gain_se_nats": 0.0 if is_mixture else error,
             "counts": is_mixture or gain.mean().item() > error,
@@ -169,7 +186,12 @@ class HeldOut:
         return terms.elbo().double().view(-1, self.n).mean(0)
 
 
-def _epochs(model: ResidualCPVAE, rows_of: Rows, recipe: Recipe) -> Iterator[tuple[int, Record]]:
+def _epochs(
+    model: ResidualCPVAE,
+    rows_of: Rows,
+    recipe: Recipe,
+    weight: Float[Tensor, " n"] | None = None,
+) -> Iterator[tuple[int, Record]]:
     """Trains, and gives an epoch and the training half of its record every `EVERY` steps.
 
     The learning rate rises and falls once (Smith 2018).
@@ -196,10 +218,11 @@ def _epochs(model: ResidualCPVAE, rows_of: Rows, recipe: Recipe) -> Iterator[tup
         model.train()
         for batch in rows.split(batch_size):
             normal = torch.randn(len(batch), model.normal_dim, generator=noise, device=device)
-            x, mine, pairs = train, prepared, likely
+            x, mine, pairs, of = train, prepared, likely, weight
             if len(batch) < n:
                 x, mine = train[batch], prepared.take(batch)
                 pairs = pairs_of(mine.log_qc.exp(), LIKELY)
+                of = None if weight is None else weight[batch]
             of_pairs = torch.randn(len(pairs.row), model.normal_dim, generator=noise, device=device)
             of_batch, of_agreement = 1.0, 1.0  # weights among processes
             if size() > 1:
@@ -207,7 +230,9 @@ def _epochs(model: ResidualCPVAE, rows_of: Rows, recipe: Recipe) -> Iterator[tup
                 x, normal, mine = x[own], normal[own], mine.take(own)
                 pairs, which = pairs.within(own)
                 of_pairs, of_agreement = of_pairs[which], len(pairs.row) / len(which)
-            terms = model.bound_of(x, mine, pairs, normal)
+            terms = _weighted(model.bound_of(x, mine, pairs, normal), of)
+            if of is not None:
+                pairs = pairs._replace(weight=pairs.weight * of[pairs.row])
             agreement = of_agreement * _agreement(model, pairs, of_pairs)
             loss = -of_batch * terms.elbo().mean() - AGREE * agreement
             optimiser.zero_grad()
@@ -253,6 +278,14 @@ def _check_same(data: TrainingData, recipe: Recipe, model: ResidualCPVAE) -> Non
         digests = {"recipe": digest(recipe), "data": digest_of(data.train)}
         digests |= {"validation data": digest(data.valid)}
         check_same(digests | {"model": digest(*model.state_dict().values())})
+
+
+def _weighted(terms: Terms, weight: Float[Tensor, " b"] | None) -> Terms:
+    """Terms of rows times the weight of each, whose mean is 1."""
+    if weight is None:
+        return terms
+    log_px, kl_z, kl_c, log_qc = terms
+    return Terms(weight * log_px, weight * kl_z, weight * kl_c, log_qc)
 
 
 def _agreement(

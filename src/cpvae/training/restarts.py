@@ -20,7 +20,6 @@ import numpy as np
 import torch
 
 from cpvae.checkpoint import RESTARTS, TRAINING, RunFolder, best_of, describe
-from cpvae.data.augment import Augment
 from cpvae.data.schema import Schema
 from cpvae.data.store import Windows
 from cpvae.lock import end_with
@@ -200,7 +199,7 @@ def _train_apart(
                 f.path,
                 resumable,
                 *arrays,
-                data.augment,
+                data[2:],
                 accelerator,
                 os.getpid(),
             )
@@ -220,20 +219,21 @@ def _train_one(
     resumable: bool,
     x_train: np.ndarray | Windows,
     x_valid: np.ndarray,
-    augment: Augment | None,
+    more: tuple[Any, ...],
     accelerator: str,
     parent: int,
 ) -> str | None:
     """One restart in a process of its own; returns the text of the error if it diverged.
 
-    Its training state is saved only if the folder outlives the fit (``resumable``). The process
-    ends with the one that is its ``parent``.
+    Its training state is saved only if the folder outlives the fit (``resumable``). ``more`` is
+    what `TrainingData` has beside the examples. The process ends with the one that is its
+    ``parent``.
     """
     end_with(parent)
     torch.set_num_threads(1)
     model, folder = build(**config), RunFolder(path)
     train = x_train if isinstance(x_train, Windows) else torch.tensor(x_train)
-    data = TrainingData(train, torch.tensor(x_valid), augment)
+    data = TrainingData(train, torch.tensor(x_valid), *more)
     home = folder if resumable else None
     try:
         with folder.writing(PATIENCE) if resumable else nullcontext():

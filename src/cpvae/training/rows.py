@@ -35,10 +35,18 @@ def of_epoch(rows: Rows, seed: int, epoch: int) -> Tensor:
     return rows.of_epoch(seed, epoch) if isinstance(rows, Windows) else rows
 
 
-def shares(model: Model, rows: Rows, device: torch.device) -> Float[Tensor, " k"]:
-    """The mean of q(c|x) over all rows (eq. 14)."""
+def shares(
+    model: Model,
+    rows: Rows,
+    device: torch.device,
+    row_weights: Float[Tensor, " n"] | None = None,
+) -> Float[Tensor, " k"]:
+    """The mean of q(c|x) over all rows (eq. 14); rows in memory may have weights."""
     if not isinstance(rows, Windows):
-        return cluster_probs(model, rows.flatten(1).to(device)).mean(0)
+        probs = cluster_probs(model, rows.flatten(1).to(device))
+        if row_weights is not None:
+            probs = probs * row_weights.to(probs).unsqueeze(1)
+        return probs.mean(0)
     total = torch.zeros_like(model.aggregated, dtype=torch.float64)
     for part in rows.parts():
         for some in part.to(device).split(model.rows_at_once()):

@@ -40,7 +40,36 @@ class Start(NamedTuple):
     of_categories: Gaussians | None = None
 
 
-def start_as_mixture(model: ResidualCPVAE, x: Float[Tensor, "n f"], seed: int) -> Start:
+def start_as_mixture(
+    model: ResidualCPVAE,
+    x: Float[Tensor, "n f"],
+    seed: int,
+    weight: Float[Tensor, " n"] | None = None,
+    given: Float[Tensor, "n k"] | None = None,
+) -> Start:
+    """Makes the model the mixture of the data; where rows have weights, that of weighted rows.
+
+    Arguments:
+        model: from `build`
+        x: rows in the data's units
+        seed: of the search
+        weight: of the rows
+        given: responsibilities of the components, where they are not to be searched for
+    """
+    if given is not None:
+        model.number_head.fit_bends(_observed(model, x), given)
+        of = None if weight is None else weight.double().numpy()
+        start = Start(fit_gaussians(points(model, x), given.double().numpy(), weight=of))
+        model.start_from(*start)
+        return start
+    if weight is None:
+        return _found(model, x, seed)
+    generator = torch_stream(seed, "initialisation", 1)
+    order = torch.multinomial(weight, len(x), replacement=True, generator=generator)
+    return start_on_all(model, x, _found(model, x[order], seed), weight)
+
+
+def _found(model: ResidualCPVAE, x: Float[Tensor, "n f"], seed: int) -> Start:
     """Finds the mixture of the data, bends the model's columns for it, and makes the model it.
 
     A table that `needs_mixture` starts from the components of one, moved on by EM with full
@@ -61,16 +90,25 @@ def start_as_mixture(model: ResidualCPVAE, x: Float[Tensor, "n f"], seed: int) -
     return _by_em(model, x, seed)
 
 
-def start_on_all(model: ResidualCPVAE, x: Float[Tensor, "n f"], start: Start) -> None:
+def start_on_all(
+    model: ResidualCPVAE,
+    x: Float[Tensor, "n f"],
+    start: Start,
+    weight: Float[Tensor, " n"] | None = None,
+) -> Start:
     """Makes the model the same mixture, fitted once more to these rows."""
+    of = None if weight is None else weight.double().cpu().numpy()
+    rows = points(model, x)
     if start.of_categories is None:
-        rows = points(model, x)
-        start = Start(fit_gaussians(rows, _responsibilities(start.mixture, rows)))
+        responsibilities = _responsibilities(start.mixture, rows)
+        start = Start(fit_gaussians(rows, responsibilities, weight=of))
     else:
         raw = numbers_alone(_plain(model, x))
-        found = fit_gaussians(raw, _responsibilities(start.of_categories, raw))
-        start = Start(fit_gaussians(points(model, x), _responsibilities(found, raw)), found)
+        found = fit_gaussians(raw, _responsibilities(start.of_categories, raw), weight=of)
+        mixture = fit_gaussians(rows, _responsibilities(found, raw), weight=of)
+        start = Start(mixture, found)
     model.start_from(*start)
+    return start
 
 
 def points(model: ResidualCPVAE, x: Float[Tensor, "n f"]) -> Points:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from cpvae.checkpoint import RunFolder
@@ -76,7 +77,13 @@ class Run:
         if self.folder:
             self.folder.write_model(self.best)
 
-    def finish(self, rows: Rows, device: torch.device, anew: bool) -> None:
+    def finish(
+        self,
+        rows: Rows,
+        device: torch.device,
+        anew: bool,
+        row_weights: Float[Tensor, " n"] | None = None,
+    ) -> None:
         """Takes the best weights, and stores the aggregated posterior of all rows (eq. 14).
 
         Components are numbered by their size where the fit was ``anew``, the largest first. The
@@ -84,7 +91,7 @@ class Run:
         """
         self.model.load_state_dict(self.best)
         self.model.eval()
-        self.model.aggregated.copy_(shares(self.model, rows, device))
+        self.model.aggregated.copy_(shares(self.model, rows, device, row_weights))
         if anew:
             order = self.model.aggregated.argsort(descending=True, stable=True)
             reorder(self.model, order.tolist())
