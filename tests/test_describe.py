@@ -8,6 +8,7 @@ import pytest
 
 from cpvae.checkpoint import RunFolder
 from cpvae.estimator import CPVAE
+from cpvae.report.words import percent
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +142,38 @@ def test_components_are_numbered_by_size(folder):
     shares = RunFolder(folder / "run").read_model().aggregated
     assert (shares.diff() <= 0).all()
     assert shares[0] > shares[2]
+
+
+def test_a_new_fit_takes_names_over(folder, cpvae, without_pictures, without_shape_checks):
+    run, later, new = folder / "run", folder / "later.csv", folder / "later"
+    table = pd.read_csv(folder / "table.csv")
+    cpvae("assign", run, folder / "table.csv", "--out", folder / "a.csv", "--overwrite")
+    component = pd.read_csv(folder / "a.csv")["component"]
+    table[(component != 0) | (table.index % 5 == 0)].to_csv(later, index=False)  # 0 is small now
+    fit = ("fit", later, "-k", 3, "--max-epochs", 1, "--out", new, "--names-from", run)
+    code, _, err = cpvae(*fit)
+    assert code == 2
+    assert "No component of" in err
+    assert not new.exists()
+    cpvae("name", run, "0=low", "1=middle", "2=top")
+    code, _, err = cpvae(*fit)
+    assert code == 0
+    labels = []
+    for _ in range(2):
+        names = cpvae("name", new)[1]
+        assert "0 (low)" not in names
+        cpvae("assign", new, later, "--out", folder / "b.csv", "--overwrite")
+        labels.append(pd.read_csv(folder / "b.csv")["name"])
+        if len(labels) == 1:  # names stay with their rows when the fit goes on
+            assert cpvae("fit", later, "--out", new, "--resume", "--max-epochs", 2)[0] == 0
+    cpvae("assign", run, later, "--out", folder / "c.csv")
+    stayed = (labels[0] == pd.read_csv(folder / "c.csv")["name"]).mean()
+    assert stayed > 0.5
+    assert f"{percent(float(stayed))} of the rows are where they were" in err
+    assert (labels[0] == labels[1]).mean() > 0.9
+    model = CPVAE.load(new).name(dict.fromkeys(range(3), ""))
+    assert model.names_ == ["0", "1", "2"]
+    model.name_like(CPVAE.load(run), pd.read_csv(later))
+    assert sorted(model.names_) == ["low", "middle", "top"]
+    assert "0 (" + model.names_[0] in names
+    cpvae("name", run, "0=", "1=", "2=")

@@ -62,7 +62,7 @@ LAYOUT = {
         "compact",
         "onnx",
     ),
-    "evaluation": ("metrics", "classifier", "generation", "moments", "profiles"),
+    "evaluation": ("metrics", "classifier", "generation", "moments", "profiles", "matching"),
     " checkpoint": (
         "versions",
         "stored",
@@ -118,7 +118,7 @@ LAYOUT = {
         "draws",
         "commands",
     ),
-    "cli": ("read", "write", "run", "fit", "describe", "use", "share", "main"),
+    "cli": ("read", "write", "carry", "run", "fit", "describe", "use", "share", "main"),
     " main": ("__main__",),
 }
 ORDER = [

@@ -22,6 +22,7 @@ from cpvae.cli.write import new_folder, out_option
 
 if TYPE_CHECKING:
     from cpvae.checkpoint import RunFolder
+    from cpvae.cli.carry import Earlier
     from cpvae.data import Splits
     from cpvae.training.fit import Plan
 
@@ -69,6 +70,16 @@ def fit(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run in --out, or else in runs/DATA.")
     ] = False,
+    names_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--names-from",
+            metavar="RUN",
+            help="Give components the names of those of an earlier run that they are, by the rows "
+            "that they share, and say what moved.",
+            show_default="none",
+        ),
+    ] = None,
     label: Annotated[
         str | None,
         typer.Option(
@@ -210,6 +221,7 @@ def fit(
     10 % (test) are kept for `cpvae evaluate`, unless it has parts of its own.
     """
     from cpvae.checkpoint import RunFolder
+    from cpvae.cli.carry import carry_names
     from cpvae.cli.run import FitRun
     from cpvae.training.fit import check_plan
 
@@ -243,6 +255,7 @@ def fit(
             stored = _stored(folder) if resume else None
         if stored:
             restarts = _check_same(stored, source, given, restarts, folder.path)
+        earlier = _earlier(names_from, folder, stored, source["source"])
         splits = load_source(source, stored["recipe"]["seed"] if stored else given.get("seed", 0))
         tell(splits.notes)
         planned = _plan(splits, source, given, stored, accelerator)
@@ -251,6 +264,8 @@ def fit(
             folder = stack.enter_context(new_folder(wanted, place, overwrite, HOW))
         recording = FitRun(folder, splits, source, restarts or 1, logger, stored)
         recording.run(planned, accelerator)
+        if earlier:
+            carry_names(earlier, folder, source["source"])
 
 
 def _plan(
@@ -285,6 +300,18 @@ def _plan(
         may_shorten="max_epochs" not in given and of_recipe["max_epochs"] == usual,
         shortened_from=stored.get("shortened_from"),
     )
+
+
+def _earlier(
+    names_from: Path | None, folder: "RunFolder", stored: dict[str, Any] | None, source: str
+) -> "Earlier | None":
+    """The run that components get their names from: an earlier one, or the one that is resumed."""
+    from cpvae.checkpoint import MODEL, NAMES
+    from cpvae.cli.carry import read_earlier
+
+    named = stored and (folder.path / NAMES).is_file() and (folder.path / MODEL).is_file()
+    run = names_from or (folder.path if named else None)
+    return read_earlier(run, source) if run else None
 
 
 def _stored(folder: "RunFolder") -> dict[str, Any] | None:
