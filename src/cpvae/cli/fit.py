@@ -47,7 +47,8 @@ def fit(
         typer.Option(
             "--components",
             "-k",
-            help="Number of clusters. If you do not know, take too many, then `cpvae compact`.",
+            help="Number of components (clusters, segments). If you do not know, take too many, "
+            "then `cpvae compact`.",
             show_default="10",
         ),
     ] = None,
@@ -133,8 +134,8 @@ def fit(
             metavar="NAME",
             rich_help_panel=MODEL,
             help="cpvae: the paper's. residual: the same, started as a Gaussian mixture, for "
-            "tables of numbers. Baselines: vae, hvae, without clusters; mog, vamp, hvamp, mixtures "
-            "of other forms (docs/models.md).",
+            "tables of numbers. Baselines: vae, hvae, without components; mog, vamp, hvamp, "
+            "mixtures of other forms (docs/models.md).",
             show_default="residual for tables with numbers, else cpvae",
         ),
     ] = None,
@@ -143,8 +144,8 @@ def fit(
         typer.Option(
             metavar="NAME",
             rich_help_panel=MODEL,
-            help="learned: clusters may differ in size. uniform: where you know that all are about "
-            "equally large.",
+            help="learned: components may differ in size. uniform: where you know that all are "
+            "about equally large.",
             show_default="learned",
         ),
     ] = None,
@@ -153,7 +154,7 @@ def fit(
         typer.Option(
             metavar="NAME",
             rich_help_panel=MODEL,
-            help="Small changes shall not move an example to another cluster. affine: images "
+            help="Small changes shall not move an example to another component. affine: images "
             "rotated, stretched and shifted. masking: a fifth of the cells of a row hidden.",
             show_default="none",
         ),
@@ -215,7 +216,7 @@ def fit(
         ),
     ] = None,
 ) -> None:
-    """Find clusters (components) in DATA without labels, and write a run folder.
+    """Find components (clusters, segments) in DATA without labels, and write a run folder.
 
     Of DATA 80 % are fitted, 10 % (validation) choose the best epoch, and
     10 % (test) are kept for `cpvae evaluate`, unless it has parts of its own.
