@@ -8,6 +8,7 @@ import pytest
 
 from cpvae.checkpoint import RunFolder
 from cpvae.estimator import CPVAE
+from cpvae.names import called
 from cpvae.report.words import percent
 
 
@@ -20,8 +21,10 @@ def folder(tmp_path_factory, segmented):
 
     place = tmp_path_factory.mktemp("segments")
     frame, _ = segmented(300)
-    frame.drop(columns=["same", "code", "noise"]).to_csv(place / "table.csv", index=False)
+    frame["region"] = ["north", "south"] * 150
+    frame.drop(columns=["same", "code"]).to_csv(place / "table.csv", index=False)
     arguments = ["fit", place / "table.csv", "-k", 3, "--max-epochs", 1, "--out", place / "run"]
+    arguments += ["--drop", "noise", "--describe", "region"]
     jaxtyping.config.update("jaxtyping_disable", True)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("cpvae.cli.run.write_figures", lambda *_: {"components": place})
@@ -41,13 +44,18 @@ def test_describe_prints_what_components_are(folder, cpvae):
     shares = [component["share"] for component in told["components"]]
     assert sum(shares) == pytest.approx(1, abs=1e-4)
     assert {column["column"] for column in told["components"][0]["columns"]} == {
-        *("spend", "plan", "vip", "age"),
+        *("spend", "plan", "vip", "age", "region"),
     }
+    assert "region" not in RunFolder(folder / "run").read_schema().names
     cpvae("assign", folder / "run", folder / "table.csv", "--out", folder / "a.csv", "--overwrite")
     assigned = pd.read_csv(folder / "a.csv")["component"]
     medians = pd.read_csv(folder / "table.csv").groupby(assigned)["spend"].median()
     for component in told["components"]:
         (spend,) = [each for each in component["columns"] if each["column"] == "spend"]
+        (region,) = [each for each in component["columns"] if each["column"] == "region"]
+        mine = pd.read_csv(folder / "table.csv")["region"][assigned == component["component"]]
+        for level in region["levels"]:
+            assert level["share"] == pytest.approx((mine == level["level"]).mean(), abs=1e-5)
         assert spend["value"] == pytest.approx(medians[component["component"]], rel=1e-5)
     code, out, _ = cpvae("describe", folder / "run", folder / "table.csv")
     assert code == 0
@@ -116,7 +124,7 @@ def test_names_are_known_to_all_commands(folder, cpvae):
 
 
 def test_from_python(folder):
-    table = pd.read_csv(folder / "table.csv")
+    table = pd.read_csv(folder / "table.csv").drop(columns=["noise", "region"])
     model = CPVAE.load(folder / "run")
     assert model.names_ == ["0", "1", "2"]
     told = model.name({1: "one"}).describe(table)
@@ -151,6 +159,7 @@ def test_a_new_fit_takes_names_over(folder, cpvae, without_pictures, without_sha
     component = pd.read_csv(folder / "a.csv")["component"]
     table[(component != 0) | (table.index % 5 == 0)].to_csv(later, index=False)  # 0 is small now
     fit = ("fit", later, "-k", 3, "--max-epochs", 1, "--out", new, "--names-from", run)
+    fit += ("--drop", "noise", "--drop", "region")
     code, _, err = cpvae(*fit)
     assert code == 2
     assert "No component of" in err
@@ -173,7 +182,8 @@ def test_a_new_fit_takes_names_over(folder, cpvae, without_pictures, without_sha
     assert (labels[0] == labels[1]).mean() > 0.9
     model = CPVAE.load(new).name(dict.fromkeys(range(3), ""))
     assert model.names_ == ["0", "1", "2"]
-    model.name_like(CPVAE.load(run), pd.read_csv(later))
-    assert sorted(model.names_) == ["low", "middle", "top"]
-    assert "0 (" + model.names_[0] in names
+    rows = pd.read_csv(later).drop(columns=["noise", "region"])
+    model.name_like(CPVAE.load(run), rows)
+    assert [called(k, name) for k, name in enumerate(model.names_)] == names.splitlines()
+    assert {"middle", "top"} <= set(model.names_)
     cpvae("name", run, "0=", "1=", "2=")

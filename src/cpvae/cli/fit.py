@@ -96,6 +96,14 @@ def fit(
             help="Column to leave out, such as an id or a date; repeat for more.",
         ),
     ] = None,
+    describe: Annotated[
+        list[str] | None,
+        typer.Option(
+            rich_help_panel=DATA,
+            help="Column that `cpvae describe` tells of and that is not fitted: it does not shape "
+            "the components; repeat for more.",
+        ),
+    ] = None,
     kind: Annotated[
         list[str] | None,
         typer.Option(
@@ -240,7 +248,8 @@ def fit(
     source: dict[str, Any] = {
         "source": source_of(data),
         "label": label,
-        "drop": drop or [],
+        "drop": [*(drop or []), *(describe or [])],
+        **({"describe": describe} if describe else {}),
         "kinds": kinds_of(kind or []),
         "size": size_of(size),
         "invariance": invariance,
