@@ -115,6 +115,30 @@ def test_without_its_data_a_run_is_looked_at_through_what_it_generates(any_model
     assert alone.x.shape == (600, *any_model.shape)
 
 
+def test_errors_are_told_without_paths():
+    from cpvae.report.app import _in_words
+
+    for error, told in (
+        (ValueError("/tmp/gradio/1f2/my table.csv lacks 'd'."), "my table.csv lacks 'd'."),
+        (ValueError("read C:\\a\\b\\t.csv: column a"), "read t.csv: column a"),
+        (FileNotFoundError(2, "No such file", "/var/x/t.csv"), "No such file: t.csv"),
+        (KeyError("x"), "This could not be done (KeyError): try another file or number."),
+        (ValueError("1/2 and od280/od315 are fine"), "1/2 and od280/od315 are fine"),
+    ):
+        assert _in_words(error) == told
+
+
+def test_examples_are_called_by_their_names(explorer):
+    assert explorer.called(3) == "Example 3"
+    rows = [f"{i}.png" for i in range(40)]
+    folder, k = explorer.folder, explorer.model.n_components
+    named = Explorer(explorer.model, explorer.x, explorer.schema, folder, rows)
+    assert named.called(3) == "3.png"
+    told = [named.profile(i) for i in range(k)]
+    assert sum(segment.n_rows for segment in told) == 40
+    assert bool(told[0].open) is not named.is_image
+
+
 def test_a_sheet_of_counts_holds_whole_numbers(tmp_path):
     units = {"loc": (0.0,) * 3, "scale": (1.0,) * 3}
     schema = Schema((3,), ("a", "b", "c"), kinds=("count", "binary", "gaussian"), **units)
@@ -206,6 +230,7 @@ def test_every_control_of_the_page_for_images(visit, tmp_path):
     from playwright.sync_api import expect
 
     page, run = visit("digits", "-k", "4")
+    expect(page.locator("#profile")).to_contain_text("% of the examples")
     changes(page, "drawn", lambda: page.click("#again"))
     changes(page, "drawn", lambda: choose(page, "Component", 2))
     source(page, "real")
@@ -264,6 +289,16 @@ def test_the_page_for_tables(visit, tmp_path, blobs):
     np.savetxt(table, blobs[0], delimiter=",", header="a,b,c,d", comments="")
     page, _ = visit(str(table), "-k", "3")
     expect(page.locator("#drawn [data-testid=cell-11-3]")).to_be_visible()
+    expect(page.locator("#profile li").first).to_contain_text("median of all")
+    assert page.locator("#profile svg").count() == 4
+    page.locator("#many input").fill("30")
+    page.click("#get")
+    with page.expect_download() as download:
+        page.locator("#file a").first.click()
+    assert len(Path(download.value.path()).read_text().splitlines()) == 31
+    page.set_viewport_size({"width": 400, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    page.set_viewport_size({"width": 1300, "height": 1000})
     page.get_by_role("tab", name="Map").click()
     source(page, "map")
     page.locator("#map img").click()
@@ -276,7 +311,8 @@ def test_the_page_for_tables(visit, tmp_path, blobs):
         page.locator("#yours").get_by_label("Clear")
     ).first.click()
     page.locator("#yours input[type=file]").set_input_files(table)
-    expect(page.get_by_text("has no column 'd'")).to_be_visible()
+    expect(page.get_by_text("blobs.csv has no column 'd'")).to_be_visible()
+    assert page.get_by_text("/gradio/").count() == 0
 
 
 @pytest.mark.parametrize("shape", [(6,), (1, 5, 6)])

@@ -8,6 +8,8 @@ import pytest
 
 from cpvae.checkpoint import RunFolder
 from cpvae.estimator import CPVAE
+from cpvae.names import called
+from cpvae.report.words import percent
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +21,10 @@ def folder(tmp_path_factory, segmented):
 
     place = tmp_path_factory.mktemp("segments")
     frame, _ = segmented(300)
-    frame.drop(columns=["same", "code", "noise"]).to_csv(place / "table.csv", index=False)
+    frame["region"] = ["north", "south"] * 150
+    frame.drop(columns=["same", "code"]).to_csv(place / "table.csv", index=False)
     arguments = ["fit", place / "table.csv", "-k", 3, "--max-epochs", 1, "--out", place / "run"]
+    arguments += ["--drop", "noise", "--describe", "region"]
     jaxtyping.config.update("jaxtyping_disable", True)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("cpvae.cli.run.write_figures", lambda *_: {"components": place})
@@ -40,13 +44,18 @@ def test_describe_prints_what_components_are(folder, cpvae):
     shares = [component["share"] for component in told["components"]]
     assert sum(shares) == pytest.approx(1, abs=1e-4)
     assert {column["column"] for column in told["components"][0]["columns"]} == {
-        *("spend", "plan", "vip", "age"),
+        *("spend", "plan", "vip", "age", "region"),
     }
+    assert "region" not in RunFolder(folder / "run").read_schema().names
     cpvae("assign", folder / "run", folder / "table.csv", "--out", folder / "a.csv", "--overwrite")
     assigned = pd.read_csv(folder / "a.csv")["component"]
     medians = pd.read_csv(folder / "table.csv").groupby(assigned)["spend"].median()
     for component in told["components"]:
         (spend,) = [each for each in component["columns"] if each["column"] == "spend"]
+        (region,) = [each for each in component["columns"] if each["column"] == "region"]
+        mine = pd.read_csv(folder / "table.csv")["region"][assigned == component["component"]]
+        for level in region["levels"]:
+            assert level["share"] == pytest.approx((mine == level["level"]).mean(), abs=1e-5)
         assert spend["value"] == pytest.approx(medians[component["component"]], rel=1e-5)
     code, out, _ = cpvae("describe", folder / "run", folder / "table.csv")
     assert code == 0
@@ -115,7 +124,7 @@ def test_names_are_known_to_all_commands(folder, cpvae):
 
 
 def test_from_python(folder):
-    table = pd.read_csv(folder / "table.csv")
+    table = pd.read_csv(folder / "table.csv").drop(columns=["noise", "region"])
     model = CPVAE.load(folder / "run")
     assert model.names_ == ["0", "1", "2"]
     told = model.name({1: "one"}).describe(table)
@@ -141,3 +150,40 @@ def test_components_are_numbered_by_size(folder):
     shares = RunFolder(folder / "run").read_model().aggregated
     assert (shares.diff() <= 0).all()
     assert shares[0] > shares[2]
+
+
+def test_a_new_fit_takes_names_over(folder, cpvae, without_pictures, without_shape_checks):
+    run, later, new = folder / "run", folder / "later.csv", folder / "later"
+    table = pd.read_csv(folder / "table.csv")
+    cpvae("assign", run, folder / "table.csv", "--out", folder / "a.csv", "--overwrite")
+    component = pd.read_csv(folder / "a.csv")["component"]
+    table[(component != 0) | (table.index % 5 == 0)].to_csv(later, index=False)  # 0 is small now
+    fit = ("fit", later, "-k", 3, "--max-epochs", 1, "--out", new, "--names-from", run)
+    fit += ("--drop", "noise", "--drop", "region")
+    code, _, err = cpvae(*fit)
+    assert code == 2
+    assert "No component of" in err
+    assert not new.exists()
+    cpvae("name", run, "0=low", "1=middle", "2=top")
+    code, _, err = cpvae(*fit)
+    assert code == 0
+    labels = []
+    for _ in range(2):
+        names = cpvae("name", new)[1]
+        assert "0 (low)" not in names
+        cpvae("assign", new, later, "--out", folder / "b.csv", "--overwrite")
+        labels.append(pd.read_csv(folder / "b.csv")["name"])
+        if len(labels) == 1:  # names stay with their rows when the fit goes on
+            assert cpvae("fit", later, "--out", new, "--resume", "--max-epochs", 2)[0] == 0
+    cpvae("assign", run, later, "--out", folder / "c.csv")
+    stayed = (labels[0] == pd.read_csv(folder / "c.csv")["name"]).mean()
+    assert stayed > 0.5
+    assert f"{percent(float(stayed))} of the rows are where they were" in err
+    assert (labels[0] == labels[1]).mean() > 0.9
+    model = CPVAE.load(new).name(dict.fromkeys(range(3), ""))
+    assert model.names_ == ["0", "1", "2"]
+    rows = pd.read_csv(later).drop(columns=["noise", "region"])
+    model.name_like(CPVAE.load(run), rows)
+    assert [called(k, name) for k, name in enumerate(model.names_)] == names.splitlines()
+    assert {"middle", "top"} <= set(model.names_)
+    cpvae("name", run, "0=", "1=", "2=")

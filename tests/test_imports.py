@@ -83,6 +83,7 @@ LAYOUT = {
         "profiles",
         "densities",
         "quality",
+        "matching",
     ),
     " checkpoint": (
         "versions",
@@ -147,6 +148,7 @@ LAYOUT = {
         "read",
         "write",
         "quality",
+        "carry",
         "run",
         "fit",
         "describe",

@@ -73,14 +73,14 @@ def test_effects_are_those_of_scipy_and_of_total_variation(profiled):
 def test_chance_is_what_random_rows_show(n_levels):
     rng, effects, by_chance = np.random.default_rng(0), [], []
     levels = {"a": [f"level {i}" for i in range(n_levels)]} if n_levels else {}
-    for _ in range(100):
+    for _ in range(40):
         x = rng.integers(n_levels, size=(200, 1)) if n_levels else rng.normal(size=(200, 1))
         mine = np.arange(200) < 40
         probs = np.column_stack([mine, ~mine]).astype(float)
         (contrast,) = profiles(x.astype(float), probs, Schema((1,), ("a",), levels))[0].columns
         effects.append(contrast.effect)
         by_chance.append(contrast.by_chance)
-    assert np.mean(by_chance) == pytest.approx(np.mean(effects), rel=0.12)
+    assert np.mean(by_chance) == pytest.approx(np.mean(effects), rel=0.15)
     assert np.mean(np.array(effects) > 2 * np.array(by_chance)) <= 0.15
 
 

@@ -49,7 +49,8 @@ def write_names(folder: RunFolder, names: Sequence[str]) -> None:
     """
     kept = {str(k): name for k, name in enumerate(names) if name != str(k)}
     with folder.writing() if not folder.lock else nullcontext():
-        output.write_json(folder.path / NAMES, kept)
+        if kept or (folder.path / NAMES).is_file():
+            output.write_json(folder.path / NAMES, kept)
 
 
 def renamed(names: Sequence[str], given: Mapping[int, str]) -> list[str]:

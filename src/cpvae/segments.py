@@ -3,14 +3,16 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from cpvae.data.schema import Levels, Schema
+from cpvae.evaluation.matching import matched, names_after, shared_rows
 from cpvae.evaluation.moments import MomentsMixin
 from cpvae.evaluation.profiles import Profile, profiles
 from cpvae.models.base import Model
 from cpvae.models.inference import cluster_probs
-from cpvae.names import components_of, renamed, titled
+from cpvae.names import components_of, numbers, renamed, titled
 from cpvae.report.words import profile_in_words, size_in_words
 from cpvae.streams import whole_number
 
@@ -34,6 +36,7 @@ class SegmentsMixin(MomentsMixin):
     model_: Model
     names_: list[str]
     schema_: Schema
+    predict: Callable[[Any], np.ndarray]
     _check_fitted: Callable[[], None]
     _examples: Callable[[Any], Tensor]
 
@@ -53,6 +56,19 @@ class SegmentsMixin(MomentsMixin):
         """
         self._check_fitted()
         self.names_ = renamed(self.names_, names)
+        return self
+
+    def name_like(self, earlier: "SegmentsMixin", X: Any) -> "SegmentsMixin":
+        """Gives components the names of those of an earlier fit that they are.
+
+        Arguments:
+            earlier: a fitted estimator whose components have names
+            X: rows that say which are the same, by how many of them they share
+        """
+        before, after = (each.predict(X) for each in (earlier, self))
+        counts = shared_rows(before, after, len(earlier.names_), len(self.names_))
+        fresh = numbers(len(self.names_))
+        self.names_ = names_after(earlier.names_, matched(counts), fresh)
         return self
 
     def describe(self, X: Any) -> Description:

@@ -50,6 +50,7 @@ DATA = Keys(
         "size": (None, [COUNT]),
         "invariance": (None, str),
         "columns_sha256": [str],
+        "describe": [str],
         **dict.fromkeys(("n_train", "n_valid", "n_test"), COUNT),
         **dict.fromkeys(("sha256", "sha256_valid", "sha256_test"), str),
     },

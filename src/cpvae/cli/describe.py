@@ -1,8 +1,9 @@
 """What the components of a run are, and what they are called."""
 
+import dataclasses
 import json
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +13,7 @@ from cpvae.text import in_markup, printable
 if TYPE_CHECKING:
     import numpy as np
 
+    from cpvae.data.schema import Schema
     from cpvae.evaluation.profiles import Profile
 
 commands = typer.Typer()
@@ -50,16 +52,46 @@ def describe(
             f"{run} was saved from Python and does not say what it was fitted on: add DATA, as in "
             f"`cpvae describe {quote(str(run))} table.csv`."
         )
-    x, _, rows, _ = examples_of(folder, data or info["data"]["source"])
-    names = read_names(folder, model.n_components)
-    found = profiles(x.numpy(), cluster_probs(model, x).numpy(), schema, names)
+    source = data or info["data"]["source"]
+    x, _, rows, _ = examples_of(folder, source)
+    names, probs = read_names(folder, model.n_components), cluster_probs(model, x).numpy()
+    values = x.numpy()
+    if data is None and info["data"].get("describe"):
+        values, schema = _with_columns(values, schema, info["data"])
+    found = profiles(values, probs, schema, names)
     if as_json:
         components = [profile.as_json() for profile in found]
-        told = {"run": str(run), "n_rows": len(x), "components": components}
+        told = {"run": str(run), "n_rows": len(values), "components": components}
         print(json.dumps(told, ensure_ascii=False))
         return
-    table = {} if schema.is_image else schema.decode(x.numpy(), drawn=False)
-    _print(found, table, rows, f"{run}, {counted(len(x), 'row')}")
+    table = {} if schema.is_image else schema.decode(values, drawn=False)
+    _print(found, table, rows, f"{run}, {counted(len(values), 'row')}")
+
+
+def _with_columns(
+    x: "np.ndarray", schema: "Schema", source: dict[str, Any]
+) -> "tuple[np.ndarray, Schema]":
+    """Rows (n, f) of the data of a run, with the columns that are told of and were not fitted."""
+    import numpy as np
+
+    from cpvae import data
+
+    kept = source["describe"]
+    others = [name for name in source["drop"] if name not in kept]
+    label = source["label"]
+    aside = {"ids": source.get("id") or [], "group": source.get("group")}
+    found = data.read(source["source"], label=label, drop=[*schema.names, *others], **aside)
+    at = [found.schema.names.index(name) for name in kept]
+    more = [found.schema.forms[i] for i in at] if schema.forms and found.schema.forms else []
+    whole = dataclasses.replace(
+        schema,
+        shape=(schema.shape[0] + len(kept),),
+        columns=(*schema.names, *kept),
+        levels={**schema.levels, **{n: v for n, v in found.schema.levels.items() if n in kept}},
+        kinds=(*schema.kinds, *[""] * len(kept)) if schema.kinds else (),
+        forms=(*schema.forms, *more) if more else (),
+    )
+    return np.column_stack([x, found.x[:, at]]), whole
 
 
 def _print(

@@ -22,6 +22,7 @@ from cpvae.cli.write import new_folder, out_option
 
 if TYPE_CHECKING:
     from cpvae.checkpoint import RunFolder
+    from cpvae.cli.carry import Earlier
     from cpvae.data import Splits
     from cpvae.training.fit import Plan
 
@@ -47,7 +48,8 @@ def fit(
         typer.Option(
             "--components",
             "-k",
-            help="Number of clusters. If you do not know, take too many, then `cpvae compact`.",
+            help="Number of components (clusters, segments). If you do not know, take too many, "
+            "then `cpvae compact`.",
             show_default="10",
         ),
     ] = None,
@@ -70,6 +72,16 @@ def fit(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run in --out, or else in runs/DATA.")
     ] = False,
+    names_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--names-from",
+            metavar="RUN",
+            help="Give components the names of those of an earlier run that they are, by the rows "
+            "that they share, and say what moved.",
+            show_default="none",
+        ),
+    ] = None,
     label: Annotated[
         str | None,
         typer.Option(
@@ -103,6 +115,14 @@ def fit(
             rich_help_panel=DATA,
             help="Rows with the same value here, such as all of one customer, go together into the "
             "training, validation or test part. The column is not fitted.",
+        ),
+    ] = None,
+    describe: Annotated[
+        list[str] | None,
+        typer.Option(
+            rich_help_panel=DATA,
+            help="Column that `cpvae describe` tells of and that is not fitted: it does not shape "
+            "the components; repeat for more.",
         ),
     ] = None,
     kind: Annotated[
@@ -143,8 +163,8 @@ def fit(
             metavar="NAME",
             rich_help_panel=MODEL,
             help="cpvae: the paper's. residual: the same, started as a Gaussian mixture, for "
-            "tables of numbers. Baselines: vae, hvae, without clusters; mog, vamp, hvamp, mixtures "
-            "of other forms (docs/models.md).",
+            "tables of numbers. Baselines: vae, hvae, without components; mog, vamp, hvamp, "
+            "mixtures of other forms (docs/models.md).",
             show_default="residual for tables with numbers, else cpvae",
         ),
     ] = None,
@@ -153,8 +173,8 @@ def fit(
         typer.Option(
             metavar="NAME",
             rich_help_panel=MODEL,
-            help="learned: clusters may differ in size. uniform: where you know that all are about "
-            "equally large.",
+            help="learned: components may differ in size. uniform: where you know that all are "
+            "about equally large.",
             show_default="learned",
         ),
     ] = None,
@@ -163,7 +183,7 @@ def fit(
         typer.Option(
             metavar="NAME",
             rich_help_panel=MODEL,
-            help="Small changes shall not move an example to another cluster. affine: images "
+            help="Small changes shall not move an example to another component. affine: images "
             "rotated, stretched and shifted. masking: a fifth of the cells of a row hidden.",
             show_default="none",
         ),
@@ -225,12 +245,13 @@ def fit(
         ),
     ] = None,
 ) -> None:
-    """Find clusters (components) in DATA without labels, and write a run folder.
+    """Find components (clusters, segments) in DATA without labels, and write a run folder.
 
     Of DATA 80 % are fitted, 10 % (validation) choose the best epoch, and
     10 % (test) are kept for `cpvae evaluate`, unless it has parts of its own.
     """
     from cpvae.checkpoint import RunFolder
+    from cpvae.cli.carry import carry_names
     from cpvae.cli.run import FitRun
     from cpvae.training import processes
     from cpvae.training.fit import check_plan, fit_plan
@@ -253,7 +274,8 @@ def fit(
     source: dict[str, Any] = {
         "source": source_of(data),
         "label": label,
-        "drop": drop or [],
+        "drop": [*(drop or []), *(describe or [])],
+        **({"describe": describe} if describe else {}),
         "id": id_ or [],
         "group": group,
         "kinds": kinds_of(kind or []),
@@ -274,6 +296,7 @@ def fit(
         stored = processes.from_first(lambda: stored)
         if stored:
             restarts = _check_same(stored, source, given, restarts, folder.path)
+        earlier = _earlier(names_from, folder, stored, source["source"])
         with processes.first_one_first():  # it may have to write rows that all read
             seed = stored["recipe"]["seed"] if stored else given.get("seed", 0)
             splits = load_source(source, seed)
@@ -288,6 +311,8 @@ def fit(
             folder = stack.enter_context(new_folder(wanted, place, overwrite, HOW))
         recording = FitRun(folder, splits, source, restarts or 1, logger, stored)
         recording.run(planned, accelerator)
+        if earlier:
+            carry_names(earlier, folder, source["source"])
 
 
 def _check_several(out: Path | None, restarts: int | None) -> None:
@@ -332,6 +357,18 @@ def _plan(
         may_shorten="max_epochs" not in given and of_recipe["max_epochs"] == usual,
         shortened_from=stored.get("shortened_from"),
     )
+
+
+def _earlier(
+    names_from: Path | None, folder: "RunFolder", stored: dict[str, Any] | None, source: str
+) -> "Earlier | None":
+    """The run that components get their names from: an earlier one, or the one that is resumed."""
+    from cpvae.checkpoint import MODEL, NAMES
+    from cpvae.cli.carry import read_earlier
+
+    named = stored and (folder.path / NAMES).is_file() and (folder.path / MODEL).is_file()
+    run = names_from or (folder.path if named else None)
+    return read_earlier(run, source) if run else None
 
 
 def _stored(folder: "RunFolder") -> dict[str, Any] | None:

@@ -234,8 +234,9 @@ class FitRun:
     def _print_next(self, picture: Path) -> None:
         run, shown = in_markup(quote(str(self.folder.path))), in_markup(quote(str(picture)))
         self.console.print(f"  run folder     {run}\n  picture        {shown}\n\nNext:")
-        for command in (f"evaluate {run}", f"generate {run} --component 0", f"report {run}"):
-            self.console.print(f"  cpvae {command}")
+        for command in ("describe", "evaluate", "report"):
+            self.console.print(f"  cpvae {command} {run}")
+        self.console.print(f"  cpvae generate {run} --component 0")
 
 
 def _kinds_in_words(schema: Schema, likelihood: str) -> str:

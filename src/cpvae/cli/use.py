@@ -410,11 +410,15 @@ def explore(
     folder = RunFolder(run)
     info = folder.read_info()
     model, schema = model_of(folder, info), folder.read_schema()
+    x = rows = None
     try:
-        x = splits_of(info, run).test.tensor() if info.get("data") else None
+        if info.get("data"):
+            x = splits_of(info, run).test.tensor()
+            whole = examples_of(folder, info["data"]["source"])
+            if whole.rows:
+                x, rows = whole.x, whole.rows
     except ValueError as error:
         note(str(error))
-        x = None
 
     def read(file: str | None) -> tuple[Any, Any]:
         if not file and not info.get("data"):
@@ -422,7 +426,7 @@ def explore(
         found = examples_of(folder, file or info["data"]["source"])
         return found.x, found.rows
 
-    explorer = Explorer(model, x, schema, folder)
+    explorer = Explorer(model, x, schema, folder, rows)
     serve(page(explorer, run.resolve().name, read), port, browser)
 
 

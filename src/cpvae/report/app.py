@@ -1,9 +1,11 @@
 """The explorer in the browser: one page about a run, served on this machine and to it alone."""
 
+import re
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,20 @@ import numpy as np
 from torch import Tensor
 
 from cpvae.choices import TABLES
+from cpvae.names import titled
 from cpvae.report.explorer import Explorer
+from cpvae.report.panels import DRAWN
+from cpvae.report.segments import Segment
 from cpvae.text import in_markdown, printable
 
 SHOWN = 12  # examples of a component
+MOST_DRAWN = 100_000  # examples in a file
+PATH = re.compile(r"(?:[A-Za-z]:)?[/\\](?:[^/\\\s:'\"]+[/\\])+([^/\\\s:'\"]+)")
+LEGEND = (
+    f"<p><small>Bars: real examples of the component; <span style='color: {DRAWN}'>lines</span>: "
+    f"generated from it; grey: all examples.</small></p>"
+)
+GRID = "display: grid; grid-template-columns: repeat(auto-fill, minmax(148px, 1fr)); gap: 1rem"
 
 # The page must not load anything from elsewhere, whatever the library's templates link to
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
@@ -63,16 +75,32 @@ def _components_tab(explorer: Explorer, blocks: Any) -> Any:
     def real(component: int) -> Any:
         return explorer.sheet(explorer.real(component, SHOWN))
 
+    def tell(component: int) -> str:
+        return _profile(explorer.profile(component))
+
+    def download(component: int, seed: int, n: int | None) -> Any:
+        return gr.File(_drawn_file(explorer, component, seed, n), visible=True)
+
     with gr.Row(equal_height=True):
         component = _dropdown(explorer)
         again = _button("Draw again", "again")
+    profile = gr.HTML(elem_id="profile")
     seed = gr.State(0)
     with gr.Row():
         new = _sheet(explorer, "New examples, drawn from the component", "drawn")
         old = _sheet(explorer, "Examples that most clearly belong to it", "real")
+    with gr.Row(equal_height=True):
+        n = gr.Number(1000, label="How many to download", precision=0, elem_id="many")
+        get = _button("Draw them to a file", "get")
+    file = gr.File(label="Drawn", interactive=False, visible=False, elem_id="file")
     again.click(_next, seed, seed).then(draw, [component, seed], new)
-    component.change(draw, [component, seed], new).then(real, component, old)
-    blocks.load(draw, [component, seed], new).then(real, component, old)
+    get.click(_guarded(download), [component, seed, n], file)
+    component.change(tell, component, profile).then(draw, [component, seed], new).then(
+        real, component, old
+    )
+    blocks.load(tell, component, profile).then(draw, [component, seed], new).then(
+        real, component, old
+    )
     return component
 
 
@@ -85,7 +113,8 @@ def _map_tab(explorer: Explorer, start: Any) -> None:
         x = explorer.x[[number]]
         label = explorer.label(x)
         title = in_markdown(_title(explorer, int(label["component"][0])))
-        text = f"Example {number}: **{title}**, probability {label['probability'][0]:.3f}"
+        called = in_markdown(explorer.called(number))
+        text = f"{called}: **{title}**, probability {label['probability'][0]:.2f}"
         return explorer.map(number), text, _around(explorer, x), number
 
     gr.Markdown(
@@ -140,18 +169,18 @@ def _names_tab(explorer: Explorer, read: Read, dropdowns: Sequence[Any]) -> None
         renamed = [gr.Dropdown(choices=_choices(explorer)) for _ in dropdowns]
         return f"Kept: {count} different names.", *renamed
 
-    def export() -> str:
+    def export() -> Any:
         import pandas
 
         x, rows = read(None)
         table = {"file": rows} if rows is not None else {}
         file = Path(tempfile.mkdtemp(prefix="cpvae-")) / "labels.csv"
         pandas.DataFrame({**table, **explorer.label(x)}).to_csv(file, index_label="row")
-        return str(file)
+        return gr.File(str(file), visible=True)
 
     gr.Markdown(
-        "Name the components by what you see in them. Components with the same name are merged: "
-        "the labels that you export count them as one."
+        "Name the components by what you see in them: all commands then know them by their names. "
+        "Components with the same name count as one."
     )
     shares = explorer.model.aggregated
     table = gr.Dataframe(
@@ -167,7 +196,7 @@ def _names_tab(explorer: Explorer, read: Read, dropdowns: Sequence[Any]) -> None
         keep = _button("Keep the names", "keep")
         out = _button("Export all labels", "export")
     kept = gr.Markdown(elem_id="kept")
-    labels = gr.File(label="Labels", interactive=False, height=90, elem_id="labels")
+    labels = gr.File(label="Labels", interactive=False, visible=False, elem_id="labels")
     keep.click(_guarded(rename), table, [kept, *dropdowns])
     out.click(_guarded(export), None, labels)
 
@@ -180,8 +209,11 @@ def _example_tab(explorer: Explorer, read: Read) -> None:
         import pandas
 
         x, _ = read(file)
-        labels = pandas.DataFrame(explorer.label(x)).reset_index(names="row")
-        labels["probability"] = labels["probability"].astype(float).round(3)
+        label = explorer.label(x)
+        label.setdefault("name", label["component"].astype(str))
+        labels = pandas.DataFrame({key: label[key] for key in ("component", "name", "probability")})
+        labels = labels.reset_index(names="row")
+        labels["probability"] = labels["probability"].astype(float).round(2)
         return labels, _around(explorer, x[:1])
 
     what = "An image" if explorer.is_image else f"A table ({' or '.join(TABLES)})"
@@ -205,8 +237,10 @@ def _sheet(explorer: Explorer, label: str, elem_id: str) -> Any:
 
     with gr.Column(min_width=320):
         gr.Markdown(label)
-        kind = gr.Image if explorer.is_image else gr.Dataframe
-        return kind(show_label=False, interactive=False, buttons=[], elem_id=elem_id)
+        how: dict[str, Any] = {"show_label": False, "interactive": False, "elem_id": elem_id}
+        if explorer.is_image:
+            return gr.Image(**how, buttons=[])
+        return gr.Dataframe(**how, buttons=[], headers=explorer.schema.names)
 
 
 def _dropdown(explorer: Explorer) -> Any:
@@ -246,15 +280,55 @@ def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(*arguments: Any) -> Any:
         try:
             return function(*arguments)
-        except (ValueError, OSError) as error:
-            raise gr.Error(str(error), print_exception=False) from error
+        except Exception as error:
+            raise gr.Error(_in_words(error), print_exception=False) from error
 
     return guarded
 
 
+def _in_words(error: Exception) -> str:
+    """What went wrong, for a person in a browser: files by their names alone."""
+    if not isinstance(error, ValueError | OSError):
+        return f"This could not be done ({type(error).__name__}): try another file or number."
+    text = str(error)
+    if isinstance(error, OSError):
+        text = f"{error.strerror or text}: {error.filename}"
+    return PATH.sub(lambda found: found[1], text)
+
+
+def _profile(segment: Segment) -> str:
+    """What a component is, as HTML: what sets it apart in words, and panels of its columns."""
+    sure = f", {segment.sure}" if segment.sure else ""
+    told = f"<p>{escape(segment.share)} of the examples{sure}.</p>"
+    lines = "".join(f"<li>{escape(line)}</li>" for line in segment.words)
+    panels = "".join(
+        f'<figure style="margin: 0"><b>{escape(panel.name)}</b>{panel.picture}'
+        f"<small>{escape(panel.words)}</small></figure>"
+        for panel in segment.open
+    )
+    legend = LEGEND if panels else ""
+    return f'{told}<ul>{lines}</ul>{legend}<div style="{GRID}">{panels}</div>'
+
+
+def _drawn_file(explorer: Explorer, component: int, seed: int, n: int | None) -> str:
+    """A file with new examples: of a table its rows, of images arrays."""
+    if n is None or not 1 <= n <= MOST_DRAWN:
+        raise ValueError(f"Give a number from 1 to {MOST_DRAWN:,}.")
+    x = explorer.draw(component, n, seed)
+    folder = Path(tempfile.mkdtemp(prefix="cpvae-"))
+    if explorer.is_image:
+        file = folder / f"component-{component}.npz"
+        np.savez_compressed(file, x=explorer.schema.as_given(x.numpy()))
+        return str(file)
+    import pandas
+
+    file = folder / f"component-{component}.csv"
+    pandas.DataFrame(explorer.table_of(x)).to_csv(file, index=False)
+    return str(file)
+
+
 def _title(explorer: Explorer, k: int) -> str:
-    name = explorer.names[k]
-    return f"component {k}" if name == str(k) else f"{name} (component {k})"
+    return titled(k, explorer.names[k])
 
 
 def _summary(explorer: Explorer) -> str:
@@ -263,7 +337,9 @@ def _summary(explorer: Explorer) -> str:
         f"The data of this run was not found as it was, so {n} examples that the model generated "
         f"are shown in its place."
         if explorer.generated
-        else f"{n} examples that the fit did not see."
+        else f"{n:,} of its examples."
+        if explorer.rows
+        else f"{n:,} examples that the fit did not see."
     )
     return f"{explorer.model.n_components} components. {shown}"
 

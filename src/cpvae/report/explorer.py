@@ -13,6 +13,7 @@ from cpvae.models.base import Model
 from cpvae.models.inference import cluster_probs
 from cpvae.names import labelled, read_names, renamed, write_names
 from cpvae.report import figures
+from cpvae.report.segments import Segment, segments
 from cpvae.streams import torch_stream
 
 MOST = 3000  # examples on the map
@@ -30,18 +31,43 @@ class Explorer:
         x: examples (n, ...) in the data's units, or None to look at 600 that the model generates
         schema: of the data
         folder: of the run, which keeps the names of the components
+        rows: names of the examples, such as those of their files, where they have some
     """
 
-    def __init__(self, model: Model, x: Tensor | None, schema: Schema, folder: RunFolder):
-        self.model, self.schema, self.folder = model, schema, folder
+    def __init__(
+        self,
+        model: Model,
+        x: Tensor | None,
+        schema: Schema,
+        folder: RunFolder,
+        rows: Sequence[str] | None = None,
+    ):
+        self.model, self.schema, self.folder, self.rows = model, schema, folder, rows
         self.generated = x is None
         self.x = model.sample(600, from_="aggregated")[0] if x is None else x[:MOST]
         self.is_image = schema.is_image
         self.probs = cluster_probs(model, self.x)
         self.codes = torch.cat([model.embed(part) for part in self.x.split(model.rows_at_once())])
         self.names = read_names(folder, model.n_components)
+        self._segments: dict[int, Segment] = {}
         self._map = figures.codes_map(model, self.x)
         self._canvas, self.places = _canvas(self._map)
+
+    def called(self, number: int) -> str:
+        """What an example is called: its own name, or its number."""
+        return self.rows[number] if self.rows else f"Example {number}"
+
+    def profile(self, component: int) -> Segment:
+        """What a component is, in words and panels; of the examples that are looked at."""
+        if component not in self._segments:
+            shown = [] if self.is_image else [component]
+            found = segments(self.model, self.x, self.schema, self.names, shown)
+            self._segments[component] = found[component]
+        return self._segments[component]
+
+    def table_of(self, x: Tensor) -> dict[str, np.ndarray]:
+        """Drawn rows of a table (n, f), by column, as they are written to a file."""
+        return self.schema.decode(x.numpy())
 
     def draw(self, component: int, n: int, seed: int) -> Tensor:
         """New examples (n, ...) of a component; images as their means."""
@@ -121,6 +147,7 @@ class Explorer:
         after = renamed(self.names, dict(enumerate(names)))
         write_names(self.folder, after)
         self.names = after
+        self._segments.clear()  # which know the names
 
     def rename_by_number(self, components: Sequence[Any], names: Sequence[str]) -> None:
         """Names components by their numbers, which may come as text and in any order.
@@ -152,9 +179,16 @@ class Explorer:
             import pandas
 
             frame = pandas.DataFrame(self.schema.decode(x.double().numpy(), drawn))
-            return frame.map(lambda cell: float(f"{cell:.5g}") if isinstance(cell, float) else cell)
+            return frame.map(_for_people)
         images = figures.displayable(x.numpy(), self.x.numpy())
         return figures.enlarge(figures.image_grid(images, STEPS // 2, gap=2, fill=1.0))
+
+
+def _for_people(cell: Any) -> Any:
+    """A number with four digits; of a large one those before the point."""
+    if not isinstance(cell, float) or not np.isfinite(cell):
+        return cell
+    return float(round(cell)) if abs(cell) >= 1000 else float(f"{cell:.4g}")
 
 
 def _canvas(figure: Any) -> tuple[Any, np.ndarray]:

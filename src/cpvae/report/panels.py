@@ -78,6 +78,7 @@ def axes_of(
         marks[:, at] = edges[0], edges[list(half)].mean(), edges[-1]
         if not (values[~np.isnan(values)] % 1).any():
             marks[:, at] = np.ceil(edges[0]), np.rint(marks[1, at]), np.floor(edges[-1])
+            marks[:, at] += 0.0  # no -0
     in_units = schema.decode(marks, drawn=False)
     for name, edges in edges_of.items():
         found[name] = Axis(edges, None, tuple(_tick(mark) for mark in in_units[name]))
