@@ -84,7 +84,7 @@ LAYOUT = {
         "fit",
     ),
     " hub": ("hub",),
-    "report": ("progress", "lettering", "figures", "loggers", "page", "explorer", "app"),
+    "report": ("progress", "lettering", "figures", "loggers", "page", "explorer", "guard", "app"),
     " estimator": ("estimator",),
     "experiments": (
         "cells",

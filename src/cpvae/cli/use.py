@@ -319,6 +319,7 @@ def explore(
     from cpvae.extras import need
     from cpvae.report.app import page, serve
     from cpvae.report.explorer import Explorer
+    from cpvae.report.guard import temporary
 
     need("gradio", "app")
     folder = RunFolder(run)
@@ -337,7 +338,8 @@ def explore(
         return found.x, found.rows
 
     explorer = Explorer(model, x, schema, run / NAMES)
-    serve(page(explorer, run.resolve().name, read), port, browser)
+    with temporary():
+        serve(page(explorer, run.resolve().name, read), port, browser)
 
 
 def _print_groups(groups: list[list[int]], shares: list[float], n_components: int) -> None:

@@ -1,5 +1,7 @@
 """The explorer in the browser: one page about a run, served on this machine and to it alone."""
 
+import functools
+import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -12,12 +14,10 @@ from torch import Tensor
 
 from cpvae.choices import TABLES
 from cpvae.report.explorer import Explorer
+from cpvae.report.guard import FOLDER, KEPT, MOST_UPLOADED, Guard, without_paths
 from cpvae.text import in_markdown, printable
 
 SHOWN = 12  # examples of a component
-
-# The page must not load anything from elsewhere, whatever the library's templates link to
-POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 
 # gives examples (n, ...) and their names from a file, or all those of the run from None
 Read = Callable[[str | None], tuple[Tensor, Sequence[str] | None]]
@@ -33,7 +33,8 @@ def page(explorer: Explorer, title: str, read: Read) -> Any:
     """
     import gradio as gr
 
-    with gr.Blocks(title=f"{printable(title)} - cpvae", analytics_enabled=False) as blocks:
+    name = f"{printable(title)} - cpvae"
+    with gr.Blocks(title=name, analytics_enabled=False, delete_cache=KEPT) as blocks:
         gr.Markdown(f"# {in_markdown(title)}\n" + _summary(explorer))
         # an example that is clicked on the map becomes the one that a walk starts from
         start = gr.Number(0, label="From example", precision=0, elem_id="first", render=False)
@@ -145,7 +146,7 @@ def _names_tab(explorer: Explorer, read: Read, dropdowns: Sequence[Any]) -> None
 
         x, rows = read(None)
         table = {"file": rows} if rows is not None else {}
-        file = Path(tempfile.mkdtemp(prefix="cpvae-")) / "labels.csv"
+        file = Path(tempfile.mkdtemp(dir=os.environ.get(FOLDER))) / "labels.csv"
         pandas.DataFrame({**table, **explorer.label(x)}).to_csv(file, index_label="row")
         return str(file)
 
@@ -243,11 +244,12 @@ def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     """Bad input shows its message on the page instead of a stack trace in the terminal."""
     import gradio as gr
 
+    @functools.wraps(function)
     def guarded(*arguments: Any) -> Any:
         try:
             return function(*arguments)
         except (ValueError, OSError) as error:
-            raise gr.Error(str(error), print_exception=False) from error
+            raise gr.Error(without_paths(error), print_exception=False) from error
 
     return guarded
 
@@ -290,9 +292,11 @@ def serve(blocks: Any, port: int | None, browser: bool, wait: bool = True) -> st
             quiet=True,
             theme=theme,
             share=False,
+            max_file_size=MOST_UPLOADED,
+            enable_monitoring=False,
             footer_links=[],
             ssr_mode=False,
-            app_kwargs={"middleware": [Middleware(_OnlyHere)]},
+            app_kwargs={"middleware": [Middleware(Guard)]},
         )
     except OSError as error:
         raise ValueError(f"Port {port or 7860} is taken: choose another --port.") from error
@@ -303,18 +307,3 @@ def serve(blocks: Any, port: int | None, browser: bool, wait: bool = True) -> st
     if wait:
         blocks.close(verbose=False)
     return address
-
-
-class _OnlyHere:
-    """Adds to every answer the header that keeps the browser from asking other machines."""
-
-    def __init__(self, app: Any):
-        self.app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def with_policy(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"].append((b"content-security-policy", POLICY.encode()))
-            await send(message)
-
-        await self.app(scope, receive, with_policy)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cpvae import output
+from cpvae.checkpoint import MODEL
 from cpvae.data.schema import Schema
 from cpvae.lock import Lock
 from cpvae.models.base import Model
@@ -45,6 +46,7 @@ class Explorer:
         if names_path.is_file():
             stored = _read_names(names_path)
         self.names = [stored.get(str(k), str(k)) for k in range(model.n_components)]
+        self._weights = _stamp(names_path)
         self._map = figures.codes_map(model, self.x)
         self._canvas, self.places = _canvas(self._map)
 
@@ -125,6 +127,11 @@ class Explorer:
                 f"There are {self.model.n_components} components: give each of them a name."
             )
         with Lock(self.names_path.parent):
+            if _stamp(self.names_path) != self._weights:
+                raise ValueError(
+                    "The run was written anew since this page was opened, and its components are "
+                    "others now: start `cpvae app` again."
+                )
             output.write_json(self.names_path, {str(k): name for k, name in enumerate(names)})
         self.names = names
 
@@ -174,6 +181,15 @@ class Explorer:
             return frame.map(lambda cell: float(f"{cell:.5g}") if isinstance(cell, float) else cell)
         images = figures.displayable(x.numpy(), self.x.numpy())
         return figures.enlarge(figures.image_grid(images, STEPS // 2, gap=2, fill=1.0))
+
+
+def _stamp(names: Path) -> tuple[int, ...] | None:
+    """What tells the weights of a run from others that take their place, None without any."""
+    try:
+        found = names.with_name(MODEL).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _read_names(file: Path) -> dict[str, str]:
