@@ -7,12 +7,13 @@ PEERS := benchmarks/peers/.venv
 SOAK := tests/test_safety.py tests/test_threads.py tests/test_ending.py tests/test_lock.py \
   tests/test_large.py
 
-.PHONY: help install demo test soak docs site bench lint package clean
+.PHONY: help install demo test soak audit docs site bench lint package clean
 
 help:
 	@echo "make demo     fit, evaluate and report on handwritten digits (runs/demo)"
 	@echo "make test     run the tests"
 	@echo "make soak     run the tests that kill fits, let them race and fill disks"
+	@echo "make audit    ask a vulnerability service about all that is installed (needs the network)"
 	@echo "make docs     draw the tables of docs/ from results/"
 	@echo "make site     build the documents as a site (build/site)"
 	@echo "make bench    measure speed and memory, beside other implementations (half an hour)"
@@ -47,8 +48,16 @@ test: install
 	@echo "== tests"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -ra -n auto --dist worksteal --durations=15 $(addprefix --ignore=,$(SOAK))
 
+# What it tries goes to build/soak, line by line, so that a soak that was stopped goes on
 soak: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -ra -n auto --dist worksteal $(SOAK)
+	for name in kills races mutations; do OMP_NUM_THREADS=1 nice -n 10 $(BIN)/python tests/soak/$$name.py || exit 1; done
+
+# In an environment of its own: what asks is no part of what is asked about
+audit:
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit
+	build/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip
 
 docs: install
 	@echo "== drawing the tables of docs/ from results/"

@@ -462,6 +462,45 @@ def test_downloads_are_checked_and_the_next_mirror_is_tried(tmp_path):
     digest = "9a0364b9e99bb480dd25e1f0284c8555"
     assert download(urls, "md5", digest) == b"content"
     assert download(urls[:2], "md5", digest) is None
+    assert download(["", "nothing://x", "http://[bad", good.as_uri()], "md5", digest) == b"content"
+
+
+def test_mirrors_that_trickle_break_off_or_never_end_are_left(tmp_path, monkeypatch):
+    import http.server
+    import threading
+    import time
+
+    from cpvae.data import fetch
+
+    ended = threading.Event()
+
+    class Mirror(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            if self.path == "/breaks-off":
+                self.send_header("content-length", "100")
+            self.end_headers()
+            self.wfile.write(b"content")
+            while self.path != "/breaks-off" and not ended.wait(0.01):
+                self.wfile.write(b"a" * (1 if self.path == "/trickles" else 10_000))
+
+        def log_message(self, *_):
+            pass
+
+    monkeypatch.setattr(fetch, "MOST", 50_000)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    (tmp_path / "good").write_bytes(b"content")
+    begun = time.monotonic()
+    digest, good = "9a0364b9e99bb480dd25e1f0284c8555", (tmp_path / "good").as_uri()
+    for path in ("breaks-off", "trickles", "never-ends"):
+        url = f"http://127.0.0.1:{server.server_port}/{path}"
+        assert fetch.download([url], "md5", digest, total=0.3) is None
+        assert fetch.download([url, good], "md5", digest, total=0.3) == b"content"
+    assert time.monotonic() - begun < 20
+    ended.set()
+    server.shutdown()
+    server.server_close()
 
 
 def test_choices_are_those_of_the_code():

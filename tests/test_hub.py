@@ -151,7 +151,10 @@ def test_a_run_goes_to_the_hub_and_comes_back(run, tmp_path, monkeypatch):
     assert hub.push_to_hub(path, "someone/blobs") == f"{endpoint}/someone/blobs"
     assert {"config.json", "README.md", "model.safetensors", "run.json"} <= set(Hub.files)
     assert b'from_pretrained("someone/blobs")' in Hub.files["README.md"]
+    Hub.files["evil.pkl"] = b"never fetched"
     again = hub.from_pretrained("someone/blobs")
+    assert not list(tmp_path.rglob("evil.pkl"))
+    assert list(tmp_path.rglob("hf/**/model.safetensors"))
     for name, tensor in again.state_dict().items():
         torch.testing.assert_close(tensor, RunFolder(path).read_weights()[name], rtol=0, atol=0)
     server.shutdown()

@@ -128,6 +128,7 @@ LAYOUT = {
         "loggers",
         "page",
         "explorer",
+        "guard",
         "app",
     ),
     " estimator": ("reading", "drawing", "segments", "rows", "estimator"),

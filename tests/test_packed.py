@@ -1,4 +1,4 @@
-"""Files that are packed: damaged ones and bombs are refused before they are unpacked."""
+"""Files that are packed: damaged ones and bombs are refused in one line, and not unpacked."""
 
 import bz2
 import gzip

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cpvae import output
-from cpvae.checkpoint import EVALUATION, HISTORY, NAMES, RunFolder
+from cpvae.checkpoint import EVALUATION, HISTORY, MODEL, NAMES, RUN, RunFolder
 from cpvae.evaluation.metrics import figures_of
 from cpvae.extras import need
 from cpvae.models.base import Model
@@ -21,6 +21,16 @@ from cpvae.text import in_markdown, printable
 
 CONFIG, CARD, PICTURE = "config.json", "README.md", "components.png"
 LIBRARY = "cpvae"
+SHARED = (
+    RUN,
+    MODEL,
+    HISTORY,
+    NAMES,
+    EVALUATION,
+    PICTURE,
+    CONFIG,
+    CARD,
+)  # and nothing else is fetched
 
 
 def save_pretrained(run: str | Path, folder: str | Path, overwrite: bool = False) -> Path:
@@ -110,7 +120,7 @@ def download(name: str | Path, revision: str | None = None) -> Path:
     if Path(name).is_dir():
         return Path(name)
     hub = _hub()
-    return Path(hub.snapshot_download(str(name), revision=revision))
+    return Path(hub.snapshot_download(str(name), revision=revision, allow_patterns=list(SHARED)))
 
 
 def push_to_hub(run: str | Path, name: str, private: bool = False) -> str:

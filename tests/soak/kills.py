@@ -161,6 +161,11 @@ def plain(work: Path, out: str) -> dict[str, Any]:
     return {file: _plain(file, text) for file, text in names.items()}
 
 
+def without_times(work: Path) -> dict[str, Any]:
+    """All files of a folder, without times."""
+    return {file: _plain(file, content) for file, content in forks.files_of(work).items()}
+
+
 def _plain(file: str, content: bytes) -> Any:
     """Content of a file without times, and pictures and pages by their kind alone."""
     if file.endswith((".json", ".jsonl")) and content:

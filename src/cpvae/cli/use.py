@@ -405,6 +405,7 @@ def explore(
     from cpvae.extras import need
     from cpvae.report.app import page, serve
     from cpvae.report.explorer import Explorer
+    from cpvae.report.guard import temporary
 
     need("gradio", "app")
     folder = RunFolder(run)
@@ -427,7 +428,8 @@ def explore(
         return found.x, found.rows
 
     explorer = Explorer(model, x, schema, folder, rows)
-    serve(page(explorer, run.resolve().name, read), port, browser)
+    with temporary():
+        serve(page(explorer, run.resolve().name, read), port, browser)
 
 
 def _columns_of(found: Examples, ids: list[str], keep: bool) -> dict[str, Any]:

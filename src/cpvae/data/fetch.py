@@ -3,12 +3,14 @@
 import hashlib
 import os
 import tempfile
-import urllib.error
+import time
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
 from cpvae import output
+
+MOST = 2**28  # bytes of a data set
 
 
 def cache_folder() -> Path:
@@ -39,17 +41,46 @@ def find(name: str) -> Path | None:
     return None
 
 
-def download(urls: Sequence[str], algorithm: str, digest: str, timeout: float = 20) -> bytes | None:
-    """The first mirror's bytes whose checksum is right, or None when none answers with them."""
+def download(
+    urls: Sequence[str], algorithm: str, digest: str, timeout: float = 20, total: float = 300
+) -> bytes | None:
+    """The first mirror's bytes whose checksum is right, or None when none answers with them.
+
+    Arguments:
+        urls: of the mirrors
+        algorithm: of the checksum
+        digest: the checksum
+        timeout: seconds to wait for a mirror that says nothing
+        total: seconds that one mirror may take in all
+    """
     for url in urls:
         try:
-            with urllib.request.urlopen(url, timeout=timeout) as response:
-                content = response.read()
-        except (urllib.error.URLError, OSError, ValueError):
+            content = _fetched(url, timeout, total)
+        except Exception:  # whatever is wrong with a mirror, the next one may be good
             continue
         if hashlib.new(algorithm, content).hexdigest() == digest:
             return content
     return None
+
+
+def _fetched(url: str, timeout: float, total: float) -> bytes:
+    """What an address gives.
+
+    Raises:
+        TimeoutError: it takes longer than ``total`` seconds.
+        ValueError: it is more than `MOST` bytes.
+        others, of the network.
+    """
+    until, parts, size = time.monotonic() + total, [], 0
+    with urllib.request.urlopen(url, timeout=timeout) as response:
+        while part := response.read1(2**16):
+            parts.append(part)
+            size += len(part)
+            if time.monotonic() > until:
+                raise TimeoutError(f"{url} took more than {total:g} seconds")
+            if size > MOST:
+                raise ValueError(f"{url} is more than {MOST:,} bytes")
+    return b"".join(parts)
 
 
 def keep(name: str, write) -> Path:

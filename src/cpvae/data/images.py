@@ -100,7 +100,7 @@ def _pages(file: Path, size: tuple[int, int] | None) -> Iterator[Page]:
 
 
 def _opened(file: Path) -> Any:
-    """An image file of a format that we list, of no more pixels than Pillow trusts."""
+    """An image of a format that we list, and of no more pixels than Pillow takes for honest."""
     from PIL import Image
 
     Image.init()

@@ -105,7 +105,7 @@ def read_npy(path: Path) -> np.ndarray:
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """The arrays in a .npz file by name; others are left out. Errors as of `read_npy`."""
+    """The arrays in a .npz file by name, no other files; errors as of `read_npy`."""
     check_archive(path)
     with open(path, "rb") as file:
         with zipfile.ZipFile(file) as archive:

@@ -1,6 +1,7 @@
 """The explorer in the browser: one page about a run, served on this machine and to it alone."""
 
-import re
+import functools
+import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -15,21 +16,18 @@ from torch import Tensor
 from cpvae.choices import TABLES
 from cpvae.names import titled
 from cpvae.report.explorer import Explorer
+from cpvae.report.guard import FOLDER, KEPT, MOST_UPLOADED, Guard, without_paths
 from cpvae.report.panels import DRAWN
 from cpvae.report.segments import Segment
 from cpvae.text import in_markdown, printable
 
 SHOWN = 12  # examples of a component
 MOST_DRAWN = 100_000  # examples in a file
-PATH = re.compile(r"(?:[A-Za-z]:)?[/\\](?:[^/\\\s:'\"]+[/\\])+([^/\\\s:'\"]+)")
 LEGEND = (
     f"<p><small>Bars: real examples of the component; <span style='color: {DRAWN}'>lines</span>: "
     f"generated from it; grey: all examples.</small></p>"
 )
 GRID = "display: grid; grid-template-columns: repeat(auto-fill, minmax(148px, 1fr)); gap: 1rem"
-
-# The page must not load anything from elsewhere, whatever the library's templates link to
-POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 
 # gives examples (n, ...) and their names from a file, or all those of the run from None
 Read = Callable[[str | None], tuple[Tensor, Sequence[str] | None]]
@@ -45,7 +43,8 @@ def page(explorer: Explorer, title: str, read: Read) -> Any:
     """
     import gradio as gr
 
-    with gr.Blocks(title=f"{printable(title)} - cpvae", analytics_enabled=False) as blocks:
+    name = f"{printable(title)} - cpvae"
+    with gr.Blocks(title=name, analytics_enabled=False, delete_cache=KEPT) as blocks:
         gr.Markdown(f"# {in_markdown(title)}\n" + _summary(explorer))
         # an example that is clicked on the map becomes the one that a walk starts from
         start = gr.Number(0, label="From example", precision=0, elem_id="first", render=False)
@@ -174,7 +173,7 @@ def _names_tab(explorer: Explorer, read: Read, dropdowns: Sequence[Any]) -> None
 
         x, rows = read(None)
         table = {"file": rows} if rows is not None else {}
-        file = Path(tempfile.mkdtemp(prefix="cpvae-")) / "labels.csv"
+        file = Path(tempfile.mkdtemp(dir=os.environ.get(FOLDER))) / "labels.csv"
         pandas.DataFrame({**table, **explorer.label(x)}).to_csv(file, index_label="row")
         return gr.File(str(file), visible=True)
 
@@ -277,6 +276,7 @@ def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     """Bad input shows its message on the page instead of a stack trace in the terminal."""
     import gradio as gr
 
+    @functools.wraps(function)
     def guarded(*arguments: Any) -> Any:
         try:
             return function(*arguments)
@@ -290,10 +290,7 @@ def _in_words(error: Exception) -> str:
     """What went wrong, for a person in a browser: files by their names alone."""
     if not isinstance(error, ValueError | OSError):
         return f"This could not be done ({type(error).__name__}): try another file or number."
-    text = str(error)
-    if isinstance(error, OSError):
-        text = f"{error.strerror or text}: {error.filename}"
-    return PATH.sub(lambda found: found[1], text)
+    return without_paths(error)
 
 
 def _profile(segment: Segment) -> str:
@@ -315,7 +312,7 @@ def _drawn_file(explorer: Explorer, component: int, seed: int, n: int | None) ->
     if n is None or not 1 <= n <= MOST_DRAWN:
         raise ValueError(f"Give a number from 1 to {MOST_DRAWN:,}.")
     x = explorer.draw(component, n, seed)
-    folder = Path(tempfile.mkdtemp(prefix="cpvae-"))
+    folder = Path(tempfile.mkdtemp(dir=os.environ.get(FOLDER)))
     if explorer.is_image:
         file = folder / f"component-{component}.npz"
         np.savez_compressed(file, x=explorer.schema.as_given(x.numpy()))
@@ -366,9 +363,11 @@ def serve(blocks: Any, port: int | None, browser: bool, wait: bool = True) -> st
             quiet=True,
             theme=theme,
             share=False,
+            max_file_size=MOST_UPLOADED,
+            enable_monitoring=False,
             footer_links=[],
             ssr_mode=False,
-            app_kwargs={"middleware": [Middleware(_OnlyHere)]},
+            app_kwargs={"middleware": [Middleware(Guard)]},
         )
     except OSError as error:
         raise ValueError(f"Port {port or 7860} is taken: choose another --port.") from error
@@ -379,18 +378,3 @@ def serve(blocks: Any, port: int | None, browser: bool, wait: bool = True) -> st
     if wait:
         blocks.close(verbose=False)
     return address
-
-
-class _OnlyHere:
-    """Adds to every answer the header that keeps the browser from asking other machines."""
-
-    def __init__(self, app: Any):
-        self.app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        async def with_policy(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"].append((b"content-security-policy", POLICY.encode()))
-            await send(message)
-
-        await self.app(scope, receive, with_policy)

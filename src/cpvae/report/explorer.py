@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cpvae.checkpoint import RunFolder
+from cpvae.checkpoint import MODEL, RunFolder
 from cpvae.data.schema import Schema
 from cpvae.models.base import Model
 from cpvae.models.inference import cluster_probs
@@ -49,6 +49,7 @@ class Explorer:
         self.probs = cluster_probs(model, self.x)
         self.codes = torch.cat([model.embed(part) for part in self.x.split(model.rows_at_once())])
         self.names = read_names(folder, model.n_components)
+        self._weights = _stamp(folder)
         self._segments: dict[int, Segment] = {}
         self._map = figures.codes_map(model, self.x)
         self._canvas, self.places = _canvas(self._map)
@@ -145,7 +146,13 @@ class Explorer:
                 f"There are {self.model.n_components} components: give each of them a name."
             )
         after = renamed(self.names, dict(enumerate(names)))
-        write_names(self.folder, after)
+        with self.folder.writing():
+            if _stamp(self.folder) != self._weights:
+                raise ValueError(
+                    "The run was written anew since this page was opened, and its components are "
+                    "others now: start `cpvae app` again."
+                )
+            write_names(self.folder, after)
         self.names = after
         self._segments.clear()  # which know the names
 
@@ -189,6 +196,15 @@ def _for_people(cell: Any) -> Any:
     if not isinstance(cell, float) or not np.isfinite(cell):
         return cell
     return float(round(cell)) if abs(cell) >= 1000 else float(f"{cell:.4g}")
+
+
+def _stamp(folder: RunFolder) -> tuple[int, ...] | None:
+    """What tells the weights of a run from others that take their place, None without any."""
+    try:
+        found = (folder.path / MODEL).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _canvas(figure: Any) -> tuple[Any, np.ndarray]:
