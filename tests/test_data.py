@@ -173,7 +173,11 @@ def with_levels(source, levels):
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet"])
 def test_text_is_categories_and_text_again(tmp_path, ending):
-    columns = {"a": [1.5, 2, 3, 4] * 5, "pet": ["dog", "cat", None, "cat"] * 5, "n": [7, 9, 8, 8] * 5}
+    columns = {
+        "a": [1.5, 2, 3, 4] * 5,
+        "pet": ["dog", "cat", None, "cat"] * 5,
+        "n": [7, 9, 8, 8] * 5,
+    }
     path = write(pa.table(columns), tmp_path / f"t{ending}")
     source = data.read(path)
     assert source.schema.columns == ("a", "pet", "n")

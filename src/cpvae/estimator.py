@@ -63,6 +63,8 @@ class CPVAE(NamedFeaturesMixin, MomentsMixin, TransformerMixin, DensityMixin, Ba
         mixing_weights: p(c), ``learned`` (default) or ``uniform``, the paper's 1/K, which says that
             components are of one size
         max_epochs: passes over the data at most
+        missing: ``model`` to learn also which cells are missing, so that drawn rows have gaps; the
+            bound counts it
         invariance: a change of x that must leave its category as it is: ``affine`` for images,
             ``masking`` for tables, or a `cpvae.data.augment.Augment`; None leaves the term out
         recipe: expert settings by name: any of a `Recipe` (``{"learning_rate": 3e-4}``) and of
@@ -113,6 +115,7 @@ class CPVAE(NamedFeaturesMixin, MomentsMixin, TransformerMixin, DensityMixin, Ba
         kinds: Kinds | None = None,
         mixing_weights: str | None = None,
         max_epochs: int | None = None,
+        missing: str | None = None,
         invariance: str | Augment | None = None,
         recipe: Mapping[str, Any] | None = None,
         validation_fraction: float = 0.1,
@@ -131,6 +134,7 @@ class CPVAE(NamedFeaturesMixin, MomentsMixin, TransformerMixin, DensityMixin, Ba
         self.kinds = kinds
         self.mixing_weights = mixing_weights
         self.max_epochs = max_epochs
+        self.missing = missing
         self.invariance = invariance
         self.recipe = recipe
         self.validation_fraction = validation_fraction
@@ -219,7 +223,7 @@ class CPVAE(NamedFeaturesMixin, MomentsMixin, TransformerMixin, DensityMixin, Ba
     def _split(self, X: ArrayLike | Splits, seed: int, reset: bool) -> Splits:
         """Parts for training and validation."""
         if isinstance(X, Splits):
-            self.n_features_in_ = int(np.prod(X.shape))
+            self.n_features_in_ = X.schema.n_features
             self._set_names(X.schema)
             return X
         x, schema = self._read(X, reset)
@@ -382,6 +386,7 @@ class CPVAE(NamedFeaturesMixin, MomentsMixin, TransformerMixin, DensityMixin, Ba
         )
         if schema.kinds:
             estimator.kinds = dict(zip(schema.names, schema.kinds, strict=True))
+        estimator.missing = "model" if schema.gaps else None
         estimator.history_ = folder.read_history()
         config = {**info["model"], **schema.features()}
         planned = Plan(schema, config, Recipe.from_json(info["recipe"]), given)
@@ -394,13 +399,13 @@ class CPVAE(NamedFeaturesMixin, MomentsMixin, TransformerMixin, DensityMixin, Ba
         self.model_, self._plan_ = model, planned
         self.schema_, self.config_, self.recipe_ = planned.schema, planned.config, planned.recipe
         self.aggregated_ = model.aggregated.cpu().numpy()
-        self.n_features_in_ = int(np.prod(planned.schema.shape))
+        self.n_features_in_ = planned.schema.n_features
         self._n_features_out = model.latent_dim  # scikit-learn names the codes by it
 
     def _set_names(self, schema: Schema) -> None:
         """The names of the columns where scikit-learn looks for them."""
         if schema.columns and not schema.labels:
-            self.feature_names_in_ = np.array(schema.columns, dtype=object)
+            self.feature_names_in_ = np.array(schema.given_names, dtype=object)
         elif hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
 
@@ -410,7 +415,7 @@ class CPVAE(NamedFeaturesMixin, MomentsMixin, TransformerMixin, DensityMixin, Ba
 
     def _read(self, X: Any, reset: bool) -> tuple[np.ndarray, Schema]:
         """Examples in single precision, and their schema."""
-        return read_rows(self, X, None if reset else self.schema_, self.kinds)
+        return read_rows(self, X, None if reset else self.schema_, self.kinds, self.missing)
 
     def _examples(self, X: ArrayLike) -> torch.Tensor:
         self._check_fitted()

@@ -115,6 +115,15 @@ def fit(
             "--likelihood",
         ),
     ] = None,
+    missing: Annotated[
+        choices.Missing,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=DATA,
+            help="ignore: empty cells are left out of the bound. model: which cells are empty is "
+            "learned too, so that drawn rows have gaps like the data; the bound counts that.",
+        ),
+    ] = "ignore",
     size: Annotated[
         str | None,
         typer.Option(
@@ -250,6 +259,7 @@ def fit(
         "drop": drop or [],
         "id": id_ or [],
         "group": group,
+        "missing": None if missing == "ignore" else missing,
         "kinds": kinds_of(kind or []),
         "size": size_of(size),
         "invariance": invariance,

@@ -109,7 +109,8 @@ def evaluate(
     table = Table(
         *("quantity", Column("key", no_wrap=True), "value", "±", "± noise"),
         title=f"{in_markup(run)}, {result['n_examples']} examples{labelled}",
-        caption="±: standard error over examples; ± noise: of the draws for these examples.",
+        caption="±: standard error over examples; ± noise: of the draws for these examples."
+        + " Bounds count which cells are missing." * bool(folder.read_schema().gaps),
     )
     for row in figures_of(result):
         table.add_row(row.what, row.key, row.value, row.error, row.noise_error)
@@ -407,5 +408,10 @@ def _save_table(columns: dict[str, Any], out: Path) -> None:
     import pyarrow
     from pyarrow import csv, parquet
 
-    table = pyarrow.table(columns)
+    table = pyarrow.table(
+        {
+            name: pyarrow.array(values, from_pandas=True) if hasattr(values, "dtype") else values
+            for name, values in columns.items()
+        }
+    )
     (parquet.write_table if out.suffix == ".parquet" else csv.write_csv)(table, out)

@@ -139,10 +139,11 @@ def _learned_text(
     every = sorted(texts, key=float if read_as != "text" else str)
     levels, pool = pooled(every, [int(rows[text]) for text in every])
     if len(levels) < 2 < len(texts):
-        if kind:
+        if kind or (not ids.are_codes(texts, name) and all(map(is_plain, texts))):
+            hint = "" if kind else "if it is numbers, make its type a number; if not, "
             raise ValueError(
                 f"{place} is text with {len(texts)} different values in {len(index)} rows, too "
-                f"many for categories: leave it out (--drop)."
+                f"many for categories: {hint}leave it out (--drop)."
             )
         return ids.DIFFERS if len(texts) == len(index) else ids.HARDLY_REPEATS
     numbers = _numbered(texts, index, levels, [text for text, _ in pool])
