@@ -109,7 +109,8 @@ def fit(
         typer.Option(
             metavar="COLUMN=KIND",
             rich_help_panel=DATA,
-            help="What a column is: gaussian (a measurement), binary (0 and 1), count (0, 1, 2, "
+            help="What a column is: number (rounded, limited, dates), gaussian (a measurement), "
+            "binary (0 and 1), count (0, 1, 2, "
             "...) or categorical (text, codes); repeat for more. KIND alone is for all columns.",
             show_default="by the values where there is text, booleans or a --kind; else see "
             "--likelihood",
