@@ -185,6 +185,14 @@ def test_two_codes_are_categories_and_one_kind_is_for_all(tmp_path):
     schema = read(tmp_path, columns).schema
     assert schema.levels == {"sex": ["1", "2"]}
     assert schema.decode(read(tmp_path, columns).x)["sex"].dtype == np.int64
+    new = {"height": [1.0, 2.0], "on": [0, 1], "grade": [1, 2]}
+    for sex, expected in ((["2", "01"], [1, 0]), ([2.0, 1.0], [1, 0]), ([True, None], [0, np.nan])):
+        x = schema.encode(pa.table({**new, "sex": sex}), "t")
+        np.testing.assert_array_equal(x[:, 1], expected)
+    with pytest.raises(
+        ValueError, match="sex holds 'male' in row 1, and the model was fitted to n"
+    ):
+        schema.encode(pa.table({**new, "sex": ["male", "female"]}), "t")
     del columns["height"]
     every = read(tmp_path, columns, kinds="categorical").schema
     assert {name: len(of) for name, of in every.levels.items()} == {"sex": 2, "on": 2, "grade": 5}

@@ -99,10 +99,14 @@ def known(
     if not levels:
         return single(_known_numbers(column, place), place)
     if is_numeric(column.type) or is_text(column.type):
+        if str(column.type) == "bool" and form.levels != "text":
+            column = column.cast("int8")
         texts, index = _texts(column)
         names, most = [*levels, *(text for text, _ in form.pool)], len(levels) - 1
         found = [_find(text, names) for text in texts]
         new = [i for i, number in enumerate(found) if number is None]
+        if form.levels != "text" and not all(is_plain(texts[i]) for i in new):
+            raise ValueError(_not_a_number(column, place))
         if cells := [texts[i] for i in index if i in set(new)]:
             unseen[place] = cells
         number = np.array([np.nan if at is None else min(at, most) for at in found] + [np.nan])
@@ -251,7 +255,11 @@ def _known_numbers(column: Any, place: str) -> np.ndarray:
         if all(is_plain(text) or text.strip() in MISSING for text in texts):
             numbers = [float(text) if is_plain(text) else np.nan for text in texts]
             return np.array([*numbers, np.nan])[index]
-    raise ValueError(
+    raise ValueError(_not_a_number(column, place))
+
+
+def _not_a_number(column: Any, place: str) -> str:
+    return (
         f"{place} holds {_first_text(column)}, and the model was fitted to numbers there: "
         f"correct it, or leave the cell empty."
     )
