@@ -106,7 +106,8 @@ def test_the_names_of_rows_are_no_column(read):
         assert source.notes == (
             "the first column, which has no name, is the index of the rows, and is not fitted",
         )
-    assert read(f"Unnamed: 0,width,age\n{rows}").columns == ("Unnamed: 0", "width", "age")
+    shuffled = read(f"Unnamed: 0,width,age\n{rows}").schema
+    assert (shuffled.columns, shuffled.ids) == (("width", "age"), ["Unnamed: 0"])
     running = "\n".join(f"{i},{line}" for i, line in enumerate(LINES))
     assert read(f"Unnamed: 0,width,age\n{running}").columns == ("width", "age")
     assert read(f"index,width,age\n{running}", label="index").columns == ("width", "age")

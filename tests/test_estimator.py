@@ -394,7 +394,7 @@ def test_booleans_are_their_own_kind_and_come_back_as_such(people):
 
 def test_columns_of_numbers_stay_numbers(people):
     frame = people[0][["height", "floor"]]
-    model = CPVAE(2, max_epochs=2).fit(frame)
+    model = CPVAE(2, max_epochs=2, kinds={"floor": "number"}).fit(frame)
     found = model.predict(frame)
     with pytest.raises(
         ValueError, match="column floor holds .low. in row 1, and the model was fitted"
@@ -409,7 +409,7 @@ def test_columns_of_numbers_stay_numbers(people):
 @pytest.mark.parametrize(
     ("column", "said"),
     [
-        (pandas.date_range("2020", periods=400), "column c holds timestamp.*neither numbers nor"),
+        ([b"1", b"2"] * 200, "column c holds binary, neither numbers, text, dates nor times"),
         (["a", 1] * 200, "Column c holds values of the types int, str: make it all text or all n"),
         (["1,5", "2,5"] * 200, "column c is text such as '1,5': write numbers with a decimal"),
         (["a"] * 400, "Column c is constant and carries no information: drop it.$"),

@@ -5,9 +5,10 @@ import pandas
 import polars
 import pyarrow as pa
 import pytest
+import torch
 
 from cpvae import CPVAE, data
-from cpvae.data import levels
+from cpvae.data import ids, levels
 from cpvae.data.schema import Schema, encode_table
 from cpvae.data.splits import Source, split
 
@@ -73,6 +74,11 @@ def test_ids_that_are_named_and_text_that_hardly_repeats(tmp_path):
     assert source.columns == ("height", "pet")
     assert not source.schema.ids
     assert "column 'remark' is text that hardly repeats: it is not fitted" in source.notes[0]
+    codes = pa.table({"a": np.arange(N) / 7, "code": [f"{i:06d}" for i in 7 * np.arange(N)]})
+    assert data.read(codes).schema.ids == ["code"]
+    texts = pa.table({"a": np.arange(N) / 7, "weight": [f"{7 * i + 60}" for i in range(N)]})
+    with pytest.raises(ValueError, match="if it is numbers, make its type a number"):
+        data.read(texts)  # a number that is text by mistake must not be lost
     with pytest.raises(ValueError, match="nothing to fit: column 'who' differs in every row"):
         read(tmp_path, {"who": NAMES})
     with pytest.raises(ValueError, match="has no column 'whom'"):
@@ -153,7 +159,7 @@ def test_many_levels_are_kept_or_pooled():
     assert len(set(back[~kept])) > 800  # drawn in their proportions
     np.testing.assert_array_equal(schema.decode(x)["city"], back)
     np.testing.assert_array_equal(schema.encode(table, "t"), x)
-    assert schema.notes() == [
+    assert ids.notes_of({}, schema.names, schema.forms) == [
         "column city: 1000 levels of few rows are taken as one, and drawn in their proportions"
     ]
     with pytest.warns(UserWarning, match="1 cell with a level .*'Rome' in column city, is"):
@@ -180,6 +186,14 @@ def test_two_codes_are_categories_and_one_kind_is_for_all(tmp_path):
     schema = read(tmp_path, columns).schema
     assert schema.levels == {"sex": ["1", "2"]}
     assert schema.decode(read(tmp_path, columns).x)["sex"].dtype == np.int64
+    new = {"height": [1.0, 2.0], "on": [0, 1], "grade": [1, 2]}
+    for sex, expected in ((["2", "01"], [1, 0]), ([2.0, 1.0], [1, 0]), ([True, None], [0, np.nan])):
+        x = schema.encode(pa.table({**new, "sex": sex}), "t")
+        np.testing.assert_array_equal(x[:, 1], expected)
+    with pytest.raises(
+        ValueError, match="sex holds 'male' in row 1, and the model was fitted to n"
+    ):
+        schema.encode(pa.table({**new, "sex": ["male", "female"]}), "t")
     del columns["height"]
     every = read(tmp_path, columns, kinds="categorical").schema
     assert {name: len(of) for name, of in every.levels.items()} == {"sex": 2, "on": 2, "grade": 5}
@@ -207,3 +221,92 @@ def test_rows_of_a_group_stay_together(tmp_path):
     same = Source("t", source.x, schema=source.schema, groups=np.zeros(N, int))
     with pytest.raises(ValueError, match="1 groups in 90 rows, too few"):
         split(same)
+
+
+GAPS = pandas.DataFrame(
+    {
+        "height": np.where(GROUP, 160.0, 190.0) + RNG.normal(0, 3, N),
+        "pet": np.where(GROUP, "dog", "cat"),
+        "visits": pandas.Series(RNG.poisson(4, N)).astype("Int64"),
+    }
+)
+GAPS["visits"] = GAPS["visits"].mask(GROUP == 1)  # missing in one cluster alone
+GAPS["pet"] = GAPS["pet"].mask(RNG.random(N) < 0.3)
+
+
+@pytest.fixture(scope="module")
+def with_gaps():
+    settings = {"max_epochs": 1, "random_state": 0, "missing": "model"}
+    return CPVAE(2, model="residual", **settings).fit(GAPS)
+
+
+def test_drawn_rows_have_gaps_like_the_data(with_gaps):
+    schema = with_gaps.schema_
+    assert schema.gaps == ("pet", "visits")
+    assert schema.names[3:] == ["pet is missing", "visits is missing"]
+    assert schema.kinds[3:] == ("binary", "binary")
+    assert with_gaps.n_features_in_ == 3
+    drawn, component = with_gaps.sample(2000, random_state=1)
+    assert list(drawn) == list(GAPS)
+    assert drawn.dtypes.to_dict() == GAPS.dtypes.to_dict()
+    share = {name: drawn[name].isna().mean() for name in GAPS}
+    assert share["height"] == 0
+    for name in ("pet", "visits"):
+        assert abs(share[name] - GAPS[name].isna().mean()) < 0.08, name
+    tall = drawn["height"] > 175
+    assert drawn["visits"].isna()[tall].mean() < 0.1
+    assert drawn["visits"].isna()[~tall].mean() > 0.9
+    for made in (with_gaps.impute(GAPS), with_gaps.reconstruct(GAPS)):
+        assert list(made) == list(GAPS)
+        assert not made.isna().any(axis=None)
+    there = GAPS["visits"].notna()
+    filled = with_gaps.impute(GAPS)["visits"]
+    pandas.testing.assert_series_equal(filled[there], GAPS["visits"][there])
+
+
+def test_the_bound_counts_which_cells_are_missing(with_gaps, tmp_path):
+    model, x = with_gaps.model_, with_gaps._examples(GAPS)
+    np.testing.assert_array_equal(x[:, 3:].numpy(), GAPS[["pet", "visits"]].isna())
+    unknown = x.clone()
+    unknown[:, 3:] = np.nan  # says nothing of what is missing: then that is not counted
+    with torch.no_grad():
+        params = model.decode(*model.code(model.likelihood.observe(x))[0])
+        whole, without = (
+            model.likelihood.log_prob(model.likelihood.observe(rows), params).numpy()
+            for rows in (x, unknown)
+        )
+        chance = model.likelihood.mean(params)[:, 3:].double().numpy()
+    gone = x[:, 3:].numpy()
+    given = np.where(gone, np.log(chance), np.log1p(-chance)).sum(1)
+    np.testing.assert_allclose(whole - without, given, atol=1e-3)
+    with_gaps.save(tmp_path / "run")
+    again = CPVAE.load(tmp_path / "run")
+    assert again.missing == "model"
+    np.testing.assert_array_equal(again.predict_proba(GAPS), with_gaps.predict_proba(GAPS))
+
+
+def test_gaps_of_arrays_and_files(cpvae, tmp_path, monkeypatch):
+    x = np.where(RNG.random((N, 3)) < 0.2, np.nan, RNG.normal(size=(N, 3)))
+    model = CPVAE(2, max_epochs=1, missing="model", random_state=0).fit(x)
+    drawn = model.sample(200)[0]
+    assert drawn.shape == (200, 3)
+    assert 0.1 < np.isnan(drawn).mean() < 0.3
+    assert np.isfinite(model.impute(x)).all()
+    assert model.transform(x).shape[0] == N
+    with pytest.raises(ValueError, match="missing='maybe' is unknown: choose from ignore, model"):
+        CPVAE(2, missing="maybe").fit(x)
+    undrawn = {"components": tmp_path / "run" / "none.png"}
+    monkeypatch.setattr("cpvae.cli.run.write_figures", lambda *_: undrawn)
+    file, run, out = tmp_path / "t.csv", tmp_path / "run", tmp_path / "new.csv"
+    GAPS.to_csv(file, index=False)
+    fit = ("fit", file, "-k", 2, "--max-epochs", 1, "--missing", "model", "--out", run)
+    code, _, err = cpvae(*fit)
+    assert code == 0, err
+    assert "Which cells are missing is learned too, for 2 columns" in err
+    assert cpvae("generate", run, "-n", 300, "--out", out)[0] == 0
+    assert "nan" not in out.read_text()
+    new = pandas.read_csv(out)
+    assert list(new) == [*GAPS, "component"]
+    assert 0.3 < new["visits"].isna().mean() < 0.7
+    assert cpvae("assign", run, out, "--out", tmp_path / "a.csv")[0] == 0
+    assert "Bounds count which cells are missing" in cpvae("evaluate", run, "--samples", 2)[1]

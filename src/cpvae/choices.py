@@ -21,6 +21,7 @@ PseudoInputs = Literal["data", "random"]
 Expectation = Literal["relaxed", "straight_through", "exact"]
 Precision = Literal["float32", "bfloat16"]
 Invariance = Literal["affine", "masking"]
+Missing = Literal["ignore", "model"]
 DrawFrom = Literal["aggregated", "uniform"]
 Accelerator = Literal["auto", "cpu", "cuda", "mps"]
 Logger = Literal["csv", "tensorboard", "wandb"]
@@ -37,6 +38,7 @@ PSEUDO_INPUTS: tuple[str, ...] = get_args(PseudoInputs)
 EXPECTATIONS: tuple[str, ...] = get_args(Expectation)
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 INVARIANCES: tuple[str, ...] = get_args(Invariance)
+MISSINGS: tuple[str, ...] = get_args(Missing)
 DRAW_FROM: tuple[str, ...] = get_args(DrawFrom)
 LOGGERS: tuple[str, ...] = get_args(Logger)
 

@@ -70,6 +70,8 @@ class CPVAE(
         mixing_weights: p(c), ``learned`` (default) or ``uniform``, the paper's 1/K, which says that
             components are of one size
         max_epochs: passes over the data at most
+        missing: ``model`` to learn also which cells are missing, so that drawn rows have gaps; the
+            bound counts it
         invariance: a change of x that must leave its category as it is: ``affine`` for images,
             ``masking`` for tables, or a `cpvae.data.augment.Augment`; None leaves the term out
         recipe: expert settings by name: any of a `Recipe` (``{"learning_rate": 3e-4}``) and of
@@ -123,6 +125,7 @@ class CPVAE(
         kinds: Kinds | None = None,
         mixing_weights: str | None = None,
         max_epochs: int | None = None,
+        missing: str | None = None,
         invariance: str | Augment | None = None,
         recipe: Mapping[str, Any] | None = None,
         validation_fraction: float = 0.1,
@@ -141,6 +144,7 @@ class CPVAE(
         self.kinds = kinds
         self.mixing_weights = mixing_weights
         self.max_epochs = max_epochs
+        self.missing = missing
         self.invariance = invariance
         self.recipe = recipe
         self.validation_fraction = validation_fraction
@@ -263,7 +267,7 @@ class CPVAE(
         if isinstance(X, str | Path) or is_large(X):
             X = load(X, seed, kinds=self.kinds)
         if isinstance(X, Splits):
-            self.n_features_in_ = int(np.prod(X.shape))
+            self.n_features_in_ = X.schema.n_features
             self._set_names(X.schema)
             return X
         x, schema = self._read(X, reset)
@@ -395,6 +399,7 @@ class CPVAE(
         )
         if schema.kinds:
             estimator.kinds = dict(zip(schema.names, schema.kinds, strict=True))
+        estimator.missing = "model" if schema.gaps else None
         estimator.history_ = folder.read_history()
         config = {**info["model"], **schema.features()}
         planned = Plan(schema, config, Recipe.from_json(info["recipe"]), given)
@@ -409,5 +414,5 @@ class CPVAE(
         self.names_ = names or numbers(model.n_components)
         self.schema_, self.config_, self.recipe_ = planned.schema, planned.config, planned.recipe
         self.aggregated_ = model.aggregated.cpu().numpy()
-        self.n_features_in_ = int(np.prod(planned.schema.shape))
+        self.n_features_in_ = planned.schema.n_features
         self._n_features_out = model.latent_dim  # scikit-learn names the codes by it

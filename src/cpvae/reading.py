@@ -18,13 +18,14 @@ class ReadingMixin(BaseEstimator):
     """What the methods of an estimator make of their argument ``X``."""
 
     kinds: Kinds | None
+    missing: str | None
     model_: Model
     schema_: Schema
 
     def _set_names(self, schema: Schema) -> None:
         """The names of the columns where scikit-learn looks for them."""
         if schema.columns and not schema.labels:
-            self.feature_names_in_ = np.array(schema.columns, dtype=object)
+            self.feature_names_in_ = np.array(schema.given_names, dtype=object)
         elif hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
 
@@ -34,7 +35,7 @@ class ReadingMixin(BaseEstimator):
 
     def _read(self, X: Any, reset: bool) -> tuple[np.ndarray, Schema]:
         """Examples in single precision, and their schema."""
-        return read_rows(self, X, None if reset else self.schema_, self.kinds)
+        return read_rows(self, X, None if reset else self.schema_, self.kinds, self.missing)
 
     def _examples(self, X: ArrayLike) -> torch.Tensor:
         self._check_fitted()

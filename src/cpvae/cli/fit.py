@@ -130,12 +130,22 @@ def fit(
         typer.Option(
             metavar="COLUMN=KIND",
             rich_help_panel=DATA,
-            help="What a column is: gaussian (a measurement), binary (0 and 1), count (0, 1, 2, "
+            help="What a column is: number (rounded, limited, dates), gaussian (a measurement), "
+            "binary (0 and 1), count (0, 1, 2, "
             "...) or categorical (text, codes); repeat for more. KIND alone is for all columns.",
             show_default="by the values where there is text, booleans or a --kind; else see "
             "--likelihood",
         ),
     ] = None,
+    missing: Annotated[
+        choices.Missing,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=DATA,
+            help="ignore: empty cells are left out of the bound. model: which cells are empty is "
+            "learned too, so that drawn rows have gaps like the data; the bound counts that.",
+        ),
+    ] = "ignore",
     size: Annotated[
         str | None,
         typer.Option(
@@ -278,6 +288,7 @@ def fit(
         **({"describe": describe} if describe else {}),
         "id": id_ or [],
         "group": group,
+        "missing": None if missing == "ignore" else missing,
         "kinds": kinds_of(kind or []),
         "size": size_of(size),
         "invariance": invariance,

@@ -113,6 +113,7 @@ def load_source(source: dict[str, Any], seed: int) -> "Splits":
         kinds=source.get("kinds"),
         ids=source.get("id") or [],
         group=source.get("group"),
+        missing=source.get("missing"),
         size=_size_in(source),
     )
 

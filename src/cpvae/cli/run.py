@@ -184,6 +184,11 @@ class FitRun:
         )
         if not planned.schema.is_image:
             self.console.print(_kinds_in_words(planned.schema, config["likelihood"]))
+        if gaps := planned.schema.gaps:
+            self.console.print(
+                f"Which cells are missing is learned too, for {counted(len(gaps), 'column')}, and "
+                f"the bound counts it."
+            )
         before = len(self.folder.read_history()) if self.stored and self.restarts == 1 else 0
         if before:
             self.console.print(f"Goes on after epoch {before}.")

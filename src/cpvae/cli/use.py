@@ -129,7 +129,8 @@ def evaluate(
     table = Table(
         *("quantity", Column("key", no_wrap=True), "value", "±", "± noise"),
         title=f"{in_markup(run)}, {result['n_examples']} examples{labelled}",
-        caption="±: standard error over examples; ± noise: of the draws for these examples.",
+        caption="±: standard error over examples; ± noise: of the draws for these examples."
+        + " Bounds count which cells are missing." * bool(folder.read_schema().gaps),
     )
     for row in figures_of(result):
         table.add_row(row.what, row.key, row.value, row.error, row.noise_error)

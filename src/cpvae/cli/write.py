@@ -74,6 +74,11 @@ def save_table(columns: Any, out: Path) -> None:
     import pyarrow
     from pyarrow import csv, parquet
 
+    if not isinstance(columns, pyarrow.Table):
+        columns = {
+            name: pyarrow.array(values, from_pandas=True) if hasattr(values, "dtype") else values
+            for name, values in columns.items()
+        }
     table = columns if isinstance(columns, pyarrow.Table) else pyarrow.table(columns)
     (parquet.write_table if out.suffix == ".parquet" else csv.write_csv)(table, out)
 

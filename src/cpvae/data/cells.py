@@ -99,10 +99,14 @@ def known(
     if not levels:
         return single(_known_numbers(column, place), place)
     if is_numeric(column.type) or is_text(column.type):
+        if str(column.type) == "bool" and form.levels != "text":
+            column = column.cast("int8")
         texts, index = _texts(column)
         names, most = [*levels, *(text for text, _ in form.pool)], len(levels) - 1
         found = [_find(text, names) for text in texts]
         new = [i for i, number in enumerate(found) if number is None]
+        if form.levels != "text" and not all(is_plain(texts[i]) for i in new):
+            raise ValueError(_not_a_number(column, place))
         if cells := [texts[i] for i in index if i in set(new)]:
             unseen[place] = cells
         number = np.array([np.nan if at is None else min(at, most) for at in found] + [np.nan])
@@ -139,10 +143,11 @@ def _learned_text(
     every = sorted(texts, key=float if read_as != "text" else str)
     levels, pool = pooled(every, [int(rows[text]) for text in every])
     if len(levels) < 2 < len(texts):
-        if kind:
+        if kind or (not ids.are_codes(texts, name) and all(map(is_plain, texts))):
+            hint = "" if kind else "if it is numbers, make its type a number; if not, "
             raise ValueError(
                 f"{place} is text with {len(texts)} different values in {len(index)} rows, too "
-                f"many for categories: leave it out (--drop)."
+                f"many for categories: {hint}leave it out (--drop)."
             )
         return ids.DIFFERS if len(texts) == len(index) else ids.HARDLY_REPEATS
     numbers = _numbered(texts, index, levels, [text for text, _ in pool])
@@ -250,7 +255,11 @@ def _known_numbers(column: Any, place: str) -> np.ndarray:
         if all(is_plain(text) or text.strip() in MISSING for text in texts):
             numbers = [float(text) if is_plain(text) else np.nan for text in texts]
             return np.array([*numbers, np.nan])[index]
-    raise ValueError(
+    raise ValueError(_not_a_number(column, place))
+
+
+def _not_a_number(column: Any, place: str) -> str:
+    return (
         f"{place} holds {_first_text(column)}, and the model was fitted to numbers there: "
         f"correct it, or leave the cell empty."
     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from cpvae.choices import ARRAYS, COMPRESSED, TABLES, stem
 from cpvae.data import packed
-from cpvae.data.ids import texts_of
+from cpvae.data.ids import notes_of, texts_of
 from cpvae.data.images import IMAGES, read_images
 from cpvae.data.labels import read_labels
 from cpvae.data.schema import encode_table
@@ -119,12 +119,13 @@ def from_table(path: Path, read: Read, what: Selection) -> Source:
     if what.schema:
         x, schema, notes = what.schema.encode(table, str(path)), what.schema, read.notes
     else:
-        fitted = table.drop_columns([name for name in aside if name not in what.ids])
-        n = fitted.num_columns - len(set(what.ids))
+        ids = {*what.ids, *([what.group] if what.group else [])} - {what.label, *what.drop}
+        fitted = table.drop_columns([name for name in aside if name not in ids])
+        n = fitted.num_columns - len(ids)
         if not n or not table.num_rows:
             raise ValueError(f"{path} is empty: {table.num_rows} rows of {n} features.")
-        x, schema = encode_table(fitted, str(path), what.kinds, what.ids)
-        notes = (*read.notes, *schema.notes())
+        x, schema = encode_table(fitted, str(path), what.kinds, ids)
+        notes = (*read.notes, *notes_of(schema.left_out, schema.names, schema.forms))
     rows = next((texts_of(table[name]) for name in schema.ids if name in names), None)
     groups = _groups(table[what.group]) if what.group else None
     return Source(stem(path), x, labels, schema, rows, notes=notes, groups=groups, table=table)

@@ -11,10 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from cpvae.choices import MISSINGS, choose
+from cpvae.data import ids
 from cpvae.data.checks import single
 from cpvae.data.columns import Form
 from cpvae.data.files import from_table
 from cpvae.data.frames import as_arrow, package_of, with_dtypes
+from cpvae.data.gaps import with_gaps
 from cpvae.data.images import page_of, stacked
 from cpvae.data.kinds import Kinds
 from cpvae.data.schema import Schema, encode_table
@@ -62,7 +65,7 @@ def read_object(data: Any, what: Selection) -> Source:
 
 
 def read_rows(
-    estimator: Any, X: Any, known: Schema | None, kinds: Kinds | None
+    estimator: Any, X: Any, known: Schema | None, kinds: Kinds | None, missing: str | None = None
 ) -> tuple[np.ndarray, Schema]:
     """What an estimator is given, as examples in single precision, and their schema.
 
@@ -71,6 +74,7 @@ def read_rows(
         X: an array, or a frame, whose columns that are left out it may have or not
         known: the schema of the fitted model
         kinds: of columns, as for `CPVAE`
+        missing: ``model`` for columns that say what is missing, if no schema is known
 
     Warns:
         UserWarning: a column that is left out, or levels that are pooled or not known.
@@ -78,6 +82,18 @@ def read_rows(
     Raises:
         ValueError: data of another form, or that cannot be learned from.
     """
+    x, schema = _read_rows(estimator, X, known, kinds)
+    if missing and not known:
+        choose("missing", missing, MISSINGS)
+    if known or missing != "model":
+        return x, schema
+    source = with_gaps(Source("X", x, schema=schema))
+    return source.x, source.schema
+
+
+def _read_rows(
+    estimator: Any, X: Any, known: Schema | None, kinds: Kinds | None
+) -> tuple[np.ndarray, Schema]:
     from sklearn.utils.validation import validate_data
 
     table, reset = as_arrow(X), known is None
@@ -90,8 +106,8 @@ def read_rows(
     schema = found[1] if found else known
     assert schema is not None
     validate_data(estimator, without(X, schema.left_out), reset=reset, skip_check_array=True)
-    for note in schema.notes() if reset else ():
-        warnings.warn(note, stacklevel=4)
+    for note in ids.notes_of(schema.left_out, schema.names, schema.forms) if reset else ():
+        warnings.warn(note, stacklevel=5)
     return found or encode_frame(X, known)
 
 

@@ -46,6 +46,8 @@ class Schema:
         given_shape: of an example as it was handed in, where it is not ``shape``: (height, width),
             or (height, width, channels)
         dtype: of the array of a table that was handed in
+        gaps: columns of which the model learns which cells are missing: for each of them the last
+            columns have one of zeros and ones, see `gaps`
         left_out: columns that are not fitted, and why, see `ids`
         pixel_range: values of images that were read as 0 and 1, where they were not already
     """
@@ -64,6 +66,7 @@ class Schema:
     label_names: tuple[Any, ...] = ()
     given_shape: tuple[int, ...] = ()
     dtype: str | None = None
+    gaps: tuple[str, ...] = ()
     left_out: dict[str, str] = dataclasses.field(default_factory=dict)
     pixel_range: tuple[float, ...] = ()
 
@@ -85,6 +88,16 @@ class Schema:
         return list(self.columns or map(str, range(self.shape[0])))
 
     @property
+    def given_names(self) -> list[str]:
+        """Names of the columns that data has, without those that say what is missing."""
+        return self.names[: len(self.names) - len(self.gaps)]
+
+    @property
+    def n_features(self) -> int:
+        """Numbers that an example has as it is handed in."""
+        return int(np.prod(self.shape)) - len(self.gaps)
+
+    @property
     def is_image(self) -> bool:
         """Whether examples are images."""
         return len(self.shape) == 3
@@ -99,16 +112,6 @@ class Schema:
         """Columns of the table that say which row is which."""
         return [name for name, why in self.left_out.items() if why in (ids.DIFFERS, ids.NAMED)]
 
-    def notes(self) -> list[str]:
-        """What is to be told of how a table is read, each a sentence."""
-        pools = zip(self.names, self.forms, strict=bool(self.forms))
-        return ids.in_words(self.left_out) + [
-            f"column {name}: {len(form.pool)} levels of few rows are taken as one, and drawn in "
-            f"their proportions"
-            for name, form in pools
-            if form.pool
-        ]
-
     def form_of(self, name: str) -> Form:
         """How the values of a column were written."""
         return self.forms[self.names.index(name)] if self.forms else Form()
@@ -119,6 +122,22 @@ class Schema:
         if form.times:
             return f"{name} ({form.times.in_words()})"
         return f"{name} ({len(levels)} levels)" if len(levels) > MANY else name
+
+    def completed(self, x: np.ndarray) -> np.ndarray:
+        """Rows as they are read (n, f), and the columns that say what is missing in them."""
+        if not self.gaps or x.shape[1] != self.n_features:
+            return x
+        gone = np.isnan(x[:, [self.names.index(name) for name in self.gaps]])
+        return np.column_stack([x, gone]).astype(np.float32)
+
+    def _without_gaps(self, x: np.ndarray, drawn: bool) -> np.ndarray:
+        """Rows of a model (n, f) as data has them: with gaps where they are ``drawn``."""
+        kept, gone = np.split(x, [self.n_features], axis=1)
+        if drawn and self.gaps:
+            kept = kept.copy()
+            for name, missing in zip(self.gaps, gone.T, strict=True):
+                kept[missing > 0.5, self.names.index(name)] = np.nan
+        return kept
 
     # --- a frame becomes numbers, and numbers become a frame -------------------------------------
 
@@ -141,20 +160,20 @@ class Schema:
         Raises:
             ValueError: a column that is not there, or text in a column of numbers.
         """
-        nameless = self.columns is None or self.labels == tuple(range(len(self.names)))
-        others = set(table.column_names) != set(self.names)
-        if nameless and others and table.num_columns == len(self.names):
-            table = table.rename_columns(self.names)
-        for name in self.names:
+        names = self.given_names
+        nameless = self.columns is None or self.labels == tuple(range(len(names)))
+        if nameless and set(table.column_names) != set(names) and table.num_columns == len(names):
+            table = table.rename_columns(names)
+        for name in names:
             if name not in table.column_names:
                 raise ValueError(
                     f"{called} has no column {name!r}: it has {', '.join(table.column_names)}."
                 )
         unseen: dict[str, list[str]] = {}
-        forms = self.forms or (Form(),) * len(self.names)
+        forms = self.forms or (Form(),) * len(names)
         numbers = [
             cells.known(table[name], f"column {name}", self.levels.get(name), form, unseen)
-            for name, form in zip(self.names, forms, strict=True)
+            for name, form in zip(names, forms, strict=False)
         ]
         if unseen:
             place, new = next(iter(unseen.items()))
@@ -164,7 +183,7 @@ class Schema:
                 f"as {new[0]!r} in {place}, {'are' if n > 1 else 'is'} treated as missing",
                 stacklevel=2,
             )
-        return np.column_stack(numbers)
+        return self.completed(np.column_stack(numbers))
 
     def decode(self, x: np.ndarray, drawn: bool = True) -> dict[str, np.ndarray]:
         """Columns of a table (n, f) by name, categories as what they were, or None where missing.
@@ -175,8 +194,9 @@ class Schema:
                 that the column has, and whole ones are integers
         """
         table = {}
+        x = self._without_gaps(x, drawn) if self.gaps else x
         kinds, forms = self.kinds or ("",) * len(x.T), self.forms or (Form(),) * len(x.T)
-        for name, kind, form, column in zip(self.names, kinds, forms, x.T, strict=True):
+        for name, kind, form, column in zip(self.given_names, kinds, forms, x.T, strict=False):
             if name in self.levels:
                 table[name] = texts_as_values(column, self.levels[name], form)
             elif form.times:
@@ -199,9 +219,10 @@ class Schema:
         """
         package = frames.package_of(like) or self.frame or "pandas"
         table, forms = self.decode(x, drawn), self.forms or (Form(),) * len(x.T)
+        forms = forms[: len(table)]
         if package == "polars":
             return frames.of_polars(table, forms, drawn)
-        labels = self.labels if self.columns else tuple(range(len(self.names)))
+        labels = self.labels if self.columns else tuple(range(len(table)))
         return frames.of_pandas(table, forms, drawn, labels, self.label_names, like)
 
     def as_given(self, x: np.ndarray, drawn: bool = True, like: Any = None) -> Any:
@@ -219,6 +240,7 @@ class Schema:
         if frames.is_table(like) if like is not None else named:
             return self.to_frame(x, drawn, like)
         if not drawn and not self.levels:
+            x = self._without_gaps(x, drawn) if self.gaps else x
             return x.reshape(np.shape(x) if like is None else np.shape(like))
         columns = list(self.decode(x, drawn).values())
         array = np.column_stack(columns)
@@ -232,11 +254,12 @@ class Schema:
             x: its numbers (n, f), NaN where a value is missing
             made: what to put there (n, f)
         """
-        missing = np.isnan(x)
+        n = len(self.given_names)
+        missing, made = np.isnan(x[:, :n]), np.where(np.arange(x.shape[1]) < n, made, 0)
         if frames.package_of(data):
             return frames.fill_missing(data, missing, self.to_frame(made, like=data))
         if frames.is_table(data):
-            return self.to_frame(np.where(missing, made, x))
+            return self.to_frame(np.where(np.isnan(x), made, x), drawn=False)
         array, filling = np.asarray(data), np.column_stack(list(self.decode(made).values()))
         dtype = array.dtype if array.dtype.kind == "f" else np.result_type(array, filling)
         return np.where(missing, filling, array).astype(dtype)
@@ -285,7 +308,9 @@ class Schema:
         for i, kind in enumerate(of_each):
             if transform := RULES[kind].transform:
                 scaled[:, i] = transform(scaled[:, i])
-        loc, scale = origin_and_unit(scaled, self.names)
+        known = len(self.given_names)  # a gap may be in another part alone
+        loc, scale = np.zeros(x.shape[1]), np.ones(x.shape[1])
+        loc[:known], scale[:known] = origin_and_unit(scaled[:, :known], self.given_names)
         standardised = [RULES[kind].transform is not None for kind in of_each]
         return dataclasses.replace(
             self,
@@ -307,6 +332,8 @@ class Schema:
         self, x: np.ndarray, given: Kinds | None = None, as_numbers: bool = False
     ) -> list[str]:
         """The kind of each column of a table (n, f), see `kinds.column_kinds`."""
+        if isinstance(given, str):
+            given = dict.fromkeys(self.given_names, given)
         return column_kinds(x, self.names, self.levels, self.forms, given, as_numbers)
 
     def features(self) -> dict[str, Any]:

@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from cpvae.choices import MISSINGS, choose
 from cpvae.data.files import read_file, readable
+from cpvae.data.gaps import with_gaps
 from cpvae.data.mnist import load_mnist
 from cpvae.data.objects import read_object
 from cpvae.data.omniglot import load_omniglot
@@ -47,6 +49,13 @@ def load(source: Any, seed: int = 0, in_chunks: bool | None = None, **what: Any)
 def read(source: Any, **what: Any) -> Source:
     """Loads a data source whole; arguments and errors as for `load`."""
     selection = Selection(**what)
+    if selection.missing:
+        choose("missing", selection.missing, MISSINGS)
+    found = _read(source, selection)
+    return with_gaps(found) if selection.missing == "model" and not selection.schema else found
+
+
+def _read(source: Any, selection: Selection) -> Source:
     if not isinstance(source, str | Path):
         return read_object(source, selection)
     if str(source) in NAMED:

@@ -22,6 +22,7 @@ class Selection(NamedTuple):
         kinds: of columns, by name, or one for all; numbers that are ``categorical`` are text
         size: (height, width) to bring images to: scaled, and what hangs over cut off evenly
         ids: columns that say which row is which, kept out of the features
+        missing: ``model`` to learn which cells are missing, see `gaps`
         group: column whose equal values stay in one part of the split, kept out as well
     """
 
@@ -32,6 +33,7 @@ class Selection(NamedTuple):
     size: tuple[int, int] | None = None
     ids: Sequence[str] = ()
     group: str | None = None
+    missing: str | None = None
 
     def as_text(self, names: Sequence[str]) -> set[str]:
         """Columns whose cells stay text: categories, and those of a fitted model."""
@@ -107,6 +109,7 @@ def from_array(
         known: the schema of a fitted model, which says whether its pixels were bytes
     """
     x = as_examples(array, called, known is not None and known.pixel_range == BYTES)
+    x = known.completed(x) if known else x
     return Source(name, x, labels, known or Schema.of_array(array, x), test=test)
 
 

@@ -70,9 +70,10 @@ def describe_data(
         ValueError: data outside [0, 1] or missing under a Bernoulli likelihood, constant columns
             under the others, or a kind that does not fit its column.
     """
-    if schema.levels or kinds:
+    if schema.levels or kinds or schema.gaps:
         if likelihood not in (None, "mixed"):
             named = "columns of text" if schema.levels else "kinds of columns"
+            named = "missing='model'" if schema.gaps else named
             raise ValueError(
                 f"likelihood={likelihood!r} does not go with {named}: use 'mixed', which "
                 f"is the default for them, or leave them out."
