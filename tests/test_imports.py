@@ -64,7 +64,7 @@ LAYOUT = {
         "compact",
         "onnx",
     ),
-    "evaluation": ("metrics", "classifier", "generation", "moments"),
+    "evaluation": ("metrics", "pooled", "classifier", "generation", "moments"),
     " checkpoint": ("versions", "stored", "old_formats", "tensors", "checkpoint", "staging"),
     " bulk": ("bulk",),
     "training": (
