@@ -108,9 +108,11 @@ def table1(
         for name in ((cells or known) if train else ())
     }
     if jobs > 1:
-        how = out, accelerator, runs, recipe
         each = [(known[name], group) for name, mine in groups.items() for group in mine]
-        files.in_processes(jobs, [partial(experiment.run_named, *one, *how) for one in each])
+        files.in_processes(
+            jobs,
+            [partial(experiment.run_named, *one, out, accelerator, runs, recipe) for one in each],
+        )
         groups = {}
     for name, mine in groups.items():
         cell = known[name]
