@@ -1,5 +1,6 @@
 """Many rows in, many rows out: what is written in shards is what one command writes at once."""
 
+import json
 import os
 
 import numpy as np
@@ -12,6 +13,8 @@ from cpvae import CPVAE, bulk
 from cpvae.checkpoint import RunFolder
 from cpvae.data import shards
 from cpvae.data.shards import large_table
+from cpvae.evaluation.metrics import cluster_scores
+from cpvae.evaluation.pooled import scores_of
 
 pytestmark = pytest.mark.usefixtures("without_shape_checks")
 
@@ -91,3 +94,34 @@ def test_generate_in_shards(cpvae, place, tmp_path, monkeypatch):
     code, _, error = cpvae("generate", place / "run", "-n", 101, "--out", tmp_path / "rows")
     assert code == 2
     assert "another n" in error
+
+
+def test_evaluate_in_chunks_is_evaluate_at_once(cpvae, place, monkeypatch):
+    monkeypatch.setattr(shards, "ROWS", 230)
+    run = place / "run"
+    given = ("--label", "kind", "--samples", 20, "--json")
+    whole = json.loads(cpvae("evaluate", run, place / "big", *given)[1])
+    monkeypatch.setenv("CPVAE_LARGE", "1")
+    chunks = json.loads(cpvae("evaluate", run, place / "one.csv", *given)[1])
+    assert whole.keys() - chunks.keys() == {
+        *("mutual_information_nats", "mutual_information_se_nats"),
+        *("aggregated_kl_z_nats", "aggregated_kl_c_nats"),
+    }
+    for key in ("n_examples", "components_used", "accuracy", "purity", "nmi", "ari"):
+        assert chunks[key] == pytest.approx(whole[key], abs=1e-9), key
+    for name in ("elbo_exact", "elbo_relaxed", "log_likelihood", "kl_z", "reconstruction"):
+        noise = chunks[f"{name}_noise_se_nats"] + whole[f"{name}_noise_se_nats"]
+        difference = chunks[f"{name}_nats"] - whole[f"{name}_nats"]
+        assert abs(difference) < 4 * noise + 1e-3, name
+        of_rows = chunks[f"{name}_se_nats"], whole[f"{name}_se_nats"]
+        assert of_rows[0] == pytest.approx(of_rows[1], rel=0.05), name
+
+
+def test_scores_of_counts_are_those_of_rows():
+    rng = np.random.default_rng(0)
+    labels, assigned = rng.integers(0, 4, 500), rng.integers(0, 6, 500)
+    assigned[labels == 2] = 5
+    table = np.array(
+        [[((labels == i) & (assigned == k)).sum() for k in range(6)] for i in range(4)]
+    )
+    assert scores_of(table) == pytest.approx(cluster_scores(labels, assigned))

@@ -78,6 +78,7 @@ LAYOUT = {
     ),
     "evaluation": (
         "metrics",
+        "pooled",
         "classifier",
         "generation",
         "moments",

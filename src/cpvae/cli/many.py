@@ -1,7 +1,7 @@
 """Commands on many rows: a folder of shards instead of one file, see `bulk`."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,6 +58,37 @@ def assign_shards(
     counts = counts_of(out, job)
     if counts is not None:
         print_counts(counts, names)
+
+
+def evaluate_shards(
+    folder: "RunFolder",
+    model: "Model",
+    data: str,
+    label: str | None,
+    samples: int,
+    seed: int,
+    progress: Callable[[int, int | None], None],
+) -> dict[str, Any]:
+    """Figures of a model on a table of any size, see `evaluation.pooled`."""
+    from cpvae.bulk import encoded
+    from cpvae.data.labels import read_labels
+    from cpvae.data.shards import large_table
+    from cpvae.evaluation.pooled import evaluate_chunks
+
+    schema = folder.read_schema()
+    table = large_table(data, levels=schema.levels)
+    usual = (folder.read_info().get("data") or {}).get("label")
+    label = label or (usual if usual in table.columns else None)
+    if label and label not in table.columns:
+        raise ValueError(f"{data} has no column {label!r}: it has {', '.join(table.columns)}.")
+    also = [label] if label else []
+
+    def chunks() -> Iterator[Any]:
+        for shard in table.shards:
+            for x, chunk in encoded(shard, table.called, schema, model, also):
+                yield x, read_labels(chunk[label], is_csv=False) if label else None
+
+    return evaluate_chunks(model, chunks(), samples, seed, lambda n: progress(n, table.rows))
 
 
 def generate_shards(

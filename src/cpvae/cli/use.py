@@ -13,6 +13,7 @@ from cpvae import choices
 from cpvae.cli.many import (
     Worker,
     assign_shards,
+    evaluate_shards,
     generate_shards,
     is_folder,
     print_counts,
@@ -89,6 +90,7 @@ def evaluate(
     parts of the bound, and the information that components carry about an example.
     """
     from cpvae.checkpoint import RunFolder
+    from cpvae.data.shards import is_large
     from cpvae.evaluation.metrics import evaluate as evaluate_model
     from cpvae.evaluation.metrics import figures_of
     from cpvae.lock import Locked
@@ -112,6 +114,10 @@ def evaluate(
                 keep = False
             bar = stack.enter_context(RowsBar("importance samples", quiet=as_json))
             result = evaluate_run(folder, splits, samples, seed, bar.update, keep)
+    elif is_large(data):
+        with RowsBar("rows", quiet=as_json) as bar:
+            model = model_of(folder, info)
+            result = evaluate_shards(folder, model, data, label, samples, seed, bar.update)
     else:
         model = model_of(folder, info)
         found = examples_of(folder, data, label or label_in(folder, data), test_part=True)

@@ -1,5 +1,6 @@
 """``cpvae reproduce``: the paper's experiments, one command each; resumable, result by result."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,9 @@ app = typer.Typer(
 Out = Annotated[Path, typer.Option(help="Folder of results; those that are there stay.")]
 Accelerator = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Runs = Annotated[Path, typer.Option(help="Folder of run folders.")]
+Jobs = Annotated[
+    int, typer.Option(min=1, help="Processes at once, each with a cell and seed, on one core.")
+]
 
 
 @app.command()
@@ -72,6 +76,7 @@ def table1(
         typer.Option(help="Folder of run folders.", show_default="runs/table1, or runs/started"),
     ] = None,
     accelerator: Accelerator = "auto",
+    jobs: Jobs = 1,
     precision: Annotated[
         str, typer.Option(help="Of matrix products in training: float32 or bfloat16.")
     ] = "float32",
@@ -96,10 +101,22 @@ def table1(
     out, runs = out or Path("results") / folder, runs or Path("runs") / folder
     recipe = experiment.STARTED if started else experiment.RECIPE
     recipe = dataclasses.replace(recipe, precision=precision)
-    for name in (cells or known) if train else ():
+    groups = {
+        name: _groups(
+            [s for s in range(seeds) if not (out / f"{name}-s{s}.json").is_file()], accelerator
+        )
+        for name in ((cells or known) if train else ())
+    }
+    if jobs > 1:
+        each = [(known[name], group) for name, mine in groups.items() for group in mine]
+        files.in_processes(
+            jobs,
+            [partial(experiment.run_named, *one, out, accelerator, runs, recipe) for one in each],
+        )
+        groups = {}
+    for name, mine in groups.items():
         cell = known[name]
-        missing = [s for s in range(seeds) if not (out / f"{cell.stem}-s{s}.json").is_file()]
-        for group in _groups(missing, accelerator):
+        for group in mine:
             with _bar(f"{name}, seeds {group}", recipe.max_epochs, len(group)) as bar:
                 splits = data.load(cell.dataset)
                 experiment.run(cell, group, splits, out, accelerator, bar.update, runs, recipe)
@@ -145,6 +162,7 @@ def accuracy(
     out: Out = Path("results/accuracy"),
     runs: Runs = Path("runs/accuracy"),
     accelerator: Accelerator = "auto",
+    jobs: Jobs = 1,
 ) -> None:
     """How well components agree with classes, as a distribution over seeds."""
     from cpvae import data
@@ -160,7 +178,12 @@ def accuracy(
     cell = experiment.named(splits.name, objective, components)
     missing = [s for s in range(seeds) if not (out / f"{cell}-s{s}.json").is_file()]
     _, recipe = experiment.settings(objective, components, splits, accelerator)
-    for group in _groups(missing, accelerator):
+    groups = _groups(missing, accelerator)
+    if jobs > 1:
+        each = (partial(experiment.run, objective, components, group, splits) for group in groups)
+        files.in_processes(jobs, [partial(one, out, accelerator, None, runs) for one in each])
+        groups = []
+    for group in groups:
         with _bar(f"{cell}, seeds {group}", recipe.max_epochs, len(group)) as bar:
             given = (splits, out, accelerator, bar.update, runs)
             experiment.run(objective, components, group, *given)

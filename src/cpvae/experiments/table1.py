@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from cpvae.data import Splits
+from cpvae.data import Splits, load
 from cpvae.experiments import pictures
 from cpvae.experiments.cells import generated, run_cell
 from cpvae.models.base import Model
@@ -81,6 +81,18 @@ CELLS = [
 ]
 STARTED_CELLS = [cell for cell in CELLS if cell.model == "cpvae"]  # in a table of their own
 ONE_CATEGORY = [Cell("mnist", "cpvae", 1, None), Cell("omniglot", "cpvae", 1, None)]  # figs. 5, 6
+
+
+def run_named(
+    cell: Cell,
+    seeds: Sequence[int],
+    results: Path,
+    accelerator: str,
+    runs: Path | None,
+    recipe: Recipe,
+) -> list[Path]:
+    """As `run`, which it gives the cell's data."""
+    return run(cell, seeds, load(cell.dataset), results, accelerator, None, runs, recipe)
 
 
 def run(
