@@ -158,6 +158,7 @@ LAYOUT = {
         "many",
         "choose",
         "use",
+        "rows",
         "impute",
         "share",
         "main",

@@ -28,6 +28,7 @@ USED = (
         "cpvae.cli.main",
         "cpvae.cli.run",
         "cpvae.cli.use",
+        "cpvae.cli.rows",
         "cpvae.cli.share",
         "cpvae.hub",
         "cpvae.models.onnx",

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from cpvae.cli import choose, describe, fit, impute, share, use
+from cpvae.cli import choose, describe, fit, impute, rows, share, use
 from cpvae.cli.read import note
 from cpvae.experiments.commands import app as reproduce
 from cpvae.text import printable
@@ -71,7 +71,7 @@ def _top(
         raise typer.Exit
 
 
-for part in (fit, choose, describe, use, impute, share):
+for part in (fit, choose, use, describe, rows, impute, share):
     app.add_typer(part.commands)
 app.add_typer(reproduce, name="reproduce")
 

@@ -62,10 +62,15 @@ def soft_reach(x: Tensor) -> Tensor:
     return near + REACH * torch.asinh((x - near) / REACH)
 
 
+def bounded(change: Tensor, most: float) -> Tensor:
+    """A change of at most ``most`` in size; the identity where it is small."""
+    return most * torch.tanh(change / most)
+
+
 def soft_logvar(logvar: Tensor) -> Tensor:
     """Log-variances as networks give them, that end at `MORE_LOGVAR` beyond `LOGVARS`."""
     near = logvar.clamp(*LOGVARS)
-    return near + MORE_LOGVAR * torch.tanh((logvar - near) / MORE_LOGVAR)
+    return near + bounded(logvar - near, MORE_LOGVAR)
 
 
 class Mixture(NamedTuple):

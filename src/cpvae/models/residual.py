@@ -37,6 +37,7 @@ from cpvae.models.factors import split_covariances
 from cpvae.models.functional import (
     Gaussian,
     Mixture,
+    bounded,
     categorical_kl,
     gaussian_log_prob,
     shares_in_groups,
@@ -207,7 +208,7 @@ class ResidualCPVAE(Model):
         change, spread = self.posterior(self._with_category(read, pairs.component)).chunk(2, -1)
         more = (0, self.latent_dim - self.n_numbers)
         logvar = F.pad(self.posterior_logvar[pairs.component], more)
-        return Gaussian(F.pad(mean, more) + change, logvar + _bounded(spread))
+        return Gaussian(F.pad(mean, more) + change, logvar + bounded(spread, MOST_NOISE))
 
     def place(self, u: Float[Tensor, "p d"], pairs: Pairs) -> Float[Tensor, "p d"]:
         """The z of u, each in its component."""
@@ -223,7 +224,7 @@ class ResidualCPVAE(Model):
         z, c = latent
         w, params = self.n_numbers, self.decoder(torch.cat([self.near(z), c], -1))
         change, spread, logits = params.tensor_split([w, 2 * w], -1)
-        noise = c @ self.log_noise + _bounded(spread)
+        noise = c @ self.log_noise + bounded(spread, MOST_NOISE)
         return torch.cat([z[:, :w] + change, noise, c @ self.logits + logits], -1)
 
     def mixture(self) -> Mixture:
@@ -444,8 +445,3 @@ def _zero(network: MLPDecoder) -> MLPDecoder:
     nn.init.zeros_(network.output.weight)
     nn.init.zeros_(network.output.bias)
     return network
-
-
-def _bounded(change: Tensor) -> Tensor:
-    """A change of a log-variance, at most `MOST_NOISE` in size; the identity where it is small."""
-    return MOST_NOISE * torch.tanh(change / MOST_NOISE)
