@@ -56,13 +56,14 @@ def choose(
     """
     from cpvae import output
     from cpvae.data.fingerprint import fingerprint
-    from cpvae.training.choose import Study, name_one, table
+    from cpvae.training.choose import Study, check_table, name_one, table
 
     numbers = _range(components)
     source: dict[str, Any] = {"source": source_of(data), "label": label, "drop": drop or []}
     source |= {"kinds": kinds_of(kind or []), "size": None}
     splits = load_source(source, seed)
     tell(splits.notes)
+    check_table(splits.schema)
     folder = out or Path("runs") / f"{choices.stem(Path(source['source']))}-choose"
     asked = {**source, "seed": seed, **fingerprint(splits)}
     kept = {} if overwrite else _kept(folder / TABLE, asked)
