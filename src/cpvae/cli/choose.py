@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cpvae import choices
-from cpvae.cli.read import Seed, kinds_of, load_source, note, source_of, tell
+from cpvae.cli.read import Seed, counted, kinds_of, load_source, note, source_of, tell
 from cpvae.cli.write import out_option
 from cpvae.text import in_markup, printable
 
@@ -79,7 +79,7 @@ def choose(
         kept[k] = study.try_one(k)
         if not as_json:
             note(
-                f"{k} components: {kept[k].mean:.3f} nats a row held out, agreement "
+                f"{counted(k, 'component')}: {kept[k].mean:.3f} nats a row held out, agreement "
                 f"{kept[k].agree:.2f}"
             )
         output.write_json(

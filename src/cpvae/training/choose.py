@@ -154,7 +154,7 @@ def name_one(tried: Sequence[Tried]) -> Named:
     return Named(
         chosen.k,
         f"{reason} {highest.k} describe the rows better by {gain:.2f} nats a row and do not agree "
-        f"({highest.agree:.2f}): they cut clusters that are no Gaussians.",
+        f"({highest.agree:.2f}): they cut clusters, and not in the same places.",
     )
 
 
