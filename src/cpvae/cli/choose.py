@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cpvae import choices
-from cpvae.cli.read import Seed, kinds_of, load_source, note, source_of, tell
+from cpvae.cli.read import Seed, counted, kinds_of, load_source, note, source_of, tell
 from cpvae.cli.write import out_option
 from cpvae.text import in_markup, printable
 
@@ -56,13 +56,14 @@ def choose(
     """
     from cpvae import output
     from cpvae.data.fingerprint import fingerprint
-    from cpvae.training.choose import Study, name_one, table
+    from cpvae.training.choose import Study, check_table, name_one, table
 
     numbers = _range(components)
     source: dict[str, Any] = {"source": source_of(data), "label": label, "drop": drop or []}
     source |= {"kinds": kinds_of(kind or []), "size": None}
     splits = load_source(source, seed)
     tell(splits.notes)
+    check_table(splits.schema)
     folder = out or Path("runs") / f"{choices.stem(Path(source['source']))}-choose"
     asked = {**source, "seed": seed, **fingerprint(splits)}
     kept = {} if overwrite else _kept(folder / TABLE, asked)
@@ -78,7 +79,7 @@ def choose(
         kept[k] = study.try_one(k)
         if not as_json:
             note(
-                f"{k} components: {kept[k].mean:.3f} nats a row held out, agreement "
+                f"{counted(k, 'component')}: {kept[k].mean:.3f} nats a row held out, agreement "
                 f"{kept[k].agree:.2f}"
             )
         output.write_json(

@@ -44,8 +44,7 @@ def ends_of(
     ends = []
     for side, end in ((-1, conditions.low), (1, conditions.high)):
         value = torch.from_numpy((end + side * conditions.half)[columns])
-        like = head.encode(torch.zeros(len(columns)))
-        read = head.standardised(head.encode(value.nan_to_num().clamp(-1e30, 1e30).to(like)))
+        read = head.standardised(head.encode(value.clamp(-1e30, 1e30).to(head.loc)))
         ends.append(np.where(value.isinf(), value, read.double().cpu()))
     return ends[0], ends[1]
 
@@ -104,9 +103,9 @@ class Between:
             below, above = self._of_count()
             x = self.count.ppf(below + uniform * (above - below))
         else:
-            read = torch.zeros(len(uniform), self.width)
+            read = torch.zeros(len(uniform), self.width).to(self.head.loc)
             drawn = self.mean + self.scale * truncated.draw(self.low, self.high, uniform)
-            read[:, self.place] = torch.from_numpy(drawn)
+            read[:, self.place] = torch.from_numpy(drawn).to(read)
             plain = self.head.plain(read) if isinstance(self.head, NumberHead) else read
             x = self.head.decode(plain)[:, self.place].double().cpu().numpy()
         x = np.round(x / self.step) * self.step if self.step else x
