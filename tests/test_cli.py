@@ -169,7 +169,9 @@ def test_the_main_job_on_a_table(cpvae, table, tmp_path):
     assert not re.search(r"\w  +\w", re.sub(r"\s*\n\s*", " ", page.split("<main>")[1]))
     text, images = re.subn(r"data:image/png;base64,[\w+/=]+", "", page)
     assert "http" not in text
-    assert images == 6
+    assert images == 5
+    assert text.count("<svg") == 8  # a panel for each column of each component
+    assert text.index("What each component is") < text.index("Measured on the test data")
 
 
 @pytest.mark.parametrize("model", sorted(set(MODELS) - {"cpvae", "residual"}))
@@ -194,11 +196,12 @@ def test_every_system_does_the_whole_job(cpvae, table, tmp_path, model, data):
     assert cpvae("generate", run, "--component", last, "--out", tmp_path / "g.npz")[0] == 0
     with np.load(tmp_path / "g.npz") as made:
         assert set(made["component"]) == {last}
-    assert "does not exist" in cpvae("generate", run, "--component", last + 1)[2]
+    assert "There is no component" in cpvae("generate", run, "--component", last + 1)[2]
     assert cpvae("assign", run, source[0], "--out", tmp_path / "a.csv")[0] == 0
     assert cpvae("report", run)[0] == 0
     page = (run / "report.html").read_text()
-    assert page.count("data:image/png;base64") == (5 if several else 4)
+    of_components = 2 * info["model"]["n_components"] if data == "digits" else 0
+    assert page.count("data:image/png;base64") == (4 if several else 3) + of_components
     assert "Relaxed" not in page
 
 
