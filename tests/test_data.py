@@ -480,7 +480,7 @@ def test_mirrors_that_trickle_break_off_or_never_end_are_left(tmp_path, monkeypa
             if self.path == "/breaks-off":
                 self.send_header("content-length", "100")
             self.end_headers()
-            self.wfile.write(b"content")
+            self.wfile.write(b"half")
             while self.path != "/breaks-off" and not ended.wait(0.01):
                 self.wfile.write(b"a" * (1 if self.path == "/trickles" else 10_000))
 

@@ -26,6 +26,16 @@ class Keys(NamedTuple):
     other: Mapping[str, Any] = MappingProxyType({})
 
 
+FORM = Keys(  # of `data.columns`
+    {},
+    {
+        **dict.fromkeys(("levels", "dtype", "of_categories"), str),
+        **dict.fromkeys(("low", "high"), (None, float)),
+        "decimals": (None, COUNT),
+        "categories": [SCALAR],
+        "ordered": bool,
+    },
+)
 SCHEMA = Keys(
     {"shape": [COUNT]},
     {
@@ -36,6 +46,11 @@ SCHEMA = Keys(
         "loc": [float],
         "scale": [float],
         "frame": (None, str),
+        "limits": [(None, [(None, float)])],
+        "forms": [FORM],
+        "given_shape": [COUNT],
+        "dtype": (None, str),
+        "pixel_range": [float],
     },
 )
 MODEL = Keys(
@@ -256,11 +271,15 @@ def _check_schema(schema: Mapping[str, Any]) -> None:
         raise ValueError(f"schema.shape is {_short(shape)}")
     if columns is not None and len(set(columns)) != math.prod(shape):
         raise ValueError(f"schema.columns are {len(set(columns))} names for the shape {shape}")
-    for name in ("kinds", "loc", "scale"):
+    for name in ("kinds", "loc", "scale", "limits", "forms"):
         if len(schema.get(name, ())) not in (0, shape[0]):
             raise ValueError(f"schema.{name} has {len(schema[name])} values for {shape[0]}")
     for kind in set(schema.get("kinds", ())) - set(KINDS):
         raise ValueError(f"schema.kinds has {_short(kind)}, which is unknown")
+    for width, low, high in (of for of in schema.get("limits", ()) if of):
+        between = (-math.inf if low is None else low) < (math.inf if high is None else high)
+        if width is None or width < 0 or not between:
+            raise ValueError(f"schema.limits has {_short([width, low, high])}, which is no limit")
     if any(scale <= 0 for scale in schema.get("scale", ())):
         raise ValueError("schema.scale has a value that is not above 0")
 

@@ -192,6 +192,8 @@ def soak(
 ) -> dict[str, Any]:
     """Tries so often, goes on where an earlier call was stopped, and writes the figures.
 
+    What went wrong in an earlier call is tried again.
+
     Arguments:
         name: of the soak
         tries: how many in all
@@ -204,25 +206,27 @@ def soak(
 
     kept = ROOT / "build" / "soak" / f"{name}.jsonl"
     kept.parent.mkdir(parents=True, exist_ok=True)
-    done = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
-    for number in range(len(done), tries):
-        done.append({"number": number, **attempt(number)})
-        with open(kept, "a", encoding="utf-8") as file:
-            file.write(json.dumps(done[-1]) + "\n")
-        if done[-1].get("fault"):
-            print(f"{name} {number}: {done[-1]}", flush=True)
-    done = done[:tries]
-    faults = [one for one in done if one.get("fault")]
-    kinds = Counter(one["kind"] for one in done)
+    lines = kept.read_text().splitlines() if kept.exists() else []
+    done = {one["number"]: one for one in map(json.loads, lines)}
+    for number in range(tries):
+        if number not in done or done[number].get("fault"):  # may be mended by now
+            done[number] = {"number": number, **attempt(number)}
+            with open(kept, "a", encoding="utf-8") as file:
+                file.write(json.dumps(done[number]) + "\n")
+            if done[number].get("fault"):
+                print(f"{name} {number}: {done[number]}", flush=True)
+    every = [done[number] for number in range(tries)]
+    faults = [one for one in every if one.get("fault")]
+    kinds = Counter(one["kind"] for one in every)
     bad = Counter(one["kind"] for one in faults)
     figures = {
         "name": name,
-        "tries": len(done),
+        "tries": len(every),
         "faults": len(faults),
-        "most_seconds": max((one["seconds"] for one in done if "seconds" in one), default=None),
-        "most_bytes": max((one["grown"] for one in done if "grown" in one), default=None),
+        "most_seconds": max((one["seconds"] for one in every if "seconds" in one), default=None),
+        "most_bytes": max((one["grown"] for one in every if "grown" in one), default=None),
         "of_kind": {kind: {"tries": n, "faults": bad[kind]} for kind, n in sorted(kinds.items())},
-        "outcomes": dict(Counter(one["outcome"] for one in done)),
+        "outcomes": dict(Counter(one["outcome"] for one in every)),
     }
     result = {**figures, "recipe": recipe, "seed": seed, **provenance()}
     out = ROOT / "results" / "soak" / f"{name}.json"

@@ -231,7 +231,7 @@ def _in_json(content: bytes, name: str, chance: random.Random) -> bytes:
     at = chance.randrange(len(lines))
     try:
         value = json.loads(lines[at])
-    except ValueError:
+    except (ValueError, RecursionError):
         return _in_bytes(content, chance)
     if name.endswith("l") and chance.random() < 0.2:
         lines.insert(at, lines[at])

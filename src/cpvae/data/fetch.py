@@ -42,7 +42,7 @@ def find(name: str) -> Path | None:
 
 
 def download(
-    urls: Sequence[str], algorithm: str, digest: str, timeout: float = 20, total: float = 300
+    urls: Sequence[str], algorithm: str, digest: str, timeout: float = 20.0, total: float = 300.0
 ) -> bytes | None:
     """The first mirror's bytes whose checksum is right, or None when none answers with them.
 

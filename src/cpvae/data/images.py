@@ -56,7 +56,9 @@ def read_images(folder: Path, what: Selection, files: Sequence[Path] | None = No
     found = sorted(f for f in folder.rglob("*") if _is_image(f, folder)) if files is None else files
     pages, names = [], []
     for file in found:
-        read = list(_pages(file, what.size))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a decoder; what it cannot read is an error
+            read = list(_pages(file, what.size))
         relative = file.relative_to(folder)
         pages += read
         several = len(read) > 1

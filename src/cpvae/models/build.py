@@ -95,7 +95,6 @@ def build(
     latent_dim: int = 40,
     hidden: Sequence[int] = (300, 300),
     network: str = "mlp",
-    soft_bounds: bool = False,
     seed: int = 0,
     **settings: Any,
 ) -> Model:
@@ -113,11 +112,10 @@ def build(
         latent_dim: dimensions of z
         hidden: widths of the hidden layers
         network: ``mlp``, or ``conv`` for images
-        soft_bounds: whether networks read values far from the data as nearer ones, and give
-            log-variances within bounds, see `Model.near`
         seed: of the starting weights
         **settings: ``noise_scale``, fixed noise of a Gaussian likelihood in the data's units, by
-            default learned; ``limits`` of each column that is a ``number``, see `numbers.Column`;
+            default learned; ``soft_bounds``, whether networks read values far from the data as
+            nearer ones, see `Model.near`; ``limits`` of each column that is a ``number``, see `numbers.Column`;
             and what only some models have, see `MODELS`: ``gate`` of
             `ConditionalPriorVAE`, its ``mixing_weights``, uniform or learned; ``covariance`` and
             ``prior_scale`` of a `GaussianMixture`; ``pseudo_inputs`` of a `VampPrior`
@@ -127,6 +125,7 @@ def build(
     """
     choose("model", model, SYSTEMS)
     noise_scale, limits = settings.pop("noise_scale", None), settings.pop("limits", ())
+    soft_bounds = settings.pop("soft_bounds", False)
     _check_settings(model, settings)
     n = math.prod(shape)
     origin = torch.zeros(n) if loc is None else torch.tensor(loc, dtype=torch.float32)

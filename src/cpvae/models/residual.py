@@ -217,10 +217,7 @@ class ResidualCPVAE(Model):
         return torch.cat([z, more], -1)
 
     def decode(self, *latent: Tensor) -> Float[Tensor, "b p"]:
-        """Means and log-variances of the numbers, and logits of the rest, of z (b, d) and c (b, k).
-
-        c is one-hot.
-        """
+        """Means and log-variances of numbers, logits of the rest, of z (b, d), one-hot c (b, k)."""
         z, c = latent
         w, params = self.n_numbers, self.decoder(torch.cat([self.near(z), c], -1))
         change, spread, logits = params.tensor_split([w, 2 * w], -1)
