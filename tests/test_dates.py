@@ -11,6 +11,7 @@ import pytest
 from cpvae import CPVAE, data
 from cpvae.data import dates
 from cpvae.data.columns import Form
+from cpvae.data.objects import encode_frame
 from cpvae.data.schema import Schema, encode_table
 
 pytestmark = pytest.mark.usefixtures("without_shape_checks")
@@ -129,6 +130,9 @@ def test_polars_and_other_resolutions(fitted):
         ["2021/03/31", "2022/12/01"],
         ["31 Mar 2021", "1 Dec 2022"],
         ["March 31, 2021", "December 1, 2022"],
+        ["31.03.21", "01.12.22"],
+        ["2021-03-31 04:05:06,120", "2022-12-01 16:00:00,007"],
+        ["31/03/2021 4:05 am", "01/12/2022 11:00 pm"],
         ["3/31/2021 4:05 AM", "12/1/2022 11:00 PM"],
     ],
 )
@@ -153,6 +157,24 @@ def test_what_is_no_date():
     ]
     hours, _ = dates.learned(pa.array(["07:30", "19:00"]))
     np.testing.assert_array_equal(hours, [0, 11.5 * 60])
+
+
+def test_days_as_numbers_of_eight_digits():
+    digits = [int(str(day).replace("-", "")) for day in MOMENTS]
+    frame = pandas.DataFrame({"a": np.arange(N) / 7, "day": digits})
+    x, schema = encode_frame(frame)
+    np.testing.assert_array_equal(x[:, 1], DAYS)
+    back = schema.to_frame(x)
+    pandas.testing.assert_series_equal(back["day"], frame["day"])
+    np.testing.assert_array_equal(encode_frame(frame, schema)[0], x)
+    text = frame.assign(day=frame["day"].astype(str))
+    with pytest.raises(ValueError, match="such as '20200228'"):
+        encode_frame(text, schema)
+    for other in (20210431, 20211301, 3):
+        wrong = frame.assign(day=[*digits[:-1], other])
+        assert encode_frame(wrong)[1].forms[1].times is None
+        with pytest.raises(ValueError, match="fitted to dates or times there"):
+            encode_frame(wrong, schema)
 
 
 def test_steps_and_clocks_that_are_moved():

@@ -67,6 +67,9 @@ def learned(column: Any, place: str, name: str, kind: str | None = None) -> Cell
         )
     values = _numbers(column)
     if not kind and types.is_integer(column.type):
+        if found := dates.learned_digits(values):
+            whole = dataclasses.replace(Form.of_numbers(found[0]), times=found[1])
+            return Cells(single(found[0], place), None, whole)
         if ids.are_ids(values, name):
             return ids.DIFFERS
         if _are_two_codes(values):
@@ -235,7 +238,8 @@ def _known_times(column: Any, place: str, times: dates.Times) -> np.ndarray:
     if is_text(column.type):
         words = pc.is_in(pc.utf8_trim_whitespace(column), pa.array(MISSING))
         column = pc.if_else(words, pa.scalar(None, pa.string()), column)
-    found = dates.known(column, times)
+    digits = times.type == "digits" and is_numeric(column.type)
+    found = dates.known_digits(_numbers(column), times) if digits else dates.known(column, times)
     if found is None:
         like = times.values(np.zeros(1))[0]
         first = next((cell for cell in column.to_pylist() if cell is not None), None)

@@ -25,7 +25,7 @@ CLOCK = (
 ZONE = r"(?P<zone> ?(?:Z|UTC|GMT|[+-]\d\d(?::?\d\d)?))?"
 ISO = re.compile(rf"[12]\d{{3}}-\d\d(?P<day>-\d\d)?(?:(?P<between>[T ]){CLOCK}{ZONE})?")
 OTHER = re.compile(
-    r"(?P<date>\d{1,2}([/.-])\d{1,2}\2[12]\d{3}|\d{1,2}/\d{1,2}/\d\d|[12]\d{3}([/.])\d{1,2}\3\d{1,2}"
+    r"(?P<date>\d{1,2}([/.-])\d{1,2}\2[12]\d{3}|\d{1,2}/\d{1,2}/\d\d|\d\d\.\d\d\.\d\d|[12]\d{3}([/.])\d{1,2}\3\d{1,2}"
     r"|\d{1,2}[ -][A-Za-z]{3,9}[ -][12]\d{3}|[A-Za-z]{3,9} \d{1,2},? [12]\d{3})"
     rf"(?:(?P<between> |, ){CLOCK})?"
 )
@@ -36,7 +36,7 @@ class Times(NamedTuple):
     """How a column of dates or times is read and written.
 
     Arguments:
-        type: of pyarrow, without a zone; ``string`` for text
+        type: of pyarrow, without a zone; ``string`` for text, ``digits`` for numbers as 20210331
         unit: of numpy, the coarsest in which all values are whole
         step: units from one value to the next
         first: the first value, in units since 1970, of a day since midnight; 0 for a duration
@@ -69,8 +69,12 @@ class Times(NamedTuple):
     def values(self, numbers: np.ndarray) -> np.ndarray:
         """Numbers (n) as the column writes them: text, numpy's or Python's dates and times."""
         found = self.moments(numbers)
-        if self.type == "string":
-            return np.array([written(each, self.written) for each in found], dtype=object)
+        if self.type in ("string", "digits"):
+            texts = np.array([written(each, self.written) for each in found], dtype=object)
+            if self.type == "string":
+                return texts
+            whole = np.isfinite(numbers).all()
+            return np.array([float(t or "nan") for t in texts]).astype(np.int64 if whole else float)
         resolution = re.sub(r".*\[(.*)\]", r"\1", self.type)
         if self.type.startswith("date"):
             return found.astype("M8[D]")
@@ -145,6 +149,43 @@ def known(column: Any, times: Times) -> np.ndarray | None:
     if found is None or (found[0].dtype.kind == "m") != times.is_span:
         return None
     return times.numbers(found[0])
+
+
+def learned_digits(values: np.ndarray) -> tuple[np.ndarray, Times] | None:
+    """Whole numbers (n) such as 20210331 as `learned` gives them; None where one is no such day."""
+    there = values[~np.isnan(values)]
+    if len(np.unique(there)) < ENOUGH_FOR_A_STEP or not _are_days(there):
+        return None
+    moments = _of_digits(values)
+    if np.isnat(moments[~np.isnan(values)]).any():
+        return None
+    ticks = moments[~np.isnat(moments)].astype(np.int64)
+    times = Times("digits", "D", 1, int(ticks.min()), written="%Y%m%d")
+    return times.numbers(moments), times
+
+
+def known_digits(values: np.ndarray, times: Times) -> np.ndarray | None:
+    """New whole numbers (n) of such a column; None where one is no day."""
+    moments = _of_digits(values)
+    return times.numbers(moments) if (np.isnat(moments) == np.isnan(values)).all() else None
+
+
+def _are_days(values: np.ndarray) -> bool:
+    years, months, days = values // 10_000, values // 100 % 100, values % 100
+    return bool(
+        ((years >= 1900) & (years <= 2100)).all()
+        and ((months >= 1) & (months <= 12) & (days >= 1) & (days <= 31)).all()
+    )
+
+
+def _of_digits(values: np.ndarray) -> np.ndarray:
+    """Whole numbers (n) as days, NaT for those that are none."""
+    whole = np.where(np.isnan(values), 0, values).astype(np.int64)
+    month = ((whole // 10_000 - 1970) * 12 + whole // 100 % 100 - 1).astype("M8[M]")
+    found = month.astype("M8[D]") + (whole % 100 - 1)
+    right = (found.astype("M8[M]") == month) & (whole > 0)
+    right &= (whole // 100 % 100 >= 1) & (whole // 100 % 100 <= 12)
+    return np.where(right, found, np.datetime64("NaT"))
 
 
 def _whole(moments: np.ndarray, unit: str) -> bool:
@@ -287,8 +328,10 @@ def _clock(matches: Sequence[re.Match[str]]) -> str:
     )
     digits = max(len(m["digits"] or "") for m in matches)
     hour = f"%{'-' * short}{'I' if half else 'H'}"
-    second = ":%S" * any(m["second"] for m in matches) + f".%{digits}f" * bool(digits)
-    return f"{hour}:%M{second}" + (re.sub("[AaPp][Mm]", "%p", half) if half else "")
+    mark = "," if any("," in (m["second"] or "") for m in matches) else "."
+    second = ":%S" * any(m["second"] for m in matches) + f"{mark}%{digits}f" * bool(digits)
+    name = "%P" if half.islower() else "%p"
+    return f"{hour}:%M{second}" + re.sub("[AaPp][Mm]", name, half)
 
 
 def _times(
@@ -393,5 +436,6 @@ def written(moment: np.datetime64 | np.timedelta64, pattern: str) -> str | None:
     nanoseconds = int((moment - moment.astype("M8[s]")) / np.timedelta64(1, "ns"))
     text = re.sub(r"%(\d)f", lambda m: f"{nanoseconds:09d}"[: int(m[1])], pattern)
     short = {"d": day.day, "m": day.month, "H": day.hour, "I": (day.hour - 1) % 12 + 1}
+    text = text.replace("%P", "pm" if day.hour > 11 else "am")
     text = re.sub(r"%-([dmHI])", lambda m: str(short[m[1]]), text)
     return day.strftime(text.replace("%Y", f"{day.year:04d}"))

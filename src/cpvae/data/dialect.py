@@ -26,7 +26,7 @@ LOOK = 2**18  # letters of a file that its dialect is read from
 ROWS = 200
 NULLS = {  # words for a missing value among numbers
     *MISSING,
-    *("#N/A", "#N/A N/A", "#NA", "<NA>", "NULL", "None", "n/a", "-NaN", "-nan"),
+    *("#N/A", "#N/A N/A", "#NA", "<NA>", "NULL", "None", "NaT", "n/a", "-NaN", "-nan"),
     *("-1.#IND", "-1.#QNAN", "1.#IND", "1.#QNAN"),
 }
 

@@ -189,7 +189,7 @@ def pandas_column(values: np.ndarray, form: Form, drawn: bool = True, index: Any
 
     numeric, dtype = values.dtype.kind in "iuf", form.dtype
     series = pandas.Series(values, index=index)
-    if form.times and form.times.type != "string":
+    if form.times and form.times.type not in ("string", "digits"):
         return _pandas_times(values, form, index)
     if dtype == "category":
         return pandas.Series(_categorical(values, form), index=index)
@@ -286,7 +286,7 @@ def of_polars(table: Mapping[str, np.ndarray], forms: Sequence[Form], drawn: boo
     polars: Any = importlib.import_module("polars")
     columns = []
     for (name, values), form in zip(table.items(), forms, strict=True):
-        if form.times and form.times.type != "string":
+        if form.times and form.times.type not in ("string", "digits"):
             array = importlib.import_module("pyarrow").array(values, form.times.arrow_type())
             columns.append(polars.from_arrow(array).alias(name))
             continue
