@@ -115,8 +115,8 @@ def build(
         seed: of the starting weights
         **settings: ``noise_scale``, fixed noise of a Gaussian likelihood in the data's units, by
             default learned; ``soft_bounds``, whether networks read values far from the data as
-            nearer ones, see `Model.near`; ``limits`` of each column that is a ``number``, see `numbers.Column`;
-            and what only some models have, see `MODELS`: ``gate`` of
+            nearer ones, see `Model.near`; ``limits`` of each column that is a ``number``, see
+            `numbers.Column`; and what only some models have, see `MODELS`: ``gate`` of
             `ConditionalPriorVAE`, its ``mixing_weights``, uniform or learned; ``covariance`` and
             ``prior_scale`` of a `GaussianMixture`; ``pseudo_inputs`` of a `VampPrior`
 
