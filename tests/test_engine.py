@@ -162,7 +162,7 @@ def test_an_epoch_is_one_pass_over_all_examples_in_batches_of_the_size_asked_for
     batches.data = torch.arange(90, dtype=torch.int16).unsqueeze(1).expand(90, 12).contiguous()
     seen = []
     batches.likelihood.draw = lambda stored, noise: seen.append(stored[:, 0]) or stored.float()
-    blocks = list(batches.blocks(0))
+    blocks = [block for block, _ in batches.blocks(0)]
     assert [block.normal.shape[-2] for block in blocks] == [20, 10]
     assert sum(len(block.normal) for block in blocks) == 5
     assert sorted(torch.cat(seen).tolist()) == list(range(90))
@@ -177,7 +177,7 @@ def test_all_that_is_drawn_differs_by_seed_and_by_epoch_and_by_nothing_else(like
 
     def drawn(seed, epoch):
         batches = Batches([model], [seed], rows.unsqueeze(1).repeat(1, 12), 20, moved, False)
-        (block,) = batches.blocks(epoch)
+        ((block, _),) = batches.blocks(epoch)
         return block.present()
 
     first, again, others = drawn(3, 1), drawn(3, 1), [drawn(4, 1), drawn(3, 2)]
@@ -197,7 +197,7 @@ def test_the_record_is_the_mean_of_the_terms_over_all_examples(name, n_component
     means = still.epoch(Phase(LossWeights(kl_z=2.0), 0.5))
     weights, rows = LossWeights(kl_z=2.0), 0
     sums = dict.fromkeys(("loss", "log_px", "kl_z", "kl_c"), 0.0)
-    for block in engine([model], [0]).batches.blocks(0):
+    for block, _ in engine([model], [0]).batches.blocks(0):
         for observed, normal, gumbel in zip(
             block.observed, block.normal, block.gumbel, strict=True
         ):
