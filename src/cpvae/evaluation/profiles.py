@@ -130,7 +130,8 @@ def profiles(
     typical: list[Sequence[int]] = [[] for _ in inside]
     if not schema.is_image:
         columns = _contrasts(x, inside, schema)
-        typical = [_typical(x, mine, schema) for mine in inside]
+        low, _, high = _middle(x)
+        typical = [_typical(x, mine, schema, high - low) for mine in inside]
     else:
         clearest = [np.argsort(-np.where(mine, probs.max(1), -1), kind="stable") for mine in inside]
         typical = [
@@ -288,17 +289,20 @@ def _rounded(value: Any) -> Any:
 
 
 def _typical(
-    x: Float[np.ndarray, "n f"], mine: Bool[np.ndarray, " n"], schema: Schema
+    x: Float[np.ndarray, "n f"],
+    mine: Bool[np.ndarray, " n"],
+    schema: Schema,
+    widths: Float[np.ndarray, " f"],
 ) -> list[int]:
     """The rows of a component that are nearest to its medians and to its most frequent levels.
 
-    Columns count alike: a number by its distance from the median in widths of the middle of all
+    Columns count alike: a number by its distance from the median in ``widths`` of the middle of all
     rows, at most 1; a level by the share of the component's rows that have another; a missing
     value by 1.
     """
     rows = np.flatnonzero(mine)
     away = np.zeros(len(rows))
-    for name, values in zip(schema.names, x.T, strict=True):
+    for name, values, width in zip(schema.names, x.T, widths, strict=True):
         levels = levels_of(schema, name, values)
         here = values[rows]
         there = ~np.isnan(here)
@@ -308,9 +312,8 @@ def _typical(
             others = 1 - level_shares(here, len(levels))
             distance = others[np.where(there, here, 0).astype(int).clip(0, len(levels) - 1)]
         else:
-            low, high = np.nanquantile(values, [MIDDLE[0], MIDDLE[-1]])
-            width = high - low or 1.0
-            distance = np.minimum(np.abs(here - np.nanmedian(here)) / width, 1.0)
+            middle = np.median(here[there])
+            distance = np.minimum(np.abs(here - middle) / (width or 1.0), 1.0)
         away += np.where(there, distance, 1.0)
     return [int(row) for row in rows[np.argsort(away, kind="stable")[:TYPICAL]]]
 
