@@ -4,7 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PEERS := benchmarks/peers/.venv
 # tests that kill, race and fill disks, which take minutes
-SOAK := tests/test_safety.py tests/test_threads.py tests/test_ending.py tests/test_lock.py
+SOAK := tests/test_safety.py tests/test_threads.py tests/test_ending.py tests/test_lock.py \
+	tests/test_soak.py
 
 .PHONY: help install demo test soak audit docs site bench lint package clean
 
