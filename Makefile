@@ -5,7 +5,7 @@ BIN := .venv/bin
 PEERS := benchmarks/peers/.venv
 # tests that kill, race, fill disks and read much, which take minutes
 SOAK := tests/test_safety.py tests/test_threads.py tests/test_ending.py tests/test_lock.py \
-  tests/test_large.py tests/test_torchrun.py
+  tests/test_large.py tests/test_torchrun.py tests/test_soak.py
 
 .PHONY: help install demo test soak audit docs site bench lint package clean
 

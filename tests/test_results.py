@@ -41,3 +41,11 @@ def test_no_bound_lies_above_the_likelihood_by_more_than_their_noise():
                 assert result["log_likelihood_nats"] < truth + 4 * noise, file
             measured += 1
     assert measured >= 14
+
+
+def test_the_soaks_found_no_faults():
+    soaks = [result for file, result in read() if file.parent.name == "soak"]
+    assert len(soaks) == 3
+    for result in soaks:
+        assert result["faults"] == 0, result["name"]
+        assert result["tries"] == sum(of["tries"] for of in result["of_kind"].values())

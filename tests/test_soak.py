@@ -1,7 +1,6 @@
 """Short forms of the soaks of ``tests/soak``, which `make soak` runs at length."""
 
 import importlib
-import json
 import sys
 from pathlib import Path
 
@@ -19,6 +18,7 @@ def soaks(monkeypatch):
         "cpvae.cli.run.write_figures",
         lambda folder, _: {"components": folder.path / "figures" / "components.png"},
     )
+    importlib.import_module("forks").prepare()  # once, and not in each copy
     return importlib.import_module
 
 
@@ -43,11 +43,3 @@ def test_who_races_is_refused_or_takes_turns(soaks, tmp_path):
     races = soaks("races").Races(tmp_path, ("fit and fit",))
     found = races.attempt(0)
     assert "fault" not in found, found
-
-
-def test_results_of_the_soaks_have_no_faults():
-    results = [json.loads(file.read_text()) for file in (ROOT / "results/soak").glob("*.json")]
-    assert results
-    for result in results:
-        assert result["faults"] == 0, result["name"]
-        assert result["tries"] == sum(of["tries"] for of in result["of_kind"].values())
