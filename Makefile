@@ -3,16 +3,13 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 PEERS := benchmarks/peers/.venv
-# tests that kill, race, fill disks and read much, which take minutes
-SOAK := tests/test_safety.py tests/test_threads.py tests/test_ending.py tests/test_lock.py \
-  tests/test_large.py tests/test_torchrun.py tests/test_soak.py
 
 .PHONY: help install demo test soak audit docs site bench lint package clean
 
 help:
 	@echo "make demo     fit, evaluate and report on handwritten digits (runs/demo)"
 	@echo "make test     run the tests"
-	@echo "make soak     run the tests that kill fits, let them race and fill disks"
+	@echo "make soak     run the slow tests: they kill fits, let them race and fill disks (half an hour)"
 	@echo "make audit    ask a vulnerability service about all that is installed (needs the network)"
 	@echo "make docs     draw the tables of docs/ from results/"
 	@echo "make site     build the documents as a site (build/site)"
@@ -46,11 +43,11 @@ demo: install
 # A worker a core, each on one thread: more threads than cores wait for one another, for minutes
 test: install
 	@echo "== tests"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -ra -n auto --dist worksteal --durations=15 $(addprefix --ignore=,$(SOAK))
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -ra -m "not slow" -n auto --dist worksteal --durations=15
 
 # What it tries goes to build/soak, line by line, so that a soak that was stopped goes on
 soak: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -ra -n auto --dist worksteal $(SOAK)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -ra -m slow -n auto --dist worksteal
 	for name in kills races mutations; do OMP_NUM_THREADS=1 nice -n 10 $(BIN)/python tests/soak/$$name.py || exit 1; done
 
 # In an environment of its own: what asks is no part of what is asked about

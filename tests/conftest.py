@@ -14,6 +14,19 @@ from cpvae import data
 from cpvae.cli import main as cli
 from cpvae.models.build import build
 
+SLOW = [
+    line
+    for line in (Path(__file__).parent / "slow.txt").read_text(encoding="utf-8").splitlines()
+    if not line.startswith("#")
+]
+
+
+def pytest_collection_modifyitems(items):
+    """Marks the slow tests."""
+    for item in items:
+        if item.nodeid.removeprefix("tests/").startswith(tuple(SLOW)):
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture
 def generator() -> torch.Generator:

@@ -387,8 +387,8 @@ def test_bad_use_of_a_run(cpvae, digits_run, tmp_path):
     newer.mkdir()
     (newer / "run.json").write_text('{"format": 99}')
     for arguments, message in [
-        (["generate", digits_run, "--component", 10], "from 0 to 9"),
-        (["generate", digits_run, "--component", -1], "from 0 to 9"),
+        (["generate", digits_run, "--component", 10], "no component '10': there are 0, 1, 2"),
+        (["generate", digits_run, "--component", -1], "no component '-1'"),
         (["generate", digits_run, "--out", tmp_path / "x.jpg"], "must end in one of .png, .npz"),
         (["generate", tmp_path], "is not a run folder"),
         (["evaluate", broken], "damaged"),

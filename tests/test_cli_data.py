@@ -60,10 +60,11 @@ def test_what_is_not_plain_is_told_once(cpvae, undrawn, tmp_path, monkeypatch):
     assert "examples of shape 1." in err
     assert "my [old] data: 32 training" in err.replace("\n", " ")
     commands = [line for line in err.splitlines() if line.startswith("  cpvae ")]
-    assert commands[-3:] == [
+    assert commands[-4:] == [
+        "  cpvae describe 'runs/my [old] data'",
         "  cpvae evaluate 'runs/my [old] data'",
-        "  cpvae generate 'runs/my [old] data' --component 0",
         "  cpvae report 'runs/my [old] data'",
+        "  cpvae generate 'runs/my [old] data' --component 0",
     ]
     assert "cpvae: note" not in cpvae("evaluate", "runs/my [old] data", "--samples", 2)[2]
     assert "column w: '" in cpvae("assign", "runs/my [old] data", file)[2]

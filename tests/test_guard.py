@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from cpvae.checkpoint import RunFolder
 from cpvae.data import Schema
 from cpvae.report import app, guard
 from cpvae.report.explorer import Explorer
@@ -39,7 +40,7 @@ def served(tmp_path_factory):
         patched.setattr(tempfile, "tempdir", str(place))
         patched.setattr(app, "Guard", functools.partial(guard.Guard, most=10_000))
         with guard.temporary():
-            explorer = Explorer(model.eval(), torch.rand(40, 2), Schema((2,)), place / "names.json")
+            explorer = Explorer(model.eval(), torch.rand(40, 2), Schema((2,)), RunFolder(place))
 
             def read(file):
                 raise FileNotFoundError(2, "No such file", "/home/someone/private/t.csv")
@@ -139,7 +140,7 @@ def test_errors_do_not_tell_where_files_lie(served):
 def test_a_run_that_was_written_anew_gets_no_names_of_the_one_before(served, tmp_path):
     explorer, _, _ = served
     (tmp_path / "model.safetensors").write_text("one")
-    mine = Explorer(explorer.model, explorer.x, explorer.schema, tmp_path / "names.json")
+    mine = Explorer(explorer.model, explorer.x, explorer.schema, RunFolder(tmp_path))
     mine.rename(["a", "b"])
     os.replace(tmp_path / "model.safetensors", tmp_path / "old")
     (tmp_path / "model.safetensors").write_text("two")

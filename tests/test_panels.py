@@ -60,7 +60,7 @@ def test_levels_that_are_frequent_somewhere_get_a_bin(segmented):
     frame, component = segmented(300)
     frame["town"] = [f"town <{i % 40}>" for i in range(300)]
     frame.loc[component == 2, "town"] = "\x1bhere & there"
-    x, schema = encode_frame(frame, None, [])
+    x, schema = encode_frame(frame)
     axis = axes_of(x, schema, [component == k for k in range(3)])["town"]
     at = schema.names.index("town")
     assert axis.n_bins == MOST_LEVELS

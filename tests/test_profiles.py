@@ -16,7 +16,7 @@ from cpvae.report.words import contrast_in_words, figure, percent, profile_in_wo
 @pytest.fixture(scope="module")
 def profiled(segmented):
     frame, component = segmented(900)
-    x, schema = encode_frame(frame, None, [])
+    x, schema = encode_frame(frame)
     return frame, component, profiles(x, np.eye(3)[component], schema, ["low", "1", "top"])
 
 

@@ -91,9 +91,11 @@ def main() -> None:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, terminate)
-    shown, warnings.showwarning = warnings.showwarning, _as_note(warnings.showwarning)
     try:
-        code = app(standalone_mode=False) or 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("default", UserWarning)
+            warnings.showwarning = _as_note(warnings.showwarning)
+            code = app(standalone_mode=False) or 0
         message = STOPPED if code == 130 else ""  # Ctrl-C, as typer reports it
     except BrokenPipeError:  # who read what is printed has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -104,7 +106,6 @@ def main() -> None:
         message, code = _told(error)
     finally:
         signal.signal(signal.SIGTERM, before)
-        warnings.showwarning = shown
     if message:
         print("cpvae: " + printable(" ".join(message.split())), file=sys.stderr)
     sys.exit(128 + terminated[0] if terminated and code == 130 else code)

@@ -33,7 +33,7 @@ HEADERS = {
 }
 FOLDER = "GRADIO_TEMP_DIR"  # where the library keeps files
 PREFIX = re.compile(r"cpvae-app-(?P<pid>\d+)-.*")
-PATH = re.compile(r"(?:[A-Za-z]:)?(?:[\\/][^\\/\s'\"]+)*[\\/](?=[^\\/\s'\"])")
+PATH = re.compile(r"(?:[A-Za-z]:)?(?:[\\/][^\\/\s'\"]+)+[\\/](?=[^\\/\s'\"])")
 
 
 class Refused(Exception):
