@@ -9,11 +9,11 @@ PEERS := benchmarks/peers/.venv
 help:
 	@echo "make demo     fit, evaluate and report on handwritten digits (runs/demo)"
 	@echo "make test     run the tests"
-	@echo "make soak     run the slow tests: they kill fits, let them race and fill disks (half an hour)"
+	@echo "make soak     run the slow tests: they kill fits, let them race and fill disks (an hour and more)"
 	@echo "make audit    ask a vulnerability service about all that is installed (needs the network)"
 	@echo "make docs     draw the tables of docs/ from results/"
 	@echo "make site     build the documents as a site (build/site)"
-	@echo "make bench    measure speed and memory, beside other implementations (half an hour)"
+	@echo "make bench    measure speed and memory, beside other implementations (an hour and more)"
 	@echo "make lint     check style and types"
 	@echo "make package  build dist/*.whl and *.tar.gz, and try the wheel in an environment of its own"
 	@echo "make install  build .venv from constraints.txt"
