@@ -57,6 +57,8 @@ def test_describe_prints_what_components_are(folder, cpvae):
         for level in region["levels"]:
             assert level["share"] == pytest.approx((mine == level["level"]).mean(), abs=1e-5)
         assert spend["value"] == pytest.approx(medians[component["component"]], rel=1e-5)
+    said = cpvae("describe", folder / "run")[1]  # what was asked for is told, telling or not
+    assert said.count("│ region ") == len(told["components"])
     code, out, _ = cpvae("describe", folder / "run", folder / "table.csv")
     assert code == 0
     for word in ("component", "share", "what sets it apart", "spend", "median of", "typical row"):

@@ -65,7 +65,8 @@ def describe(
         print(json.dumps(told, ensure_ascii=False))
         return
     table = {} if schema.is_image else schema.decode(values, drawn=False)
-    _print(found, table, rows, f"{run}, {counted(len(values), 'row')}")
+    asked = info["data"].get("describe") or [] if data is None else []
+    _print(found, table, rows, f"{run}, {counted(len(values), 'row')}", asked)
 
 
 def _with_columns(
@@ -99,6 +100,7 @@ def _print(
     columns: "dict[str, np.ndarray]",
     rows: tuple[str, ...] | None,
     title: str,
+    asked: list[str],
 ) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -110,7 +112,7 @@ def _print(
         "component", "share", "what sets it apart", title=in_markup(title), show_lines=True
     )
     for profile in found:
-        told = profile_in_words(profile) if columns or not profile.n_rows else []
+        told = profile_in_words(profile, always=asked) if columns or not profile.n_rows else []
         if columns and profile.typical:
             told.append(f"a typical row: {row_in_words(profile, columns, profile.typical[0])}")
         elif rows and profile.typical:

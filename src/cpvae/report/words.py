@@ -1,6 +1,6 @@
 """What sets a component apart, in words and figures for people."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,11 +64,15 @@ def level_in_words(level: LevelShare) -> str:
     return f"{level.level} {percent(level.share)} (of all {percent(level.share_of_all)}{times})"
 
 
-def profile_in_words(profile: Profile, most: int = MOST_TOLD) -> list[str]:
-    """A line for each of the most telling columns."""
+def profile_in_words(
+    profile: Profile, most: int = MOST_TOLD, always: Collection[str] = ()
+) -> list[str]:
+    """A line for each of the most telling columns, and of those that are ``always`` told of."""
     if not profile.n_rows:
         return ["no row belongs to it"]
-    told = [contrast_in_words(contrast) for contrast in profile.telling[:most]]
+    telling = profile.telling[:most]
+    asked = [c for c in profile.columns if c.column in always and c not in telling]
+    told = [contrast_in_words(contrast) for contrast in (*telling, *asked)]
     return told or ["nothing sets it apart from the other rows"]
 
 
