@@ -26,7 +26,7 @@ LARGE_BATCH = 1_000  # a step of it takes no longer than one of 100 where networ
 MOST_COLUMNS = 100  # of a table that starts as a mixture: covariances have the square of them
 ROWS_A_COLUMN = 5  # at least, for the same
 MORE_DIMENSIONS = 8  # of z at most, for the columns that are no numbers
-RESIDUAL_STEPS = 500  # at most, of a model that starts as a mixture
+RESIDUAL_STEPS = 500  # at most, of a model that starts as a mixture and has all rows in a batch
 OF_RESIDUAL = ("max_epochs", "batch_size", "learning_rate", "patience", "seed")
 STEPS = 10_000  # optimisation steps that a run gets by default, between 100 and 1000 epochs
 
@@ -245,13 +245,15 @@ def _recipe_of_residual(n_examples: int, given: dict[str, Any]) -> Recipe:
     """A few large batches: the model starts where others end."""
     batch_size = given.get("batch_size", min(LARGE_BATCH, n_examples))
     steps = max(1, n_examples // max(1, batch_size))
-    epochs = given.get("max_epochs", math.ceil(RESIDUAL_STEPS / steps))
+    several = steps > 1  # batches: their noise needs smaller steps, and so more of them
+    most = 2 * RESIDUAL_STEPS if several else RESIDUAL_STEPS
+    epochs = given.get("max_epochs", math.ceil(most / steps))
     defaults: dict[str, Any] = {
         "batch_size": batch_size,
         "max_epochs": epochs,
         "expectation": "exact",
         "anneal_epochs": 0,
-        "learning_rate": 2e-3,
+        "learning_rate": 1e-3 if several else 2e-3,
         "patience": max(1, epochs // 4),
     }
     for field in dataclasses.fields(Recipe):

@@ -43,6 +43,7 @@ from cpvae.training.state import Run
 EVERY = 25  # steps between two validations, at least
 LIKELY = 1e-3  # training enumerates no category of an example that is less probable
 TRIAL = 0.1  # of a run, from which on it ends where nothing is gained
+LONG_TRIAL = 0.35  # the same where an epoch has several batches: gains show late, at full rate
 MOST_GRADIENT = 10.0  # norm that gradients are clipped to
 AGREE = 2.0  # weight of the agreement of draws with their component
 DECAY = 0.01  # of all weights; of the networks' it goes towards the mixture
@@ -105,7 +106,7 @@ def refine(
             run.add(record)
             if on_epoch:
                 on_epoch(record)
-            if _is_over(run, recipe):
+            if _is_over(run, recipe, len(data.train) > recipe.batch_size):
                 break
         if anew and run.best_epoch == 0:  # so no row needs to be held out
             both = data.row_weights and torch.cat(data.row_weights)
@@ -316,13 +317,13 @@ def _record(terms: Terms) -> Record:
     }
 
 
-def _is_over(run: Run, recipe: Recipe) -> bool:
+def _is_over(run: Run, recipe: Recipe, several: bool) -> bool:
     """Whether nothing is gained after the `TRIAL`, or nothing more for the recipe's patience.
 
     Where there is something to gain, steps gain from the first on; later ones may only lose it.
     """
-    last = run.history[-1]
-    if last["epoch"] >= TRIAL * recipe.max_epochs and last["gain_nats"] <= last["gain_se_nats"]:
+    last, trial = run.history[-1], LONG_TRIAL if several else TRIAL
+    if last["epoch"] >= trial * recipe.max_epochs and last["gain_nats"] <= last["gain_se_nats"]:
         return True
     highest = max(run.history, key=lambda record: record["gain_nats"])
     return last["epoch"] - highest["epoch"] >= recipe.patience
