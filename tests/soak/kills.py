@@ -42,6 +42,27 @@ TIMES = ("seconds", "started", "versions", "examples_per_second")
 OPERATIONS = ("rename", "replace", "link", "unlink", "rmdir", "mkdir", "fsync", "open")
 
 
+def make_runs(place: Path) -> None:
+    """Writes a table into a new folder, and three runs that were fitted to it."""
+    import numpy as np
+    import pandas
+
+    place.mkdir()
+    x = np.random.default_rng(0).normal(size=(80, 2)) + np.arange(80)[:, None] % 3 * 4
+    pandas.DataFrame(x, columns=["a", "b"]).to_csv(place / "t.csv", index=False)
+    for name, epochs in (("run", 3), ("old", 2), ("stopped", 3)):
+        ended = forks.run(place, *FIT[:7], epochs, "--out", name)
+        assert ended.code == 0, (name, ended)
+
+
+def copy_runs(made: Path, work: Path) -> None:
+    """Puts a copy of what `make_runs` wrote in the place of whatever is there."""
+    shutil.rmtree(work, ignore_errors=True)
+    shutil.copytree(made, work)
+    for info in work.glob("*/run.json"):  # where the data lie
+        info.write_text(info.read_text().replace(str(made), str(work)))
+
+
 class Kills:
     """Places to kill in, and what each command leaves that is not killed.
 
@@ -51,30 +72,16 @@ class Kills:
     """
 
     def __init__(self, place: Path, commands: tuple[str, ...] = tuple(COMMANDS)):
-        import numpy as np
-        import pandas
-
         self.home, self.made, self.work = place, place / "made", place / "work"
-        self.made.mkdir()
-        x = np.random.default_rng(0).normal(size=(80, 2)) + np.arange(80)[:, None] % 3 * 4
-        pandas.DataFrame(x, columns=["a", "b"]).to_csv(self.made / "t.csv", index=False)
-        for name, epochs in (("run", 3), ("old", 2), ("stopped", 3)):
-            self._must(*FIT[:7], epochs, "--out", name)
+        make_runs(self.made)
         (self.made / "run" / "mine.txt").write_text("mine")
         self.made.joinpath("new.csv").write_text("of before")
         self.expected, self.twice, self.seconds, self.operations = {}, {}, {}, {}
         for name in commands:
             self._measure(name)
 
-    def _must(self, *arguments: object) -> None:
-        ended = forks.run(self.made, *arguments)
-        assert ended.code == 0, (arguments, ended)
-
     def _fresh(self) -> None:
-        shutil.rmtree(self.work, ignore_errors=True)
-        shutil.copytree(self.made, self.work)
-        for info in self.work.glob("*/run.json"):  # where the data lie
-            info.write_text(info.read_text().replace(str(self.made), str(self.work)))
+        copy_runs(self.made, self.work)
 
     def _measure(self, name: str) -> None:
         """Runs a command whole, and keeps what it leaves, its time and its operations."""

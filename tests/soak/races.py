@@ -6,13 +6,12 @@ What is left must be what is left where one of them was run alone, or one after 
 """
 
 import random
-import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import forks
-from kills import FIT, MORE, without_times
+from kills import FIT, MORE, copy_runs, make_runs, without_times
 
 SEED, TRIES = 0, 40
 COMPACT = ("compact", "run", "--out", "run", "--overwrite")
@@ -42,24 +41,13 @@ class Races:
     """
 
     def __init__(self, place: Path, pairs: tuple[str, ...] = tuple(PAIRS)):
-        import numpy as np
-        import pandas
-
         self.home, self.made, self.work = place, place / "made", place / "work"
-        self.made.mkdir()
-        x = np.random.default_rng(0).normal(size=(80, 2)) + np.arange(80)[:, None] % 3 * 4
-        pandas.DataFrame(x, columns=["a", "b"]).to_csv(self.made / "t.csv", index=False)
-        for name, epochs in (("run", 3), ("old", 2), ("stopped", 3)):
-            ended = forks.run(self.made, *FIT[:7], epochs, "--out", name)
-            assert ended.code == 0, ended
+        make_runs(self.made)
         self.pairs, self.seconds = pairs, 1.0
         self.allowed = {name: self._turns(name) for name in pairs}
 
     def _fresh(self) -> None:
-        shutil.rmtree(self.work, ignore_errors=True)
-        shutil.copytree(self.made, self.work)
-        for info in self.work.glob("*/run.json"):  # where the data lie
-            info.write_text(info.read_text().replace(str(self.made), str(self.work)))
+        copy_runs(self.made, self.work)
 
     def _turns(self, name: str) -> list[dict[str, Any]]:
         """What is left where the commands of a pair are run alone, or one after the other."""
