@@ -124,7 +124,7 @@ def measure(note: Note, repeats: int, python: Path | None) -> None:
 def _round(table: pd.DataFrame, k: int, peers: Peers | None, file: str) -> dict[str, float]:
     from sklearn.mixture import GaussianMixture
 
-    x = pd.get_dummies(table, dtype=float).to_numpy()
+    x = pd.get_dummies(table, dtype=float).to_numpy(float)
     x = (x - x.mean(0)) / x.std(0).clip(1e-6)
     taken = {
         "cpvae": _seconds(lambda: CPVAE(k).fit(table)),
