@@ -47,7 +47,7 @@ test: install
 
 # What it tries goes to build/soak, line by line, so that a soak that was stopped goes on
 soak: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -ra -m slow -n auto --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -ra -m slow -n auto --dist worksteal --timeout 1800
 	for name in kills races mutations; do OMP_NUM_THREADS=1 nice -n 10 $(BIN)/python tests/soak/$$name.py || exit 1; done
 
 # In an environment of its own: what asks is no part of what is asked about

@@ -1,7 +1,8 @@
 """Several processes train one model as one process does."""
 
+import subprocess
+import sys
 from collections.abc import Sequence
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -65,13 +66,20 @@ def close(mine, other, tolerance=1e-5):
 
 
 def compare(out: Path, names: Sequence[str]) -> None:
-    """Trains in two processes, forked as nothing has to be imported again, and in this one."""
-    forks = [get_context("fork").Process(target=work, args=(i, out, names)) for i in (0, 1)]
-    for fork in forks:
-        fork.start()
-    for fork in forks:
-        fork.join(120)
-        assert fork.exitcode == 0
+    """Trains in two processes of their own, and in this one."""
+    command = [sys.executable, __file__]
+    logs = [out / f"log-{i}" for i in (0, 1)]
+    started = []
+    for i, log in enumerate(logs):
+        with log.open("wb") as file:
+            started.append(subprocess.Popen([*command, str(i), str(out), *names], stderr=file))
+    try:
+        ended = [process.wait(120) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    assert ended == [0, 0], "".join(log.read_text() for log in logs)
     for name in names:
         alone, history = trained(name)
         first, second = (torch.load(out / f"{name}-{i}.pt") for i in (0, 1))
@@ -88,3 +96,7 @@ def test_two_processes_train_as_one_and_refuse_two_things(tmp_path):
     for i in (0, 1):
         said = (tmp_path / f"error-{i}").read_text()
         assert said.startswith("Process 1 has another data and another validation data")
+
+
+if __name__ == "__main__":
+    work(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
