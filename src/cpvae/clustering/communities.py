@@ -18,6 +18,8 @@ NEIGHBOURS = 15
 SEARCHES = 60_000  # points that the searches for communities go over in all, in 4 to 16 of them
 FINER = (2, 4, 8)  # times as many communities, of which neighbours are joined
 HALVES = 0.09  # share of its edges that leads from one half of a cluster to the other, at least
+RESOLUTIONS = 0.01, 100.0  # between which the first search looks for as many as are wanted
+NEAR = 1.5  # times or a part of the resolution that was found before: where all others look
 LOOSER = 0.75  # of half that share or more, at most, where joined ones are connected more weakly
 
 Graph = Any  # sparse matrix of scipy
@@ -30,13 +32,14 @@ class Communities(NamedTuple):
     their modularity, or, where they may be uneven, the share of its edges that stay inside a
     community, the mean over them, and ``category`` (n) has for each point the place of its
     community by size, or -1 beyond the K largest. The graph falls into ``parts`` without an edge
-    between them.
+    between them. The best search found them at ``resolution``.
     """
 
     off: int
     quality: float
     category: Int[np.ndarray, " n"]
     parts: int
+    resolution: float | None = None
 
     @property
     def score(self) -> tuple[int, float]:
@@ -45,13 +48,18 @@ class Communities(NamedTuple):
 
 
 def communities(
-    points: Float[np.ndarray, "n d"], n_components: int, seed: int, uneven: bool = False
+    points: Float[np.ndarray, "n d"],
+    n_components: int,
+    seed: int,
+    uneven: bool = False,
+    resolution: float | None = None,
 ) -> Communities:
     """Communities in the graph that joins each point with its nearest ones.
 
     There are ``n_components`` of them, or as near to that number as there is: the most modular of a
     few searches, or, where they may be ``uneven``, finer ones that were joined. Points that agree
-    to four digits are one: among equals the nearest ones would be drawn by chance.
+    to four digits are one: among equals the nearest ones would be drawn by chance. Only the first
+    search goes over all resolutions, where none is given near which there are that many.
     """
     from scipy.sparse.csgraph import connected_components
     from sknetwork.clustering import get_modularity  # takes a second
@@ -63,9 +71,10 @@ def communities(
     graph = _graph(points[first[order]])
     tries = []
     for i in range(min(16, max(4, SEARCHES // len(first)))):
-        found = _search(graph, n_components, seed + i)
-        tries.append((_off(found, n_components), get_modularity(graph, found), found))
-    off, quality, found = max(tries, key=lambda each: each[:2])
+        found, resolution = _search(graph, n_components, seed + i, resolution)
+        quality = get_modularity(graph, found)
+        tries.append((_off(found, n_components), quality, resolution, found))
+    off, quality, resolution, found = max(tries, key=lambda each: each[:2])
     if uneven:
         found = _uneven(graph, found, n_components, seed)
         off, quality = _off(found, n_components), 1 - cut(graph, found)
@@ -73,7 +82,8 @@ def communities(
     by_size = np.argsort(np.argsort(-np.bincount(of_each), kind="stable"))
     category = by_size[of_each]
     category = np.where(category < n_components, category, -1)
-    return Communities(off, quality, category, connected_components(graph, directed=False)[0])
+    parts, _ = connected_components(graph, directed=False)
+    return Communities(off, quality, category, parts, resolution)
 
 
 def merge_connected(
@@ -119,7 +129,7 @@ def _uneven(
 ) -> Int[np.ndarray, " n"]:
     """Those found, or finer ones that were joined, where two of the former are like halves."""
     joined = [
-        join(graph, _search(graph, times * n_components, seed), n_components)
+        join(graph, _search(graph, times * n_components, seed)[0], n_components)
         for times in FINER
         if times * n_components * NEIGHBOURS <= len(found)
     ]
@@ -187,20 +197,22 @@ def _edges(graph: Graph, found: Int[np.ndarray, " n"]) -> Float[np.ndarray, "k k
     return (of.T @ graph @ of).toarray()
 
 
-def _search(graph: Graph, n_components: int, seed: int) -> Int[np.ndarray, " n"]:
-    """Louvain's method at that resolution, between 0.01 and 100, that comes nearest to K."""
+def _search(
+    graph: Graph, n_components: int, seed: int, near: float | None = None
+) -> tuple[Int[np.ndarray, " n"], float]:
+    """Louvain's method at the resolution that comes nearest to K communities, and that."""
     from sknetwork.clustering import Louvain
 
-    low, high = 0.01, 100.0
+    low, high = RESOLUTIONS if near is None else (near / NEAR, near * NEAR)
     tries = []
-    for _ in range(16):
+    for _ in range(16 if near is None else 8):
         resolution = (low * high) ** 0.5
         found = Louvain(resolution, random_state=seed, shuffle_nodes=True).fit_predict(graph)
-        tries.append(found)
+        tries.append((found, resolution))
         if _count(found) == n_components:
             break
         low, high = (resolution, high) if _count(found) < n_components else (low, resolution)
-    return min(tries, key=lambda found: abs(_count(found) - n_components))
+    return min(tries, key=lambda each: abs(_count(each[0]) - n_components))
 
 
 def _count(found: Int[np.ndarray, " n"]) -> int:

@@ -57,23 +57,30 @@ def initial_clusters(
     rows = [rows_of_graph(len(x), seed) for seed in seeds]
     uneven = len(models[0].shape) == 1
 
-    def search(representations: Sequence[Representation], n_rows: int) -> list[Communities]:
-        each = zip(models, rows, seeds, representations, strict=True)
+    def search(
+        representations: Sequence[Representation], n_rows: int, near: Sequence[float | None]
+    ) -> list[Communities]:
+        each = zip(models, rows, seeds, representations, near, strict=True)
         return at_once(
             delayed(communities)(
                 represent(model, x[mine[:n_rows]], as_),
                 model.n_components,
                 stream(seed, "initialisation", 1),
                 uneven,
+                resolution,
             )
-            for model, mine, seed, as_ in each
+            for model, mine, seed, as_, resolution in each
         )
 
-    of_codes, of_data = (search([as_] * len(models), COMPARED) for as_ in (codes, standardised))
+    anywhere = [None] * len(models)
+    of_codes, of_data = (
+        search([as_] * len(models), COMPARED, anywhere) for as_ in (codes, standardised)
+    )
     better = [a if a.score >= b.score else b for a, b in zip(of_codes, of_data, strict=True)]
     if len(x) > COMPARED:
         pairs = zip(better, of_codes, strict=True)
-        better = search([codes if a is b else standardised for a, b in pairs], MOST_EXAMPLES)
+        representations = [codes if a is b else standardised for a, b in pairs]
+        better = search(representations, MOST_EXAMPLES, [found.resolution for found in better])
     ranges = []
     for model, mine, seed, found in zip(models, rows, seeds, better, strict=True):
         if uneven and found.parts > model.n_components:

@@ -320,10 +320,11 @@ def _record(terms: Terms) -> Record:
 def _is_over(run: Run, recipe: Recipe, several: bool) -> bool:
     """Whether nothing is gained after the `TRIAL`, or nothing more for the recipe's patience.
 
-    Where there is something to gain, steps gain from the first on; later ones may only lose it.
+    Where there is something to gain, steps gain from the first on, at first perhaps less than its
+    standard error, which is large where few rows are held out. What is lost again stays lost.
     """
     last, trial = run.history[-1], LONG_TRIAL if several else TRIAL
-    if last["epoch"] >= trial * recipe.max_epochs and last["gain_nats"] <= last["gain_se_nats"]:
+    if last["epoch"] >= trial * recipe.max_epochs and last["gain_nats"] <= 0:
         return True
     highest = max(run.history, key=lambda record: record["gain_nats"])
     return last["epoch"] - highest["epoch"] >= recipe.patience
