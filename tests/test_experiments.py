@@ -491,6 +491,16 @@ def test_the_start_of_digits_is_measured_for_every_seed(tmp_path):
     assert all(0.8 < result["accuracy"] <= 1 for result in results)
 
 
+def test_the_start_of_codes_is_measured_after_pretraining(tmp_path, monkeypatch):
+    digits = data.load("digits")
+    config, recipe = accuracy.settings("learned", 10, digits)
+    short = dataclasses.replace(recipe, pretraining_epochs=2, anneal_epochs=4)
+    monkeypatch.setattr(accuracy, "settings", lambda *_: (config, short))
+    (result,) = accuracy.run_start(10, [3], digits, tmp_path, pretrained=True)
+    assert result["pretraining_epochs"] == 2
+    assert 0.6 < result["accuracy"] <= 1
+
+
 def test_results_say_what_made_them():
     said = cells.provenance()
     root = Path(__file__).parent.parent

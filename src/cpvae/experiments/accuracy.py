@@ -17,13 +17,14 @@ from matplotlib.figure import Figure
 
 from cpvae.data import Split, Splits, augment
 from cpvae.evaluation.metrics import cluster_scores
-from cpvae.experiments.baselines import start
+from cpvae.experiments.baselines import start, start_of_codes
 from cpvae.experiments.cells import generated, provenance, run_cell, write
 from cpvae.models.base import Model
 from cpvae.models.build import build
 from cpvae.report.figures import BLUE, ORANGE, plain
 from cpvae.training import defaults
 from cpvae.training.diagnosis import Record
+from cpvae.training.loop import fit
 from cpvae.training.recipe import Recipe
 
 # by name, what differs from the defaults: keywords of `models.build`, and of the `Recipe`
@@ -107,22 +108,32 @@ def run(
 
 
 def run_start(
-    n_components: int, seeds: Sequence[int], splits: Splits, results: Path
+    n_components: int, seeds: Sequence[int], splits: Splits, results: Path, pretrained: bool = False
 ) -> list[dict[str, Any]]:
-    """Measures the start alone, see `baselines.start`, and keeps a file a seed."""
-    config, _ = settings("learned", n_components, splits)
+    """Measures the start alone and keeps a file a seed.
+
+    Where it is ``pretrained``, of codes, after the pretraining that the recipe of ``learned`` has
+    (`baselines.start_of_codes`); else with no network (`baselines.start`).
+    """
+    config, recipe = settings("learned", n_components, splits)
+    recipe = dataclasses.replace(recipe, max_epochs=recipe.pretraining_epochs)
+    x = splits.train.tensor()
     results.mkdir(parents=True, exist_ok=True)
     measured = []
     for seed in seeds:
         file = results / f"{named(splits.name, 'start', n_components)}-s{seed}.json"
         if not file.is_file():
+            model = build(**config, seed=seed)
+            if pretrained:
+                fit(model, x, splits.valid.tensor(), dataclasses.replace(recipe, seed=seed))
             began = time.perf_counter()
-            assign = start(build(**config, seed=seed), splits.train.tensor(), seed)
+            assign = (start_of_codes if pretrained else start)(model, x, seed)
             assigned = assign(splits.test.tensor())
             result = {
                 "dataset": splits.name,
                 "components": n_components,
                 "seed": seed,
+                "pretraining_epochs": recipe.pretraining_epochs if pretrained else 0,
                 **cluster_scores(np.asarray(splits.test.labels), assigned),
                 "seconds": time.perf_counter() - began,
                 **provenance(),

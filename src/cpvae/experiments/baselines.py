@@ -19,10 +19,15 @@ from cpvae.data import Source, split
 from cpvae.data.objects import encode_frame
 from cpvae.models.base import Model
 from cpvae.models.build import build
-from cpvae.models.inference import represent, standardised
+from cpvae.models.inference import codes, represent, standardised
 from cpvae.streams import stream
 from cpvae.training.fit import plan
-from cpvae.training.initialise import as_table, needs_mixture, rows_of_graph
+from cpvae.training.initialise import (
+    as_table,
+    initial_clusters,
+    needs_mixture,
+    rows_of_graph,
+)
 
 FORMS = ("full", "tied", "diag", "spherical")  # of the covariances of a Gaussian mixture
 
@@ -49,6 +54,18 @@ def start(model: Model, x: Float[Tensor, "n ..."], seed: int) -> Assign:
             return lambda new: nearest.predict(represent(model, new, standardised))
     mixture = overlap_mixture(as_table(model, x), k, stream(seed, "mixture"))
     return lambda new: mixture.assign(as_table(model, new))[:, 0, 0].numpy()
+
+
+def start_of_codes(model: Model, x: Float[Tensor, "n ..."], seed: int) -> Assign:
+    """The initial clusters of a model after its pretraining, as a rule for new examples.
+
+    A new example goes where most of its nearest neighbours among the codes are. Arguments as for
+    `start`, but that the model was trained with no use of c.
+    """
+    first, last = initial_clusters([model], x, [seed])[0][:, 0].unbind(-1)
+    category = torch.where(first == last, first, -1).numpy()
+    nearest = _nearest(represent(model, x, codes), category, NEIGHBOURS)
+    return lambda new: nearest.predict(represent(model, new, codes))
 
 
 class Start:
