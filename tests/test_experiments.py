@@ -16,7 +16,18 @@ import torch
 
 from cpvae import data
 from cpvae.cli import main as cli
-from cpvae.experiments import accuracy, baselines, cells, pictures, real, table1, tables, toy
+from cpvae.evaluation.metrics import evaluate
+from cpvae.experiments import (
+    accuracy,
+    baselines,
+    cells,
+    intervals,
+    pictures,
+    real,
+    table1,
+    tables,
+    toy,
+)
 from cpvae.experiments.cells import run_cell
 from cpvae.models.build import MODELS, build
 from cpvae.models.inference import standardised
@@ -525,3 +536,21 @@ def test_jobs_run_in_processes_of_their_own():
     assert cells.in_processes(2, []) == []
     with pytest.raises(ZeroDivisionError):
         cells.in_processes(2, [partial(divmod, 1, 0), partial(pow, 2, 2)])
+
+
+def test_a_mixture_of_rounded_numbers_has_the_probabilities_of_rectangles():
+    from scipy.stats import multivariate_normal
+
+    rng = np.random.default_rng(0)
+    x = rng.multivariate_normal([3, 40], [[4, 3], [3, 9]], 400).round().astype(np.float32)
+    fitted = baselines.gaussian_mixture(1, 0).fit(x)
+    covariance = fitted.covariances_[0] - 1e-3 * np.eye(2) + 1e-3 * np.diag(x.var(0))
+    exact = multivariate_normal(fitted.means_[0], covariance)
+    corners = [
+        exact.cdf(x[:50] + np.array([a, b])) * (4 * a * b) for a in (-0.5, 0.5) for b in (-0.5, 0.5)
+    ]
+    model = intervals.theirs(x, 1)
+    measured = evaluate(model, torch.from_numpy(x[:20]), None, 300, 0)
+    mean, error = (measured[f"log_likelihood_{key}nats"] for key in ("", "noise_se_"))
+    assert mean == pytest.approx(np.log(sum(corners)).mean(), abs=4 * error + 1e-3)
+    assert error < 0.01

@@ -144,6 +144,7 @@ LAYOUT = {
         "tables",
         "real",
         "density",
+        "intervals",
         "draws",
         "commands",
     ),

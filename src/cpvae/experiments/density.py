@@ -40,13 +40,7 @@ def run(dataset: str, results: Path) -> dict[str, Any]:
     file = results / f"{dataset}.json"
     if file.is_file():
         return json.loads(file.read_text(encoding="utf-8"))
-    from sklearn.model_selection import StratifiedKFold
-
-    load = real.DATASETS.get(dataset, lambda: tables._rows(dataset))
-    frame, labels = load()
-    folds = StratifiedKFold(tables.FOLDS, shuffle=True, random_state=SEED).split(frame, labels)
-    train, test = next(iter(folds))
-    x = frame.to_numpy(np.float64)
+    x, labels, train, test = parts(dataset)
     x = ((x - x[train].mean(0)) / x[train].std(0)).astype(np.float32)
     k = len(np.unique(labels))
     started = time.perf_counter()
@@ -66,7 +60,7 @@ def run(dataset: str, results: Path) -> dict[str, Any]:
         "mixture_nats": _mixture(x[train], x[test], k),
         "gaussian_mixture_nats": float(other.score(x[test])),
         "gaussian_mixture_accuracy": cluster_scores(classes, other.predict(x[test]))["accuracy"],
-        "best_epoch": _best(model)["epoch"],
+        "best_epoch": best(model)["epoch"],
         "seconds": seconds,
         "gaussian_mixture_seconds": time.perf_counter() - started,
         **tables.described(model),
@@ -77,10 +71,22 @@ def run(dataset: str, results: Path) -> dict[str, Any]:
     return result
 
 
-def _best(model: CPVAE) -> Record:
-    best = best_of(model.history_)
-    assert best  # a fit has a history
-    return best
+def parts(dataset: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """A table (n, d), the classes of its rows, and the numbers of those to fit and held out."""
+    from sklearn.model_selection import StratifiedKFold
+
+    load = real.DATASETS.get(dataset, lambda: tables._rows(dataset))
+    frame, labels = load()
+    folds = StratifiedKFold(tables.FOLDS, shuffle=True, random_state=SEED).split(frame, labels)
+    train, test = next(iter(folds))
+    return frame.to_numpy(np.float64), labels, train, test
+
+
+def best(model: CPVAE) -> Record:
+    """The record of the epoch whose weights were kept."""
+    found = best_of(model.history_)
+    assert found  # a fit has a history
+    return found
 
 
 def _mixture(train: np.ndarray, test: np.ndarray, k: int) -> float:

@@ -276,15 +276,15 @@ class NumberHead(Head):
             cost = 0.5 * math.log(len(value)) * torch.tensor([0.0] + [1.0] * (len(BENDS) - 1))
             best = (torch.stack(scores) - cost.unsqueeze(1).to(value)).argmax(0)
             self.bend = torch.where(limited, torch.tensor(BENDS).to(self.unit)[best], 0.0)
-        self._standardise(observed)
+        self.standardise(observed)
 
-    def _standardise(self, observed: Float[Tensor, "n c"]) -> None:
+    def standardise(self, observed: Float[Tensor, "n c"]) -> None:
         """Takes these values as those whose T has the mean 0 and the standard deviation 1."""
         self.loc, self.scale = _moments(self._opened(self._allowed(observed)))
 
     def _score(self, value: Float[Tensor, "n c"], category: Int[Tensor, " n"]) -> Tensor:
         """Log-likelihood (c) of each column where every category is a Gaussian in T."""
-        self._standardise(value)
+        self.standardise(value)
         read, least = self.standardised(value), torch.full_like(self.unit, FLOOR)
         mean, logvar = torch.zeros_like(value), torch.zeros_like(value)
         for each in category.unique():
