@@ -11,6 +11,8 @@ from cpvae.choices import DATASETS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from cpvae.data import Splits
+
 app = typer.Typer(
     help="Rerun the experiments of the CP-VAE paper (section 5) and of the documents.",
     no_args_is_help=True,
@@ -18,6 +20,11 @@ app = typer.Typer(
 
 Out = Annotated[Path, typer.Option(help="Folder of results; those that are there stay.")]
 Accelerator = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Dataset = Annotated[str, typer.Option(help=f"One of {', '.join(DATASETS)}.")]
+Thin = Annotated[
+    int,
+    typer.Option(min=1, help="Keep one example in this many, of the upper half of the classes."),
+]
 Runs = Annotated[Path, typer.Option(help="Folder of run folders.")]
 Jobs = Annotated[
     int, typer.Option(min=1, help="Processes at once, each with a cell and seed, on one core.")
@@ -148,13 +155,8 @@ def accuracy(
             "reward for components of one size), learned (the defaults) or plain (uniform p(c))."
         ),
     ] = "affine",
-    dataset: Annotated[str, typer.Option(help=f"One of {', '.join(DATASETS)}.")] = "mnist",
-    thin: Annotated[
-        int,
-        typer.Option(
-            min=1, help="Keep one example in this many, of the upper half of the classes."
-        ),
-    ] = 1,
+    dataset: Dataset = "mnist",
+    thin: Thin = 1,
     components: Annotated[
         int, typer.Option("--components", "-k", min=1, help="Number of components.")
     ] = 10,
@@ -165,16 +167,13 @@ def accuracy(
     jobs: Jobs = 1,
 ) -> None:
     """How well components agree with classes, as a distribution over seeds."""
-    from cpvae import data
     from cpvae.experiments import accuracy as experiment
     from cpvae.experiments import cells as files
 
     if objective not in experiment.OBJECTIVES:
         known = ", ".join(experiment.OBJECTIVES)
         raise ValueError(f"objective={objective!r} is unknown: choose from {known}.")
-    splits = data.load(dataset)
-    if thin > 1:
-        splits = experiment.thinned(splits, thin)
+    splits = _thinned(dataset, thin)
     cell = experiment.named(splits.name, objective, components)
     missing = [s for s in range(seeds) if not (out / f"{cell}-s{s}.json").is_file()]
     _, recipe = experiment.settings(objective, components, splits, accelerator)
@@ -194,7 +193,8 @@ def accuracy(
 
 @app.command()
 def start(
-    dataset: Annotated[str, typer.Option(help=f"One of {', '.join(DATASETS)}.")] = "digits",
+    dataset: Dataset = "digits",
+    thin: Thin = 1,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 0, 1, ...")] = 10,
     out: Out = Path("results/start"),
 ) -> None:
@@ -202,14 +202,20 @@ def start(
 
     Codes are those after the pretraining, in which c is not used; four minutes a seed.
     """
-    from cpvae import data
     from cpvae.experiments import accuracy as experiment
 
-    measured = experiment.run_start(
-        10, range(seeds), data.load(dataset), out, pretrained=dataset != "digits"
-    )
+    splits, pretrained = _thinned(dataset, thin), dataset != "digits"
+    measured = experiment.run_start(10, range(seeds), splits, out, pretrained)
     columns = ("seed", "accuracy", "nmi", "ari", "seconds")
     _print("the start alone", [{name: row[name] for name in columns} for row in measured])
+
+
+def _thinned(dataset: str, by: int) -> "Splits":
+    from cpvae import data
+    from cpvae.experiments.accuracy import thinned
+
+    splits = data.load(dataset)
+    return thinned(splits, by) if by > 1 else splits
 
 
 @app.command()
