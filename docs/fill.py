@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cpvae.experiments import accuracy, cells, density, intervals, real, table1, tables, toy
+from cpvae.experiments import accuracy, cells, density, draws, intervals, real, table1, tables, toy
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "results"
@@ -51,6 +51,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "comparison": lambda: markdown(real.comparison(cells.read(RESULTS / "real"))),
     "moved": lambda: markdown(real.moved(cells.read(RESULTS / "real"))),
     "density": lambda: markdown(density.rows(cells.read(RESULTS / "density"))),
+    "draws": lambda: markdown(draws.rows(cells.read(RESULTS / "draws"))),
     "intervals": lambda: markdown(intervals.rows(cells.read(RESULTS / "intervals"))),
     "accuracy": lambda: markdown(
         accuracy.summary(cells.read(RESULTS / "accuracy"), cells.read(RESULTS / "start"))

@@ -246,6 +246,8 @@ def test_restarts_keep_the_best_and_go_on(cpvae, table, tmp_path):
     assert code == 2
     assert "was started with --restarts 3" in err
     assert json.loads(cpvae("evaluate", run, "--json", "--samples", 2)[1])["n_components"] == 2
+    assert cpvae("report", run)[0] == 0
+    assert "in the same component in 2 other fits" in (run / "report.html").read_text()
     assert cpvae(*fit, 1, "--overwrite")[0] == 0
     assert not list(run.glob("restarts/*"))
 

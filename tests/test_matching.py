@@ -6,7 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cpvae.evaluation.matching import agreement, matched, names_after, shared_rows
+from cpvae.evaluation.matching import (
+    agreement,
+    calibration,
+    matched,
+    names_after,
+    shared_rows,
+)
 
 
 def test_counts_and_matches_are_the_best_there_are():
@@ -32,3 +38,15 @@ def test_components_that_are_new_or_gone():
     split = np.array([[60.0, 40.0]])
     assert matched(split) == [0, None]
     assert matched(np.array([[3.0, 0.0], [0.0, 0.0]])) == [0, None]
+
+
+def test_of_certain_rows_those_are_counted_that_stay_together():
+    certain, unsure = np.eye(3)[[0] * 50 + [1] * 30 + [2] * 20], np.full((40, 3), [0.5, 0.3, 0.2])
+    mine = np.vstack([certain, unsure])
+    other = mine[:, [2, 0, 1]].copy()
+    assert calibration(mine, [other]) == (100, 1.0)
+    other[:5] = [0.0, 0.0, 1.0]  # what is component 1 there: five rows of the first have moved to it
+    other[100:] = [0.0, 1.0, 0.0]  # of rows that are not certain none counts
+    assert calibration(mine, [other]) == (100, pytest.approx(0.95))
+    assert calibration(mine, [other, mine]) == (100, pytest.approx(0.975))
+    assert calibration(unsure, [unsure])[0] == 0

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+SURE = 0.9  # probability of a component from which on a row counts as certain
 SAME = 0.5  # share of the rows of one of two components from which on they are the same
 
 
@@ -48,3 +49,27 @@ def agreement(counts: Float[np.ndarray, "j k"], pairs: Sequence[int | None]) -> 
     """The share of the rows that are in the same component after as before."""
     stayed = sum(counts[old, new] for new, old in enumerate(pairs) if old is not None)
     return float(stayed / max(counts.sum(), 1))
+
+
+def calibration(
+    mine: Float[np.ndarray, "n k"], others: Sequence[Float[np.ndarray, "n j"]]
+) -> tuple[int, float]:
+    """Of rows that are certain in one fit, how many are in the same component in other fits.
+
+    Arguments:
+        mine: responsibilities
+        others: those of the same rows in fits that differ in their seed, one at least
+
+    Returns:
+        The number of rows with a responsibility of `SURE` or more, and the share of them whose
+        component is the same in another fit, a mean over the fits; NaN where there is no such row.
+    """
+    sure, component = mine.max(1) >= SURE, mine.argmax(1)
+    shares = []
+    for other in others:
+        theirs = other.argmax(1)
+        counts = shared_rows(component, theirs, mine.shape[1], other.shape[1])
+        of_theirs = dict(enumerate(matched(counts)))
+        same = np.array([of_theirs[c] == k for c, k in zip(theirs, component, strict=True)])
+        shares.append(same[sure].mean() if sure.any() else np.nan)
+    return int(sure.sum()), float(np.mean(shares))

@@ -11,15 +11,17 @@ import torch
 from matplotlib.figure import Figure
 
 from cpvae import output
-from cpvae.checkpoint import FIGURES, RunFolder, best_of
+from cpvae.checkpoint import FIGURES, RESTARTS, RunFolder, best_of
 from cpvae.data import Splits
 from cpvae.data.labels import known
+from cpvae.evaluation.matching import SURE, calibration
 from cpvae.evaluation.metrics import Progress, evaluate, figures_of
 from cpvae.evaluation.quality import FEWEST, Line, in_words, quality
 from cpvae.models.inference import cluster_probs
 from cpvae.names import called, read_names
 from cpvae.report import figures
 from cpvae.report.segments import segments
+from cpvae.report.words import percent
 from cpvae.text import printable
 from cpvae.training.diagnosis import gain_in_words
 
@@ -125,7 +127,26 @@ def _segments(folder: RunFolder, splits: Splits) -> dict[str, Any]:
         "shown": shown,
         "n_rows": f"{len(x):,}",
         "is_image": schema.is_image,
+        "calibration": _calibration(folder, x),
     }
+
+
+def _calibration(folder: RunFolder, x: torch.Tensor) -> str:
+    """How often certain examples are in the same component in the other restarts, in words."""
+    seed = folder.read_info()["recipe"]["seed"]
+    restarts = [RunFolder(path) for path in sorted(folder.path.glob(f"{RESTARTS}/seed-*"))]
+    others = [each for each in restarts if each.read_info()["recipe"]["seed"] != seed]
+    if not others:
+        return ""
+    of_each = [cluster_probs(each.read_model(), x).numpy() for each in (folder, *others)]
+    n_sure, share = calibration(of_each[0], of_each[1:])
+    fits = "another fit" if len(others) == 1 else f"{len(others)} other fits"
+    return (
+        f"{n_sure:,} have a probability of {SURE} or more. Of these {percent(share)} are in the "
+        f"same component in {fits}, from other seeds."
+        if n_sure
+        else ""
+    )
 
 
 def _figures(folder: RunFolder, splits: Splits) -> dict[str, Figure]:
