@@ -90,7 +90,7 @@ class CPVAE(
         schema_: what the columns of the data are, see `cpvae.data.Schema`
         config_: what the model was built from
         recipe_: the `Recipe` that was used
-        history_: one record an epoch, see `cpvae.fit`
+        history_: one record an epoch, of the model ``residual`` one for every 25 steps or more
         restarts_: for each seed its epochs and its best validation bound
         log_densities_: quantiles of `score_samples` of the fitted examples, of 5,000 at most; after
             `compact` of those that it was given
