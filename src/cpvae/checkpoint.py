@@ -2,7 +2,7 @@
 
     run.json              schema of the data, model, recipe, versions, and how the run ended
     model.safetensors     the weights with the best validation bound so far
-    history.jsonl         one line an epoch
+    history.jsonl         one line an epoch, of the model `residual` one for some
     training.safetensors  all that is needed to go on from the last epoch saved
     evaluation.json       figures on the test part
     names.json            names that a person gave to the components, see `names`
@@ -10,9 +10,9 @@
     figures/, report.html pictures and the page, see `report.page`
     restarts/seed-S/      the run of each seed, where there are several
 
-Every file but the history is written aside, flushed and renamed, so a reader sees the old one or
-the new one and never half of one. The history only grows by whole lines; a resumed run cuts it back
-to the epoch that it resumes from. Who writes holds the folder's lock.
+Every file but the history, the lock and a logger's is written aside, flushed and renamed, so a
+reader sees the old one or the new one and never half of one. The history only grows by whole lines;
+a resumed run cuts it back to the epoch that it resumes from. Who writes holds the folder's lock.
 
 ``run.json`` says that a folder is a run's. It is the first file that a run writes and the last that
 is removed: where it is missing nothing is written or removed.

@@ -90,9 +90,10 @@ class CPVAE(
         schema_: what the columns of the data are, see `cpvae.data.Schema`
         config_: what the model was built from
         recipe_: the `Recipe` that was used
-        history_: one record an epoch, see `cpvae.fit`
+        history_: one record an epoch, of the model ``residual`` one for every 25 steps or more
         restarts_: for each seed its epochs and its best validation bound
-        log_densities_: quantiles of `score_samples` of the fitted examples
+        log_densities_: quantiles of `score_samples` of the fitted examples, of 5,000 at most; after
+            `compact` of those that it was given
         aggregated_: share of each component in the training data, (k) (eq. 14)
         names_: what each component is called, its number unless `name` said otherwise
         weights_, means_, covariances_: of the components of a table, see `evaluation.moments`
@@ -322,7 +323,8 @@ class CPVAE(
     def rank_samples(self, X: ArrayLike) -> np.ndarray:
         """The share of the fitted examples that are less probable than each example, (n).
 
-        It is 0 for an example that belongs to no component, and above 1/2 for typical ones.
+        It is 0 for an example that belongs to no component, and above 1/2 for typical ones. Of many
+        examples 5,000 at most stand for all; after `compact` they are those that it was given.
         """
         if self.log_densities_ is None:
             raise ValueError("The run is of an earlier version without densities: fit it again.")

@@ -1,7 +1,8 @@
 """Files that appear whole or not at all: written aside in the same folder, flushed, and renamed.
 
-All that this package writes goes through here. What a process that was killed has left aside is
-removed by the next one that writes there.
+All that this package writes goes through here, but a run's history, locks, what loggers write, and
+rows that are kept on disk (`data.store`). What a process that was killed has left aside is removed
+by the next one that writes there.
 """
 
 import contextlib

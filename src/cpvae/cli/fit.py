@@ -163,8 +163,8 @@ def fit(
             rich_help_panel=DATA,
             help="What the values are. bernoulli: grey values or shares from 0 to 1. gaussian: "
             "measurements. mixed: each column by its kind.",
-            show_default="mixed with text, booleans or --kind; bernoulli if all lies in 0 to 1 and "
-            "none is missing; else gaussian",
+            show_default="mixed with text, booleans or --kind, and in residual; bernoulli for "
+            "images in 0 to 1, zeros and ones, and tables that look like pixels; else gaussian",
         ),
     ] = None,
     model: Annotated[

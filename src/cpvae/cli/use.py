@@ -158,7 +158,7 @@ def compact(
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write a smaller run: unused components dropped, redundant ones merged (cpvae only)."""
+    """Write a smaller run: unused components dropped, redundant ones merged."""
     from cpvae.checkpoint import RunFolder, describe
     from cpvae.evaluation import densities
     from cpvae.models.compact import compact as compact_model

@@ -1,7 +1,8 @@
 """How probable rows are beside those that were fitted: rows that fit nowhere stand out by it.
 
 The log-density of a row is the bound on log p(x) (nats). A run keeps `QUANTILES` of those of the
-rows that it was fitted to, so that the place of a new row among them needs no data.
+rows that it was fitted to, or of `MOST_ROWS` of them, so that the place of a new row among them
+needs no data.
 """
 
 from collections.abc import Sequence
