@@ -158,7 +158,7 @@ class FitRun:
         info |= {**(more or {}), "status": status}
         if status != "running":
             records = self.folder.read_history()
-            info["epochs"] = len(records)
+            info["epochs"] = records[-1]["epoch"] if records else 0
             if best := best_of(records, planned.recipe.pretraining_epochs):
                 info["best_epoch"] = best["epoch"]
                 info["best_valid_elbo_nats"] = best["valid_elbo_nats"]
