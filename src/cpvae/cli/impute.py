@@ -9,7 +9,14 @@ import typer
 
 from cpvae import choices
 from cpvae.cli.read import Run, Seed, counted, model_of, tell
-from cpvae.cli.write import OverwriteFile, check_ending, check_output, out_option, save_table
+from cpvae.cli.write import (
+    OverwriteFile,
+    check_ending,
+    check_output,
+    named_after,
+    out_option,
+    save_table,
+)
 from cpvae.text import printable
 
 if TYPE_CHECKING:
@@ -26,9 +33,10 @@ def impute(
         Path,
         typer.Argument(metavar="DATA", help=f"A table ({', '.join(choices.TABLES)}) with gaps."),
     ],
-    out: Annotated[Path, out_option("FILE", "Where to write: .csv or .parquet.")] = Path(
-        "imputed.csv"
-    ),
+    out: Annotated[
+        Path | None,
+        out_option("FILE", "Where to write: .csv or .parquet.", "DATA-imputed.csv"),
+    ] = None,
     draw: Annotated[
         bool,
         typer.Option(
@@ -73,6 +81,7 @@ def impute(
             f"{data}: impute fills in tables ({', '.join(choices.TABLES)}). Of an array, use "
             f"CPVAE.load({str(run)!r}).impute in Python."
         )
+    out = out or named_after(data, "imputed")
     check_ending(out, ENDINGS)
     check_output(out, overwrite, run, data)
     model = model_of(folder, info)
