@@ -12,7 +12,8 @@ from cpvae import CPVAE, data
 from cpvae.data import dates
 from cpvae.data.columns import Form
 from cpvae.data.objects import encode_frame
-from cpvae.data.schema import Schema, encode_table
+from cpvae.data.encoding import encode_table
+from cpvae.data.schema import Schema
 
 pytestmark = pytest.mark.usefixtures("without_shape_checks")
 

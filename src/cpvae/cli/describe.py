@@ -80,7 +80,7 @@ def _with_columns(
     kept = source["describe"]
     others = [name for name in source["drop"] if name not in kept]
     label = source["label"]
-    aside = {"ids": source.get("id") or [], "group": source.get("group")}
+    aside: dict[str, Any] = {"ids": source.get("id") or [], "group": source.get("group")}
     found = data.read(source["source"], label=label, drop=[*schema.names, *others], **aside)
     at = [found.schema.names.index(name) for name in kept]
     more = [found.schema.forms[i] for i in at] if schema.forms and found.schema.forms else []

@@ -68,6 +68,7 @@ def impute(
 
     from cpvae import output
     from cpvae.checkpoint import RunFolder
+    from cpvae.data import order
     from cpvae.data.splits import Selection
     from cpvae.data.tables import ending_of, is_parquet, read_table
     from cpvae.models.imputation import draw_missing
@@ -89,14 +90,16 @@ def impute(
     tell(read.notes)
     x = schema.encode(read.table, str(data))
     schema.check_values(x, missing=model.likelihood.takes_missing)
-    examples, missing = torch.from_numpy(x), np.isnan(x)
+    examples = torch.from_numpy(x)
     if draw or draws:
         generator = torch_stream(seed, "sampling")
         made = [draw_missing(model, examples, generator).numpy() for _ in range(draws or 1)]
     else:
         made = [reconstructed(model, examples).numpy()]
     table = _with_dates(read.table)
-    tables = [_filled(table, schema, missing, each) for each in made]
+    of_each = [order.kept(x, each, read.table, schema) for each in made]
+    missing = of_each[0][0]
+    tables = [_filled(table, schema, missing, each) for _, each in of_each]
     if draws:
         name = "draw"
         while name in read.table.column_names:  # it may be a name of the data's

@@ -61,6 +61,7 @@ def read(
         columns: of a table, to take these alone and in this order, as numbers or as ``levels`` say:
             those of another source, so that its rows and these are read alike
         levels: categories of the columns of text, by name
+        **what: as for `load`
     """
     if columns is not None:
         known = {name: list(of) for name, of in (levels or {}).items()}
@@ -78,10 +79,11 @@ def _read(source: Any, selection: Selection) -> Source:
     if not isinstance(source, str | Path):
         return read_object(source, selection)
     if str(source) in NAMED:
-        if selection.named() or selection.size or "categorical" in str(selection.kinds):
+        asked = selection.named() or selection.size or selection.less
+        if asked or "categorical" in str(selection.kinds):
             raise ValueError(
-                f"{source} is taken as it is: leave out --label, --drop, --id, --group, --size and "
-                f"--kind COLUMN=categorical."
+                f"{source} is taken as it is: leave out --label, --drop, --id, --group, --less, "
+                f"--size and --kind COLUMN=categorical."
             )
         return NAMED[str(source)]()
     path = Path(source)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cpvae.data.order import as_read
 from cpvae.data.schema import Schema
 from cpvae.evaluation.profiles import Contrast, Profile, profiles
 from cpvae.models.base import Model
@@ -111,13 +112,15 @@ def segments(
             pictures = _pictures(model, rows, rows[groups[k]], int(k))
             plain[k] = dataclasses.replace(plain[k], pictures=pictures)
         return plain
-    axes = axes_of(rows, schema, groups)
-    every = {name: axes[name].shares(rows[:, at]) for at, name in enumerate(schema.names)}
     columns = schema.decode(rows, drawn=False)
+    told, (rows,) = as_read(schema, rows)
+    axes = axes_of(rows, told, groups)
+    every = {name: axes[name].shares(rows[:, at]) for at, name in enumerate(schema.names)}
     for k in shown:
         generator = torch_stream(0, "pictures", int(k))
         drawn = model.sample(DRAWN, int(k), generator=generator)[0].numpy()
-        panels = _Panels(schema, axes, every, rows[groups[k]], drawn)
+        _, (drawn,) = as_read(schema, drawn)
+        panels = _Panels(told, axes, every, rows[groups[k]], drawn)
         plain[k] = _with_panels(plain[k], found[k], panels, columns)
     return plain
 
