@@ -48,6 +48,7 @@ LAYOUT = {
         "mnist",
         "omniglot",
         "source",
+        "described",
     ),
     "clustering": ("communities", "gaussians", "mixture", "overlap"),
     "models": (

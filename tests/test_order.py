@@ -2,6 +2,7 @@
 
 import sys
 
+import jaxtyping
 import numpy as np
 import pandas as pd
 import pytest
@@ -48,9 +49,13 @@ def folder(stays, tmp_path_factory):
     stays.to_csv(path / "stays.csv", index=False)
     less = [part for start, end in LESS.items() for part in ("--less", f"{start}={end}")]
     given = ["fit", path / "stays.csv", "-k", 2, "--max-epochs", 1, "--out", path / "run", *less]
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+    jaxtyping.config.update("jaxtyping_disable", True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cpvae.cli.run.write_figures", lambda *_: {"components": path})
         patch.setattr(sys, "argv", ["cpvae", *map(str, given)])
-        cli.main()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+    jaxtyping.config.update("jaxtyping_disable", False)
     assert ended.value.code == 0
     return path
 

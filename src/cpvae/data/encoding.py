@@ -1,11 +1,13 @@
 """A table becomes numbers, and what it is read as becomes a schema."""
 
+import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
 from cpvae.data import cells, ids, order
+from cpvae.data.columns import BOOLEAN
 from cpvae.data.kinds import Kinds
 from cpvae.data.schema import Levels, Schema
 
@@ -51,3 +53,27 @@ def encode_table(
     names = tuple(name for name in table.column_names if name not in left_out)
     schema = Schema(x.shape[1:], names, levels, forms=tuple(forms), left_out=left_out)
     return order.declared(x, table, schema, less, called)
+
+
+def with_declared(x: np.ndarray, schema: Schema) -> tuple[np.ndarray, Schema]:
+    """Rows (n, f), and their schema, with all categories that a frame declares as levels.
+
+    A categorical dtype has categories that no row has: of data that comes in parts, later ones may.
+    """
+    x, levels, forms = x.copy(), dict(schema.levels), list(schema.forms)
+    for at, (name, form) in enumerate(zip(schema.names, schema.forms, strict=False)):
+        if name not in levels or levels[name] == BOOLEAN or not form.categories:
+            continue
+        read: Any = str if form.levels == "text" else float
+        last = levels[name][len(levels[name]) - bool(form.pool) :]  # the pool stays the last
+        had = levels[name][: len(levels[name]) - len(last)]
+        known = {read(text) for text in (*had, *(text for text, _ in form.pool))}
+        new = [text for text in form.categories if read(text) not in known]
+        if form.levels != "text":
+            whole = all(float(text).is_integer() for text in (*had, *new))
+            new = [str(int(float(text))) if whole else text for text in new]
+            forms[at] = dataclasses.replace(form, levels="int" if whole else "float")
+        levels[name] = [*sorted([*had, *new], key=read), *last]
+        place = np.array([*map(levels[name].index, (*had, *last)), np.nan], dtype=np.float32)
+        x[:, at] = place[np.where(np.isnan(x[:, at]), -1, x[:, at]).astype(int)]
+    return x, dataclasses.replace(schema, levels=levels, forms=tuple(forms))
