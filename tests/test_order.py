@@ -32,7 +32,7 @@ def stays():
             "departure": arrival + days,
             "low": low,
             "high": high,
-            "list": np.ceil(high),
+            "list": np.ceil(high).astype(int),
             "opened": opened,
             "closed": arrival + days + pd.Timedelta("1D"),
         }
