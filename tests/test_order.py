@@ -99,7 +99,8 @@ def test_rows_are_differences_inside_and_come_back_as_they_were(fitted, stays):
     np.testing.assert_allclose(shown[known], plain[known], rtol=1e-5, atol=1e-4)
     assert not told.less
     spread = fitted.describe(stays)[0].columns
-    assert {type(c.value) for c in spread if c.column == "closed"} == {np.datetime64}
+    (closed,) = [column.value for column in spread if column.column == "closed"]
+    assert str(stays.closed.min()) <= closed <= str(stays.closed.max())
 
 
 def test_imputed_cells_keep_the_order_and_cells_that_are_there_stay(fitted, stays):
@@ -146,5 +147,4 @@ def test_the_command_line_keeps_an_order(cpvae, folder, stays, monkeypatch):
     filled, there = read["stays-imputed"], stays.notna()
     pd.testing.assert_frame_equal(filled[there], stays[there], check_dtype=False)
     pd.testing.assert_frame_equal(read["stays-assigned"][list(stays)], stays, check_dtype=False)
-    assert cpvae("report", "run")[0] == 0
-    assert "departure" in (folder / "run" / "report.html").read_text()
+    assert "departure=2021-" in cpvae("describe", "run")[1]
