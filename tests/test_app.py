@@ -70,7 +70,7 @@ def test_a_click_on_the_map_finds_the_point_under_it(explorer):
         column, row = explorer.places[number]
         found = explorer.at(round(column), round(row))
         assert np.abs(explorer.places[found] - [column, row]).max() < 1
-        ring = (explorer.map(number) != before).any(-1)
+        ring = (explorer.map(explorer.x[[number]]) != before).any(-1)
         rows, columns = ring.nonzero()
         assert abs((rows.min() + rows.max()) / 2 - row) < 2
         assert abs((columns.min() + columns.max()) / 2 - column) < 2

@@ -65,6 +65,8 @@ def test_the_command_goes_on_and_writes_a_figure(cpvae, tmp_path, monkeypatch):
     code, out, err = cpvae(*command, "--components", "3:3")
     assert code == 0
     assert err.count("held out, agreement") == 1
+    assert "numbers tried 1/1" in err
+    assert "numbers tried" not in out
     code, out, err = cpvae(*command, "--components", "2:3", "--json")
     assert code == 0
     told = json.loads(out)

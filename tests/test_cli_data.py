@@ -68,8 +68,14 @@ def test_what_is_not_plain_is_told_once(cpvae, undrawn, tmp_path, monkeypatch):
     ]
     assert "cpvae: note" not in cpvae("evaluate", "runs/my [old] data", "--samples", 2)[2]
     assert "column w: '" in cpvae("assign", "runs/my [old] data", file)[2]
-    new = pandas.read_csv(tmp_path / "assigned.csv")
+    new = pandas.read_csv(tmp_path / f"{file.stem}-assigned.csv")
     assert len(new) == 40
+    assert f"{file.stem}-assigned.csv is there already" in cpvae(
+        "assign", "runs/my [old] data", file
+    )[2].replace("\n", " ")
+    shutil.copy(file, other := tmp_path / "other.csv")
+    assert "-> other-assigned.csv" in cpvae("assign", "runs/my [old] data", other)[1]
+    assert "-> other-imputed.csv" in cpvae("impute", "runs/my [old] data", other)[1]
 
 
 def test_names_that_mean_something_elsewhere(cpvae, tmp_path):
@@ -137,11 +143,11 @@ def test_pictures_of_runs_are_no_data(cpvae, undrawn, image, tmp_path, monkeypat
     for _ in range(2):  # beside the first run
         assert cpvae("fit", ".", *FIT)[0] == 0
     assert cpvae("generate", "runs/photos-2", "-n", 4)[0] == 0
-    assert (tmp_path / "photos" / "generated.png").is_file()
+    assert (tmp_path / "photos" / "photos-2-generated.png").is_file()
     assert cpvae("evaluate", "runs/photos", "--samples", 2)[0] == 0
     code, out, _ = cpvae("assign", "runs/photos", ".")
     assert code == 0
-    assert "20 examples assigned" in out
+    assert "20 examples assigned -> photos-assigned.csv" in out
 
 
 def test_grey_and_colour_images_go_together(cpvae, undrawn, image, tmp_path):

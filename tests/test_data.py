@@ -194,6 +194,10 @@ def test_text_is_categories_and_text_again(tmp_path, ending):
     np.testing.assert_array_equal(numbers.x[:2, 2], [0, 2])
     known = data.read(path, schema=with_levels(source, {"pet": ["ant", "cat", "dog"]}))
     np.testing.assert_array_equal(known.x[:2, 1], [2, 1])
+    alike = data.read(path, ["pet", "a"], {"pet": ["ant", "cat", "dog"]})
+    np.testing.assert_array_equal(alike.x, known.x[:, [1, 0]])
+    with pytest.raises(ValueError, match="digits is no table: leave out columns"):
+        data.read("digits", columns=["pet"])
     with pytest.warns(UserWarning, match="such as 'dog' in column pet"):
         few = data.read(path, schema=with_levels(source, {"pet": ["cat"]}))
     np.testing.assert_array_equal(few.x[:3, 1], [np.nan, 0, np.nan])

@@ -11,8 +11,9 @@ import pytest
 from cpvae import CPVAE, data
 from cpvae.data import dates
 from cpvae.data.columns import Form
+from cpvae.data.encoding import encode_table
 from cpvae.data.objects import encode_frame
-from cpvae.data.schema import Schema, encode_table
+from cpvae.data.schema import Schema
 
 pytestmark = pytest.mark.usefixtures("without_shape_checks")
 

@@ -5,10 +5,14 @@ import json
 import jaxtyping
 import pandas as pd
 import pytest
+import torch
 
 from cpvae.checkpoint import RunFolder
+from cpvae.data import read
+from cpvae.data.described import with_described
 from cpvae.estimator import CPVAE
 from cpvae.names import called
+from cpvae.report.segments import segments
 from cpvae.report.words import percent
 
 
@@ -57,6 +61,15 @@ def test_describe_prints_what_components_are(folder, cpvae):
         for level in region["levels"]:
             assert level["share"] == pytest.approx((mine == level["level"]).mean(), abs=1e-5)
         assert spend["value"] == pytest.approx(medians[component["component"]], rel=1e-5)
+    run = RunFolder(folder / "run")
+    wide, schema = with_described(
+        read(folder / "table.csv", schema=run.read_schema()).x,
+        run.read_schema(),
+        run.read_info()["data"],
+    )
+    x = torch.from_numpy(wide[:, : len(run.read_schema().names)])
+    segment = segments(run.read_model(), x, run.read_schema(), ["a", "b", "c"], [0], (wide, schema))
+    assert [p.name for p in segment[0].open if "region" in p.name] == ["region (not fitted)"]
     said = cpvae("describe", folder / "run")[1]  # what was asked for is told, telling or not
     assert said.count("│ region ") == len(told["components"])
     code, out, _ = cpvae("describe", folder / "run", folder / "table.csv")

@@ -10,6 +10,8 @@ import pytest
 
 from cpvae import CPVAE, data
 from cpvae.data.columns import Form, decimals_of
+from cpvae.data.encoding import with_declared
+from cpvae.data.objects import encode_frame
 from cpvae.data.schema import Schema
 
 pytestmark = pytest.mark.usefixtures("without_shape_checks")
@@ -370,3 +372,32 @@ def test_numbers_are_rounded_as_the_column_has_them():
     stored = Form(2, levels="int", dtype="category", categories=("1", "2"), ordered=True)
     assert Form.from_json(stored.as_json()) == stored
     assert Form().as_json() == {}
+
+
+def test_declared_categories_are_levels_of_data_that_comes_in_parts():
+    rng = np.random.default_rng(0)
+    sizes = pandas.CategoricalDtype([3, 1, 2, 7])
+    first = pandas.DataFrame(
+        {
+            "x": rng.normal(size=60),
+            "plan": pandas.Categorical(np.resize(["b", "c"], 60), ["c", "b", "a", "d"]),
+            "size": pandas.Series(np.resize([1, 7], 60), dtype=sizes),
+            "city": np.resize(["Rome", "Oslo"], 60),
+        }
+    )
+    x, schema = encode_frame(first)
+    wide, declared = with_declared(x, schema)
+    assert declared.levels["plan"] == ["a", "b", "c", "d"]
+    assert declared.levels["size"] == ["1", "2", "3", "7"]
+    assert declared.levels["city"] == ["Oslo", "Rome"]
+    pandas.testing.assert_frame_equal(declared.to_frame(wide), first, rtol=1e-6)
+
+    model = CPVAE(2, random_state=0, recipe={"batch_size": 60}).partial_fit(first)
+    second = first.assign(plan=pandas.Categorical(["a"] * 60, first.plan.dtype.categories))
+    second.loc[:1, "city"] = "Bonn"
+    with pytest.warns(
+        UserWarning, match="2 cells with a level that the model has not seen"
+    ) as told:
+        model.partial_fit(second)
+    assert len(told) == 1
+    assert model.schema_.levels["plan"] == ["a", "b", "c", "d"]

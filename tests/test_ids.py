@@ -9,7 +9,8 @@ import torch
 
 from cpvae import CPVAE, data
 from cpvae.data import ids, levels
-from cpvae.data.schema import Schema, encode_table
+from cpvae.data.encoding import encode_table
+from cpvae.data.schema import Schema
 from cpvae.data.splits import Source, split
 
 pytestmark = pytest.mark.usefixtures("without_shape_checks")

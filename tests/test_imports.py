@@ -27,7 +27,9 @@ LAYOUT = {
         "kinds",
         "frames",
         "units",
+        "order",
         "schema",
+        "encoding",
         "conditions",
         "splits",
         "gaps",
@@ -46,6 +48,7 @@ LAYOUT = {
         "mnist",
         "omniglot",
         "source",
+        "described",
     ),
     "clustering": ("communities", "gaussians", "mixture", "overlap"),
     "models": (

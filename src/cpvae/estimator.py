@@ -17,6 +17,7 @@ from cpvae.checkpoint import RunFolder, describe
 from cpvae.choices import refusing_old_names
 from cpvae.data.augment import Augment
 from cpvae.data.checks import check
+from cpvae.data.encoding import with_declared
 from cpvae.data.schema import Kinds, Schema
 from cpvae.data.shards import is_large
 from cpvae.data.source import load
@@ -234,8 +235,13 @@ class CPVAE(
         """One pass of training over ``X``, for data that comes in parts; after `fit` it goes on.
 
         The first part decides what is decided from the data, such as the standardisation and the
-        initial clusters of a table: make it a fair sample. Each pass is an epoch of the annealing,
-        nothing is held out, and ``aggregated_`` is a running mean over the parts.
+        initial clusters of a table: make it a fair sample. All categories of its categorical dtypes
+        are levels, also those that none of its rows has; other levels that come later are missing
+        values. Each pass is an epoch of the annealing, nothing is held out, and
+        ``aggregated_`` is a running mean over the parts.
+
+        Warns:
+            UserWarning: cells with a level that was not declared, and how many.
 
         Raises:
             ValueError: data that cannot be learned from, or a setting out of range.
@@ -244,6 +250,7 @@ class CPVAE(
         x, schema = self._read(X, reset=first)
         if first:
             check(x, schema.names)
+            x, schema = with_declared(x, schema)
             planned = self._plan(x, schema, seed_of(self.random_state), self.model or "cpvae")
             planned = planned.in_parts(len(x))
             self.history_, self._optimiser = [], None

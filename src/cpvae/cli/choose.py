@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cpvae import choices
-from cpvae.cli.read import Seed, counted, kinds_of, load_source, note, source_of, tell
+from cpvae.cli.read import Seed, kinds_of, load_source, note, source_of, tell
 from cpvae.cli.write import out_option
 from cpvae.text import in_markup, printable
 
@@ -56,6 +56,7 @@ def choose(
     """
     from cpvae import output
     from cpvae.data.fingerprint import fingerprint
+    from cpvae.report.progress import StepsBar
     from cpvae.training.choose import Study, check_table, name_one, table
 
     numbers = _range(components)
@@ -68,23 +69,21 @@ def choose(
     asked = {**source, "seed": seed, **fingerprint(splits)}
     kept = {} if overwrite else _kept(folder / TABLE, asked)
     folder.mkdir(parents=True, exist_ok=True)
-    study: Study | None = None
-    for k in numbers:
-        if k in kept:
-            continue
-        study = study or Study(*_rows(splits), source["kinds"], seed)
-        if k > len(study.fold) // 10:
-            note(f"{k} components are too many for {len(study.fold)} rows: they are not tried")
-            continue
-        kept[k] = study.try_one(k)
-        if not as_json:
-            note(
-                f"{counted(k, 'component')}: {kept[k].mean:.3f} nats a row held out, agreement "
-                f"{kept[k].agree:.2f}"
+    todo = [k for k in numbers if k not in kept]
+    study = Study(*_rows(splits), source["kinds"], seed) if todo else None
+    most = len(study.fold) // 10 if study else 0
+    if many := [k for k in todo if k > most]:
+        of = len(study.fold) if study else 0
+        note(f"{many[0]} components and more are too many for {of} rows: they are not tried")
+    todo = [k for k in todo if k <= most]
+    with StepsBar("numbers tried", len(todo), quiet=as_json or not todo) as bar:
+        for done, k in enumerate(todo, start=1):
+            assert study
+            kept[k] = study.try_one(k)
+            bar.update(done, f"{k}: {kept[k].mean:.3f} held out, agreement {kept[k].agree:.2f}")
+            output.write_json(
+                folder / TABLE, {"of": asked, "tried": [each._asdict() for each in kept.values()]}
             )
-        output.write_json(
-            folder / TABLE, {"of": asked, "tried": [each._asdict() for each in kept.values()]}
-        )
     tried = [kept[k] for k in sorted(kept) if k in numbers]
     if not tried:
         raise ValueError(f"--components {components}: no such number can be tried on this table.")

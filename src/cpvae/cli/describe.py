@@ -1,9 +1,8 @@
 """What the components of a run are, and what they are called."""
 
-import dataclasses
 import json
 from shlex import quote
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,7 +12,6 @@ from cpvae.text import in_markup, printable
 if TYPE_CHECKING:
     import numpy as np
 
-    from cpvae.data.schema import Schema
     from cpvae.evaluation.profiles import Profile
 
 commands = typer.Typer()
@@ -40,6 +38,7 @@ def describe(
     tell most come first. A row counts for its most probable component.
     """
     from cpvae.checkpoint import RunFolder
+    from cpvae.data.described import with_described
     from cpvae.evaluation.profiles import profiles
     from cpvae.models.inference import cluster_probs
     from cpvae.names import read_names
@@ -57,7 +56,7 @@ def describe(
     names, probs = read_names(folder, model.n_components), cluster_probs(model, x).numpy()
     values = x.numpy()
     if data is None and info["data"].get("describe"):
-        values, schema = _with_columns(values, schema, info["data"])
+        values, schema = with_described(values, schema, info["data"])
     found = profiles(values, probs, schema, names)
     if as_json:
         components = [profile.as_json() for profile in found]
@@ -67,32 +66,6 @@ def describe(
     table = {} if schema.is_image else schema.decode(values, drawn=False)
     asked = info["data"].get("describe") or [] if data is None else []
     _print(found, table, rows, f"{run}, {counted(len(values), 'row')}", asked)
-
-
-def _with_columns(
-    x: "np.ndarray", schema: "Schema", source: dict[str, Any]
-) -> "tuple[np.ndarray, Schema]":
-    """Rows (n, f) of the data of a run, with the columns that are told of and were not fitted."""
-    import numpy as np
-
-    from cpvae import data
-
-    kept = source["describe"]
-    others = [name for name in source["drop"] if name not in kept]
-    label = source["label"]
-    aside = {"ids": source.get("id") or [], "group": source.get("group")}
-    found = data.read(source["source"], label=label, drop=[*schema.names, *others], **aside)
-    at = [found.schema.names.index(name) for name in kept]
-    more = [found.schema.forms[i] for i in at] if schema.forms and found.schema.forms else []
-    whole = dataclasses.replace(
-        schema,
-        shape=(schema.shape[0] + len(kept),),
-        columns=(*schema.names, *kept),
-        levels={**schema.levels, **{n: v for n, v in found.schema.levels.items() if n in kept}},
-        kinds=(*schema.kinds, *[""] * len(kept)) if schema.kinds else (),
-        forms=(*schema.forms, *more) if more else (),
-    )
-    return np.column_stack([x, found.x[:, at]]), whole
 
 
 def _print(

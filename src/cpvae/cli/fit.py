@@ -9,7 +9,9 @@ import typer
 
 from cpvae import choices
 from cpvae.cli.read import (
+    Less,
     kinds_of,
+    less_of,
     load_source,
     merged_settings,
     note,
@@ -137,6 +139,7 @@ def fit(
             "--likelihood",
         ),
     ] = None,
+    less: Less = None,
     missing: Annotated[
         choices.Missing,
         typer.Option(
@@ -288,6 +291,7 @@ def fit(
         **({"describe": describe} if describe else {}),
         "id": id_ or [],
         "group": group,
+        "less": less_of(less or []),
         "missing": None if missing == "ignore" else missing,
         "kinds": kinds_of(kind or []),
         "size": size_of(size),

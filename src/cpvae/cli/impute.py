@@ -9,7 +9,14 @@ import typer
 
 from cpvae import choices
 from cpvae.cli.read import Run, Seed, counted, model_of, tell
-from cpvae.cli.write import OverwriteFile, check_ending, check_output, out_option, save_table
+from cpvae.cli.write import (
+    OverwriteFile,
+    check_ending,
+    check_output,
+    named_after,
+    out_option,
+    save_table,
+)
 from cpvae.text import printable
 
 if TYPE_CHECKING:
@@ -26,9 +33,10 @@ def impute(
         Path,
         typer.Argument(metavar="DATA", help=f"A table ({', '.join(choices.TABLES)}) with gaps."),
     ],
-    out: Annotated[Path, out_option("FILE", "Where to write: .csv or .parquet.")] = Path(
-        "imputed.csv"
-    ),
+    out: Annotated[
+        Path | None,
+        out_option("FILE", "Where to write: .csv or .parquet.", "DATA-imputed.csv"),
+    ] = None,
     draw: Annotated[
         bool,
         typer.Option(
@@ -60,6 +68,7 @@ def impute(
 
     from cpvae import output
     from cpvae.checkpoint import RunFolder
+    from cpvae.data import order
     from cpvae.data.splits import Selection
     from cpvae.data.tables import ending_of, is_parquet, read_table
     from cpvae.models.imputation import draw_missing
@@ -73,6 +82,7 @@ def impute(
             f"{data}: impute fills in tables ({', '.join(choices.TABLES)}). Of an array, use "
             f"CPVAE.load({str(run)!r}).impute in Python."
         )
+    out = out or named_after(data, "imputed")
     check_ending(out, ENDINGS)
     check_output(out, overwrite, run, data)
     model = model_of(folder, info)
@@ -80,14 +90,16 @@ def impute(
     tell(read.notes)
     x = schema.encode(read.table, str(data))
     schema.check_values(x, missing=model.likelihood.takes_missing)
-    examples, missing = torch.from_numpy(x), np.isnan(x)
+    examples = torch.from_numpy(x)
     if draw or draws:
         generator = torch_stream(seed, "sampling")
         made = [draw_missing(model, examples, generator).numpy() for _ in range(draws or 1)]
     else:
         made = [reconstructed(model, examples).numpy()]
     table = _with_dates(read.table)
-    tables = [_filled(table, schema, missing, each) for each in made]
+    of_each = [order.kept(x, each, read.table, schema) for each in made]
+    missing = of_each[0][0]
+    tables = [_filled(table, schema, missing, each) for _, each in of_each]
     if draws:
         name = "draw"
         while name in read.table.column_names:  # it may be a name of the data's

@@ -26,6 +26,17 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder that `f
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn at random.")]
 
 
+Less = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="START=END",
+        rich_help_panel="Data",
+        help="Column END is never less than START, as two dates or two prices may be: drawn rows "
+        "keep that; repeat for more.",
+    ),
+]
+
+
 class Examples(NamedTuple):
     """Examples for a fitted model, with labels (n) and names of the n, where there are some.
 
@@ -47,6 +58,12 @@ def kinds_of(options: list[str]) -> "Kinds | None":
     return dict(
         _pair(option, "--kind", "COLUMN=KIND, as in --kind age=gaussian") for option in options
     )
+
+
+def less_of(options: list[str]) -> list[list[str]]:
+    """Of ``--less``: pairs of columns, of which the second is never less than the first."""
+    example = "START=END, as in --less arrival=departure"
+    return [list(_pair(option, "--less", example)) for option in options]
 
 
 def size_of(text: str | None) -> list[int] | None:
@@ -114,6 +131,7 @@ def load_source(source: dict[str, Any], seed: int) -> "Splits":
         ids=source.get("id") or [],
         group=source.get("group"),
         missing=source.get("missing"),
+        less=source.get("less"),
         size=_size_in(source),
     )
 

@@ -10,7 +10,14 @@ import typer
 from cpvae import choices
 from cpvae.cli.many import Worker, assign_shards, generate_shards, is_folder, print_counts
 from cpvae.cli.read import FILES, Examples, Run, Seed, counted, examples_of, model_of, note
-from cpvae.cli.write import OverwriteFile, check_ending, check_output, out_option, save_table
+from cpvae.cli.write import (
+    OverwriteFile,
+    check_ending,
+    check_output,
+    named_after,
+    out_option,
+    save_table,
+)
 from cpvae.text import printable
 
 commands = typer.Typer()
@@ -35,7 +42,7 @@ def generate(
             "FILE",
             "Images: .png, .npz. Tables: .csv, .parquet, .npz. A name without an ending is a "
             "folder of many files, for any number of examples.",
-            "generated.png or .csv",
+            "RUN-generated.png or .csv",
         ),
     ] = None,
     from_: Annotated[
@@ -74,7 +81,8 @@ def generate(
     names = read_names(folder, model.n_components)
     wanted = None if component is None else components_of(component, names)
     is_image = schema.is_image
-    out = out or Path("generated.png" if is_image else "generated.csv")
+    word = "generated" if component is None else f"{component}-generated"
+    out = out or named_after(run, word, ".png" if is_image else ".csv")
     mean = info["model"]["likelihood"] == "bernoulli" and schema.is_grey
     if is_folder(out, worker):
         if where:
@@ -111,13 +119,14 @@ def assign(
         str, typer.Argument(metavar="DATA", help=f"A data set by name, {FILES}; or one image.")
     ],
     out: Annotated[
-        Path,
+        Path | None,
         out_option(
             "FILE",
             "Where to write: .csv or .parquet. A name without an ending is a folder, with a file "
             "for each file of DATA: for tables of any size.",
+            "DATA-assigned.csv",
         ),
-    ] = Path("assigned.csv"),
+    ] = None,
     keep: Annotated[
         bool,
         typer.Option("--keep", help="Write all columns of DATA too, not only its ids."),
@@ -147,6 +156,7 @@ def assign(
     info = folder.read_info()
     model = model_of(folder, info)
     names = read_names(folder, model.n_components)
+    out = out or named_after(data, "assigned")
     if is_folder(out, worker):
         assign_shards(folder, model, names, data, keep, out, worker, overwrite)
         return

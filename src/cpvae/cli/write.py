@@ -3,13 +3,14 @@
 import contextlib
 import itertools
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cpvae.choices import DATASETS
+from cpvae.choices import DATASETS, stem
 
 if TYPE_CHECKING:
     from cpvae.checkpoint import RunFolder
@@ -88,6 +89,14 @@ def beside(run: Path, word: str) -> Path:
     if run.name in ("", ".."):  # it is named by where one stands
         run = run.resolve()
     return run.with_name(f"{run.name}-{word}")
+
+
+def named_after(source: str | Path, word: str, ending: str = ".csv") -> Path:
+    """Where a file goes that is made of data or of a run, if nothing else is said: here."""
+    path = Path(source).resolve()  # . has a name, too
+    name = path.name if path.is_dir() else stem(path)
+    word = re.sub(r"[^\w.-]+", "_", word)  # may have a component's name in it
+    return Path(f"{name}-{word}{ending}")
 
 
 def _is_in(file: Path, given: Path) -> bool:

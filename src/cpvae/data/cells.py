@@ -96,11 +96,9 @@ def known(
     Raises:
         ValueError: text that is no number or no date.
     """
-    column = _whole(column, place)
-    if form.times:
-        return single(_known_times(column, place, form.times), place)
     if not levels:
-        return single(_known_numbers(column, place), place)
+        return single(numbers_in(column, place, form), place)
+    column = _whole(column, place)
     if is_numeric(column.type) or is_text(column.type):
         if str(column.type) == "bool" and form.levels != "text":
             column = column.cast("int8")
@@ -118,6 +116,14 @@ def known(
         f"{place} holds {column.type}, and the model was fitted to categories there: correct it, "
         f"or leave the cell empty."
     )
+
+
+def numbers_in(column: Any, place: str, form: Form) -> np.ndarray:
+    """Cells of a column without levels in double precision, (n); else as for `known`."""
+    column = _whole(column, place)
+    if form.times:
+        return _known_times(column, place, form.times)
+    return _known_numbers(column, place)
 
 
 def _are_two_codes(values: np.ndarray) -> bool:

@@ -91,6 +91,10 @@ def conditions(schema: Schema, asked: Iterable[str] | Mapping[Any, Any]) -> Cond
     for name in dict.fromkeys(part.column for part in parts):
         if name not in schema.names:
             raise ValueError(f"There is no column {name!r}: there are {', '.join(schema.names)}.")
+        if start := {end: start for start, end in schema.less}.get(name):
+            raise ValueError(
+                f"{name} is drawn as what it is beyond {start}: ask for {start}, or for neither."
+            )
         mine = [part for part in parts if part.column == name]
         _add(found, schema, schema.names.index(name), mine)
     return found

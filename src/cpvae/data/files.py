@@ -9,10 +9,11 @@ import numpy as np
 
 from cpvae.choices import ARRAYS, COMPRESSED, TABLES, stem
 from cpvae.data import packed
+from cpvae.data.encoding import encode_table
 from cpvae.data.ids import notes_of, texts_of
 from cpvae.data.images import IMAGES, read_images
 from cpvae.data.labels import read_labels
-from cpvae.data.schema import encode_table
+from cpvae.data.order import pairs_of
 from cpvae.data.splits import Selection, Source, from_array
 from cpvae.data.tables import Read, ending_of, is_parquet, read_table, unreadable
 
@@ -36,10 +37,10 @@ def read_file(path: Path, what: Selection) -> Source:
     packed.check_is_file(path)
     ending = ending_of(path)
     is_table = (ending in TABLES and not path.is_dir()) or is_parquet(path)
-    if not is_table and (what.named() or isinstance(what.kinds, dict)):
+    if not is_table and (what.named() or what.less or isinstance(what.kinds, dict)):
         raise ValueError(
-            f"{path} is not a table with named columns: leave out --label, --drop, --id, --group "
-            f"and --kind COLUMN=KIND."
+            f"{path} is not a table with named columns: leave out --label, --drop, --id, --group, "
+            f"--less and --kind COLUMN=KIND."
         )
     if path.is_dir() and not is_table:
         return read_images(path, what)
@@ -124,7 +125,7 @@ def from_table(path: Path, read: Read, what: Selection) -> Source:
         n = fitted.num_columns - len(ids)
         if not n or not table.num_rows:
             raise ValueError(f"{path} is empty: {table.num_rows} rows of {n} features.")
-        x, schema = encode_table(fitted, str(path), what.kinds, ids)
+        x, schema = encode_table(fitted, str(path), what.kinds, ids, pairs_of(what.less))
         notes = (*read.notes, *notes_of(schema.left_out, schema.names, schema.forms))
     rows = next((texts_of(table[name]) for name in schema.ids if name in names), None)
     groups = _groups(table[what.group]) if what.group else None

@@ -15,12 +15,13 @@ from cpvae.choices import MISSINGS, choose
 from cpvae.data import ids
 from cpvae.data.checks import single
 from cpvae.data.columns import Form
+from cpvae.data.encoding import encode_table
 from cpvae.data.files import from_table
 from cpvae.data.frames import as_arrow, package_of, with_dtypes
 from cpvae.data.gaps import with_gaps
 from cpvae.data.images import page_of, stacked
 from cpvae.data.kinds import Kinds
-from cpvae.data.schema import Schema, encode_table
+from cpvae.data.schema import Schema
 from cpvae.data.splits import Selection, Source, from_array
 from cpvae.data.tables import Read
 
@@ -52,8 +53,10 @@ def read_object(data: Any, what: Selection) -> Source:
             return source
         kept = [name for name in data.columns if str(name) in source.schema.names]
         return dataclasses.replace(source, schema=_of_frame(source.schema, data[kept], of))
-    if what.named():
-        raise ValueError(f"A {kind} has no columns to name: leave out label, drop, ids and group.")
+    if what.named() or what.less:
+        raise ValueError(
+            f"A {kind} has no columns to name: leave out label, drop, ids, group and less."
+        )
     if isinstance(data, np.ndarray):
         return from_array(kind, data, "the array")
     if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, dict):

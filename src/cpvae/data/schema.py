@@ -8,12 +8,12 @@ reads new rows or writes generated ones does so through it.
 
 import dataclasses
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from cpvae.data import arrays, cells, frames, ids
+from cpvae.data import arrays, cells, frames, ids, order
 from cpvae.data.checks import check_finite, check_shares
 from cpvae.data.columns import BOOLEAN, Form, texts_as_values
 from cpvae.data.kinds import RULES, Kinds, check_kinds, column_kinds
@@ -50,6 +50,7 @@ class Schema:
             columns have one of zeros and ones, see `gaps`
         left_out: columns that are not fitted, and why, see `ids`
         pixel_range: values of images that were read as 0 and 1, where they were not already
+        less: pairs (start, end) of columns, of which rows have the difference as end, see `order`
     """
 
     shape: tuple[int, ...]
@@ -69,6 +70,7 @@ class Schema:
     gaps: tuple[str, ...] = ()
     left_out: dict[str, str] = dataclasses.field(default_factory=dict)
     pixel_range: tuple[float, ...] = ()
+    less: order.Pairs = ()
 
     @classmethod
     def of_array(cls, array: np.ndarray, x: np.ndarray) -> "Schema":
@@ -119,6 +121,8 @@ class Schema:
     def in_words(self, name: str) -> str:
         """A column with what its numbers are, where that is not plain."""
         form, levels = self.form_of(name), self.levels.get(name, ())
+        if start := {end: start for start, end in self.less}.get(name):
+            return f"{name} (what it is beyond {start})"
         if form.times:
             return f"{name} ({form.times.in_words()})"
         return f"{name} ({len(levels)} levels)" if len(levels) > MANY else name
@@ -183,7 +187,8 @@ class Schema:
                 f"as {new[0]!r} in {place}, {'are' if n > 1 else 'is'} treated as missing",
                 stacklevel=2,
             )
-        return self.completed(np.column_stack(numbers))
+        x = np.column_stack(numbers)
+        return self.completed(order.between(x, table, self, called) if self.less else x)
 
     def decode(self, x: np.ndarray, drawn: bool = True) -> dict[str, np.ndarray]:
         """Columns of a table (n, f) by name, categories as what they were, or None where missing.
@@ -194,15 +199,18 @@ class Schema:
                 that the column has, and whole ones are integers
         """
         table = {}
+        ends = order.ends_of(x, self, drawn) if self.less else {}
         x = self._without_gaps(x, drawn) if self.gaps else x
         kinds, forms = self.kinds or ("",) * len(x.T), self.forms or (Form(),) * len(x.T)
         for name, kind, form, column in zip(self.given_names, kinds, forms, x.T, strict=False):
+            if name in ends:
+                column = np.where(np.isnan(column), np.nan, ends[name])
             if name in self.levels:
                 table[name] = texts_as_values(column, self.levels[name], form)
             elif form.times:
                 table[name] = form.as_times(column)
             elif drawn and form.decimals is not None:
-                table[name] = form.rounded(column, bounded=kind not in ("count", "number"))
+                table[name] = form.rounded(column, order.is_bounded(self, name))
             elif kind and RULES[kind].whole and np.array_equal(column, np.rint(column)):
                 table[name] = column.astype(np.int64)
             else:
@@ -255,7 +263,10 @@ class Schema:
             made: what to put there (n, f)
         """
         n = len(self.given_names)
-        missing, made = np.isnan(x[:, :n]), np.where(np.arange(x.shape[1]) < n, made, 0)
+        missing, made = np.isnan(x), np.where(np.arange(x.shape[1]) < n, made, 0)
+        if self.less:
+            missing, made = order.kept(x, made, frames.as_arrow(data), self)
+        missing = missing[:, :n]
         if frames.package_of(data):
             return frames.fill_missing(data, missing, self.to_frame(made, like=data))
         if frames.is_table(data):
@@ -325,7 +336,7 @@ class Schema:
 
     def _has_ends(self, place: int) -> bool:
         """Whether no value of a column may lie beyond the last one: of dates, not of durations."""
-        times = self.forms[place].times if self.forms else None
+        times = order.number_forms(self)[place].times if self.forms else None
         return times is not None and not times.type.startswith("duration")
 
     def column_kinds(
@@ -334,7 +345,7 @@ class Schema:
         """The kind of each column of a table (n, f), see `kinds.column_kinds`."""
         if isinstance(given, str):
             given = dict.fromkeys(self.given_names, given)
-        return column_kinds(x, self.names, self.levels, self.forms, given, as_numbers)
+        return column_kinds(x, self.names, self.levels, order.number_forms(self), given, as_numbers)
 
     def features(self) -> dict[str, Any]:
         """What `models.build` needs to know of the data, as plain values."""
@@ -390,43 +401,6 @@ class Schema:
         plain = {key: _nested(tuple, value) for key, value in stored.items()}
         plain["forms"] = tuple(map(Form.from_json, stored.get("forms", ())))
         return cls(**plain)
-
-
-def encode_table(
-    table: Any, called: str, kinds: Kinds | None = None, named: Collection[str] = ()
-) -> tuple[np.ndarray, Schema]:
-    """A table of pyarrow as numbers (n, f), and its schema.
-
-    Arguments:
-        table: of pyarrow, with the columns that are to be read
-        called: what errors call it
-        kinds: of columns, by name, or one for all
-        named: columns that are known to be ids
-
-    Raises:
-        ValueError: a column of another type, or none that can be fitted.
-    """
-    levels, numbers, forms, left_out = Levels(), [], [], {}
-    said = {str(name): kind for name, kind in kinds.items()} if isinstance(kinds, Mapping) else {}
-    for name, column in zip(table.column_names, table.columns, strict=True):
-        kind = kinds if isinstance(kinds, str) else said.get(name)
-        learned = (
-            ids.NAMED
-            if name in named
-            else cells.learned(column, f"{called}: column {name}", name, kind)
-        )
-        if isinstance(learned, str):
-            left_out[name] = learned
-            continue
-        numbers.append(learned.numbers)
-        forms.append(learned.form)
-        if learned.levels is not None:
-            levels[name] = learned.levels
-    if not numbers:
-        raise ValueError(f"{called} has nothing to fit: {'; '.join(ids.in_words(left_out))}.")
-    x = np.column_stack(numbers)
-    names = tuple(name for name in table.column_names if name not in left_out)
-    return x, Schema(x.shape[1:], names, levels, forms=tuple(forms), left_out=left_out)
 
 
 def _plain(values: np.ndarray) -> tuple[float, ...]:

@@ -1,5 +1,6 @@
 """Where data comes from: a name, a file or an object in memory goes in, splits come out."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from cpvae.data.gaps import with_gaps
 from cpvae.data.mnist import load_mnist
 from cpvae.data.objects import read_object
 from cpvae.data.omniglot import load_omniglot
+from cpvae.data.schema import Schema
 from cpvae.data.shards import is_large
 from cpvae.data.splits import Selection, Source, Splits, split
 from cpvae.data.store import load_large
@@ -46,12 +48,30 @@ def load(source: Any, seed: int = 0, in_chunks: bool | None = None, **what: Any)
     return split(read(source, **what), seed)
 
 
-def read(source: Any, **what: Any) -> Source:
-    """Loads a data source whole; arguments and errors as for `load`."""
+def read(
+    source: Any,
+    columns: Sequence[str] | None = None,
+    levels: Mapping[str, Sequence[str]] | None = None,
+    **what: Any,
+) -> Source:
+    """Loads a data source whole; other arguments and errors as for `load`.
+
+    Arguments:
+        source: as for `load`
+        columns: of a table, to take these alone and in this order, as numbers or as ``levels`` say:
+            those of another source, so that its rows and these are read alike
+        levels: categories of the columns of text, by name
+        **what: as for `load`
+    """
+    if columns is not None:
+        known = {name: list(of) for name, of in (levels or {}).items()}
+        what["schema"] = Schema((len(columns),), tuple(columns), known)
     selection = Selection(**what)
     if selection.missing:
         choose("missing", selection.missing, MISSINGS)
     found = _read(source, selection)
+    if columns is not None and found.table is None:
+        raise ValueError(f"{found.name} is no table: leave out columns.")
     return with_gaps(found) if selection.missing == "model" and not selection.schema else found
 
 
@@ -59,10 +79,11 @@ def _read(source: Any, selection: Selection) -> Source:
     if not isinstance(source, str | Path):
         return read_object(source, selection)
     if str(source) in NAMED:
-        if selection.named() or selection.size or "categorical" in str(selection.kinds):
+        asked = selection.named() or selection.size or selection.less
+        if asked or "categorical" in str(selection.kinds):
             raise ValueError(
-                f"{source} is taken as it is: leave out --label, --drop, --id, --group, --size and "
-                f"--kind COLUMN=categorical."
+                f"{source} is taken as it is: leave out --label, --drop, --id, --group, --less, "
+                f"--size and --kind COLUMN=categorical."
             )
         return NAMED[str(source)]()
     path = Path(source)

@@ -24,6 +24,7 @@ class Selection(NamedTuple):
         ids: columns that say which row is which, kept out of the features
         missing: ``model`` to learn which cells are missing, see `gaps`
         group: column whose equal values stay in one part of the split, kept out as well
+        less: ends by start, or pairs of both: columns that are never less than another, see `order`
     """
 
     label: str | None = None
@@ -34,6 +35,7 @@ class Selection(NamedTuple):
     ids: Sequence[str] = ()
     group: str | None = None
     missing: str | None = None
+    less: Mapping[Any, Any] | Sequence[Sequence[Any]] | None = None
 
     def as_text(self, names: Sequence[str]) -> set[str]:
         """Columns whose cells stay text: categories, and those of a fitted model."""
@@ -108,6 +110,8 @@ def from_array(
         test: as for `Source`
         known: the schema of a fitted model, which says whether its pixels were bytes
     """
+    if known and known.less:
+        raise ValueError(f"{called} has no names, and the model keeps an order: give a table.")
     x = as_examples(array, called, known is not None and known.pixel_range == BYTES)
     x = known.completed(x) if known else x
     return Source(name, x, labels, known or Schema.of_array(array, x), test=test)

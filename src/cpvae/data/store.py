@@ -149,8 +149,11 @@ def load_large(source: Any, seed: int = 0, **what: Any) -> Splits:
         **what: see `splits.Selection`
     """
     selection = Selection(**what)
-    if selection.group:
-        raise ValueError(f"{source} is read in chunks, which --group is not for: leave it out.")
+    for word in ("group", "less", "missing"):
+        if getattr(selection, word):
+            raise ValueError(
+                f"{source} is read in chunks, which --{word} is not for: leave it out."
+            )
     table = large_table(source, sorted(selection.as_text(large_table(source).columns)))
     store = Store(stored(table, selection))
     n = len(store)

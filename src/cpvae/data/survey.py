@@ -1,6 +1,6 @@
 """A first look at a large table: which columns it has, what they hold, and some rows of it.
 
-What is learned of columns is learned from rows in memory (`schema.encode_table`). Of a large table
+What is learned of columns is learned from rows in memory (`encode_table`). Of a large table
 these are a sample, and beside it the rows without which something would go unseen: those with the
 least and the greatest value of each column, with a fraction, and with each text for the first time.
 """

@@ -108,7 +108,7 @@ def _errors(key: str) -> tuple[str, str]:
     return f"{name}_se_nats", f"{name}_noise_se_nats"
 
 
-def _shown(value: float | None) -> str:
+def _shown(value: float | int | None) -> str:
     return "" if value is None else f"{value}" if isinstance(value, int) else f"{value:.3f}"
 
 

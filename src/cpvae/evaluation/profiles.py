@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from cpvae.data.order import as_read
 from cpvae.data.schema import Schema
 
 KS_BY_CHANCE = 0.8687  # mean of Kolmogorov's distribution
@@ -124,6 +125,7 @@ def profiles(
         names: of the components
     """
     n, k = probs.shape
+    schema, (x,) = as_read(schema, x)
     component, sure = probs.argmax(1), probs.max(1) >= SURE
     inside = [component == i for i in range(k)]
     columns: list[list[Contrast]] = [[] for _ in inside]

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from cpvae.data.order import as_read, is_bounded
 from cpvae.data.schema import Schema
 from cpvae.models.base import Model
 from cpvae.streams import numpy_stream, torch_stream
@@ -86,6 +87,8 @@ def compared(
         ``nearer_share``, how often a made row is nearer to a fitted one than a held-out row is;
         ``copies_share`` of the made rows that are a fitted row.
     """
+    _, (made,) = as_read(schema, made, drawn=True)
+    schema, (fitted, held_out) = as_read(schema, fitted, held_out)
     valid = float(1 - impossible(schema, fitted, made).mean())
     made = np.where(np.isnan(held_out), np.nan, made)
     some = fitted[: len(held_out)]
@@ -161,9 +164,9 @@ def in_words(result: dict[str, Any]) -> list[Line]:
 def as_written(schema: Schema, x: Float[Tensor, "n f"]) -> Float[np.ndarray, "n f"]:
     """Drawn rows with the decimals that the columns are written with, as numbers."""
     rows = x.double().cpu().numpy().copy()
-    for i, (kind, form) in enumerate(zip(_kinds(schema), schema.forms or (), strict=False)):
-        if schema.names[i] not in schema.levels:
-            rows[:, i] = form.rounded(rows[:, i], bounded=kind not in ("count", "number"))
+    for i, (name, form) in enumerate(zip(schema.names, schema.forms, strict=False)):
+        if name not in schema.levels:
+            rows[:, i] = form.rounded(rows[:, i], is_bounded(schema, name))
     return rows
 
 
@@ -216,10 +219,6 @@ def told_apart(
         forest, np.concatenate([truth, made]), is_made, cv=parts, method="predict_proba"
     )
     return float(roc_auc_score(is_made, given[:, 1]))
-
-
-def _kinds(schema: Schema) -> tuple[str, ...]:
-    return schema.kinds or ("",) * len(schema.names)
 
 
 def _mean(distances: dict[str, float]) -> float:

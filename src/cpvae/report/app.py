@@ -114,7 +114,7 @@ def _map_tab(explorer: Explorer, start: Any) -> None:
         title = in_markdown(_title(explorer, int(label["component"][0])))
         called = in_markdown(explorer.called(number))
         text = f"{called}: **{title}**, probability {label['probability'][0]:.2f}"
-        return explorer.map(number), text, _around(explorer, x), number
+        return explorer.map(x), text, _around(explorer, x), number
 
     gr.Markdown(
         "The codes of the examples on their first two axes, coloured by component. Click a point "
@@ -207,13 +207,13 @@ def _example_tab(explorer: Explorer, read: Read) -> None:
     def place(file: str) -> tuple[Any, ...]:
         import pandas
 
-        x, _ = read(file)
+        x, rows = read(file)
         label = explorer.label(x)
         label.setdefault("name", label["component"].astype(str))
         labels = pandas.DataFrame({key: label[key] for key in ("component", "name", "probability")})
-        labels = labels.reset_index(names="row")
+        labels.insert(0, "row", range(len(labels)) if rows is None else rows)
         labels["probability"] = labels["probability"].astype(float).round(2)
-        return labels, _around(explorer, x[:1])
+        return labels, _around(explorer, x[:1]), explorer.map(x[:1])
 
     what = "An image" if explorer.is_image else f"A table ({' or '.join(TABLES)})"
     file = gr.File(label=f"{what} like the data of this run", height=150, elem_id="yours")
@@ -224,7 +224,9 @@ def _example_tab(explorer: Explorer, read: Read) -> None:
         elem_id="where",
     )
     beside = _sheet(explorer, "The examples nearest to the first of them", "beside")
-    file.upload(_guarded(place), file, [where, beside])
+    gr.Markdown("The first of them on the map of all examples, in a black ring")
+    chart = gr.Image(show_label=False, interactive=False, buttons=[], elem_id="placed")
+    file.upload(_guarded(place), file, [where, beside, chart])
 
 
 # --- what they are made of -----------------------------------------------------------------------

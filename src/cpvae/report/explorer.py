@@ -117,18 +117,29 @@ class Explorer:
             -1, self.model.shape
         )
 
-    def map(self, chosen: int | None = None) -> np.ndarray:
-        """The codes in two dimensions as a picture (height, width, 3), with a ring around one."""
+    def map(self, chosen: Tensor | None = None) -> np.ndarray:
+        """The codes in two dimensions as a picture (height, width, 3).
+
+        With a ring where an example ``chosen`` (1, ...) is, on the edge if it is beyond.
+        """
         if chosen is None:
             return np.asarray(self._canvas.buffer_rgba())[..., :3].copy()
         axes = self._map.axes[0]
-        column, row = np.asarray(axes.collections[0].get_offsets())[chosen]
+        column, row = self._on_map(chosen)
+        column, row = np.clip(column, *axes.get_xlim()), np.clip(row, *axes.get_ylim())
         ring = axes.scatter(column, row, s=160, facecolors="none", edgecolors="black", linewidths=2)
         self._canvas.draw()
         picture = self.map()
         ring.remove()
         self._canvas.draw()
         return picture
+
+    def _on_map(self, x: Tensor) -> np.ndarray:
+        """Where an example (1, ...) is on the map (2), whose axes are linear in the codes."""
+        codes, offsets = self.codes.numpy(), self._map.axes[0].collections[0].get_offsets()
+        centre, middle = codes.mean(0), np.asarray(offsets).mean(0)
+        axes = np.linalg.lstsq(codes - centre, np.asarray(offsets) - middle, rcond=None)[0]
+        return (self.model.embed(x).numpy()[0] - centre) @ axes + middle
 
     def at(self, column: int, row: int) -> int:
         """The example nearest to a pixel of the map."""

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cpvae.data.arrays import COLOURS
+from cpvae.data.order import as_read
 from cpvae.data.schema import Schema
 from cpvae.evaluation.profiles import profiles
 from cpvae.models.base import Model
@@ -124,9 +125,10 @@ def _table_sheet(
             effect[name] = max(effect.get(name, -1.0), each.beyond_chance)
     told = sorted(effect, key=lambda name: -effect[name])[:MOST_COLUMNS]
     inside = [probs.argmax(1) == k for k in range(model.n_components)]
-    axes_of_each = axes_of(x, schema, inside)
     generator = torch_stream(0, "pictures")
     drawn = [model.sample(500, int(k), generator=generator)[0].numpy() for k in shown]
+    schema, (x, *drawn) = as_read(schema, x, *drawn)
+    axes_of_each = axes_of(x, schema, inside)
     down = -(-len(told) // ACROSS)
     size = (11, down * (0.9 + 0.42 * len(shown)) + 0.4)
     figure = Figure(figsize=size, layout="constrained")

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 from cpvae import output
 from cpvae.checkpoint import FIGURES, RESTARTS, RunFolder, best_of
-from cpvae.data import Splits
+from cpvae.data import Splits, read
+from cpvae.data.described import with_described
 from cpvae.data.labels import known
 from cpvae.evaluation.matching import SURE, calibration
 from cpvae.evaluation.metrics import Progress, evaluate, figures_of
@@ -108,7 +109,7 @@ def write_report(
         pictured="test " if len(splits.test.x) >= ENOUGH else "",
         quality=_quality(folder, splits) if keep else [],
         **_contingency(folder, splits),
-        **_segments(folder, splits),
+        **_segments(folder, splits, keep),
         images={name: _embedded(figure) for name, figure in drawn.items()},
     )
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -116,12 +117,17 @@ def write_report(
     return out
 
 
-def _segments(folder: RunFolder, splits: Splits) -> dict[str, Any]:
+def _segments(folder: RunFolder, splits: Splits, own: bool) -> dict[str, Any]:
     """What the page says of the components, of all rows of a table or of images that are shown."""
     model, schema = folder.read_model(), folder.read_schema()
-    x = _pictured(splits) if schema.is_image else _all_of(splits)
+    source, wider = folder.read_info().get("data") or {}, None
+    if own and source.get("describe") and splits.rows is None:
+        x = torch.from_numpy(read(source["source"], schema=schema).x)
+        wider = with_described(x.numpy(), schema, source)
+    else:
+        x = _pictured(splits) if schema.is_image else _all_of(splits)
     shown = figures.by_share(model.aggregated.numpy()).tolist()
-    found = segments(model, x, schema, read_names(folder, model.n_components), shown)
+    found = segments(model, x, schema, read_names(folder, model.n_components), shown, wider)
     return {
         "segments": found,
         "shown": shown,

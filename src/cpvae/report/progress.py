@@ -74,6 +74,32 @@ def _print_epoch(index: int, record: Record) -> None:
     )
 
 
+class StepsBar:
+    """A bar for a few long steps, with what the last one gave."""
+
+    def __init__(self, what: str, total: int, quiet: bool = False):
+        self.progress = Progress(
+            TextColumn("{task.description} {task.completed}/{task.total}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[last]}"),
+            TimeElapsedColumn(),
+            console=Console(stderr=True, soft_wrap=True),
+            disable=quiet,
+        )
+        self.task = self.progress.add_task(what, total=total, last="")
+
+    def __enter__(self) -> "StepsBar":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def update(self, done: int, last: str) -> None:
+        """Shows how many steps are done, and what the last of them gave."""
+        self.progress.update(self.task, completed=done, last=last)
+
+
 class RowsASecond(ProgressColumn):
     """How fast rows are done."""
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from cpvae.data.order import as_read
 from cpvae.data.schema import Schema
 from cpvae.evaluation.profiles import Contrast, Profile, profiles
 from cpvae.models.base import Model
@@ -77,7 +78,12 @@ class Segment:
 
 
 def segments(
-    model: Model, x: torch.Tensor, schema: Schema, names: Sequence[str], shown: Sequence[int]
+    model: Model,
+    x: torch.Tensor,
+    schema: Schema,
+    names: Sequence[str],
+    shown: Sequence[int],
+    wider: tuple[np.ndarray, Schema] | None = None,
 ) -> list[Segment]:
     """All components as the page shows them, in the order of their numbers.
 
@@ -87,9 +93,13 @@ def segments(
         schema: what they are
         names: of the components
         shown: components that get panels; of the others there are words alone
+        wider: the rows with columns that were not fitted, see `with_described`, and their schema
     """
     probs = cluster_probs(model, x).numpy()
-    rows = x.numpy()
+    rows, cut, fitted = x.numpy(), len(schema.given_names), set(schema.names)
+    if wider:
+        rows, schema = wider
+    more = [name for name in schema.names if name not in fitted]
     found = profiles(rows, probs, schema, names)
     largest = max(profile.share for profile in found) or 1.0
     plain = [
@@ -100,7 +110,7 @@ def segments(
             100 * profile.share / largest,
             profile.n_rows,
             sure_in_words(profile),
-            [] if schema.is_image else list(map(printable, profile_in_words(profile))),
+            [] if schema.is_image else list(map(printable, profile_in_words(profile, always=more))),
         )
         for profile in found
     ]
@@ -111,13 +121,16 @@ def segments(
             pictures = _pictures(model, rows, rows[groups[k]], int(k))
             plain[k] = dataclasses.replace(plain[k], pictures=pictures)
         return plain
-    axes = axes_of(rows, schema, groups)
-    every = {name: axes[name].shares(rows[:, at]) for at, name in enumerate(schema.names)}
     columns = schema.decode(rows, drawn=False)
+    told, (rows,) = as_read(schema, rows)
+    axes = axes_of(rows, told, groups)
+    every = {name: axes[name].shares(rows[:, at]) for at, name in enumerate(schema.names)}
     for k in shown:
         generator = torch_stream(0, "pictures", int(k))
         drawn = model.sample(DRAWN, int(k), generator=generator)[0].numpy()
-        panels = _Panels(schema, axes, every, rows[groups[k]], drawn)
+        drawn = np.insert(drawn, [cut] * len(more), np.nan, axis=1)
+        _, (drawn,) = as_read(schema, drawn)
+        panels = _Panels(told, axes, every, rows[groups[k]], drawn, more)
         plain[k] = _with_panels(plain[k], found[k], panels, columns)
     return plain
 
@@ -149,7 +162,9 @@ class _Panels:
         every: dict[str, np.ndarray],
         real: np.ndarray,
         drawn: np.ndarray,
+        more: Sequence[str],
     ):
+        self.more = more  # columns that were not fitted
         self.axes, self.every, self.real, self.drawn = axes, every, real, drawn
         prefix = "" if schema.columns else "column "
         self.place = {prefix + name: (at, name) for at, name in enumerate(schema.names)}
@@ -159,7 +174,8 @@ class _Panels:
         axis = self.axes[name]
         shares = axis.shares(self.real[:, at]), axis.shares(self.drawn[:, at]), self.every[name]
         words = contrast_in_words(contrast).removeprefix(contrast.column).strip()
-        return Panel(printable(contrast.column), panel(axis, *shares), printable(words))
+        also = " (not fitted)" * (name in self.more)
+        return Panel(printable(contrast.column) + also, panel(axis, *shares), printable(words))
 
     def column(self, contrast: Contrast) -> str:
         """The name of the column in the schema."""
