@@ -45,7 +45,11 @@ def test_of_certain_rows_those_are_counted_that_stay_together():
     mine = np.vstack([certain, unsure])
     other = mine[:, [2, 0, 1]].copy()
     assert calibration(mine, [other]) == (100, 1.0)
-    other[:5] = [0.0, 0.0, 1.0]  # what is component 1 there: five rows of the first have moved to it
+    other[:5] = [
+        0.0,
+        0.0,
+        1.0,
+    ]  # what is component 1 there: five rows of the first have moved to it
     other[100:] = [0.0, 1.0, 0.0]  # of rows that are not certain none counts
     assert calibration(mine, [other]) == (100, pytest.approx(0.95))
     assert calibration(mine, [other, mine]) == (100, pytest.approx(0.975))
