@@ -96,7 +96,7 @@ LAYOUT = {
         "staging",
         "names",
     ),
-    " bulk": ("bulk",),
+    " bulk": ("bulk", "on_ray"),
     "training": (
         "device",
         "processes",

@@ -8,7 +8,15 @@ from typing import Annotated, Any
 import typer
 
 from cpvae import choices
-from cpvae.cli.many import Worker, assign_shards, generate_shards, is_folder, print_counts
+from cpvae.cli.many import (
+    Ray,
+    Sharing,
+    Worker,
+    assign_shards,
+    generate_shards,
+    is_folder,
+    print_counts,
+)
 from cpvae.cli.read import FILES, Examples, Run, Seed, counted, examples_of, model_of, note
 from cpvae.cli.write import OverwriteFile, check_ending, check_output, out_option, save_table
 from cpvae.text import printable
@@ -59,6 +67,7 @@ def generate(
     seed: Seed = 0,
     overwrite: OverwriteFile = False,
     worker: Worker = None,
+    ray: Ray = None,
 ) -> None:
     """Generate examples, from one component or from all of them."""
     from cpvae import output
@@ -76,13 +85,12 @@ def generate(
     is_image = schema.is_image
     out = out or Path("generated.png" if is_image else "generated.csv")
     mean = info["model"]["likelihood"] == "bernoulli" and schema.is_grey
-    if is_folder(out, worker):
+    sharing = Sharing(worker, ray, overwrite)
+    if is_folder(out, sharing):
         if where:
             raise ValueError(f"--where writes one file: give {out} an ending, such as .parquet.")
         how = {"component": wanted, "from_": from_, "mean": mean, "seed": seed}
-        generate_shards(
-            run, model, n, how, partial(_save_drawn, schema, mean), out, worker, overwrite
-        )
+        generate_shards(run, model, n, how, partial(_save_drawn, schema, mean), out, sharing)
         return
     check_ending(out, (".png", ".npz") if is_image else (".csv", ".parquet", ".npz"))
     check_output(out, overwrite, run)
@@ -124,6 +132,7 @@ def assign(
     ] = False,
     overwrite: OverwriteFile = False,
     worker: Worker = None,
+    ray: Ray = None,
 ) -> None:
     """Write the most probable component of each example of DATA, and all probabilities.
 
@@ -147,8 +156,9 @@ def assign(
     info = folder.read_info()
     model = model_of(folder, info)
     names = read_names(folder, model.n_components)
-    if is_folder(out, worker):
-        assign_shards(folder, model, names, data, keep, out, worker, overwrite)
+    sharing = Sharing(worker, ray, overwrite)
+    if is_folder(out, sharing):
+        assign_shards(folder, model, names, data, keep, out, sharing)
         return
     check_ending(out, (".csv", ".parquet"))
     check_output(out, overwrite, run, data)
