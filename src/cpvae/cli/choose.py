@@ -13,7 +13,9 @@ from cpvae.cli.write import out_option
 from cpvae.text import in_markup, printable
 
 if TYPE_CHECKING:
-    from cpvae.training.choose import Named, Tried
+    from collections.abc import Iterator
+
+    from cpvae.training.choose import Named, Study, Tried
 
 commands = typer.Typer()
 TABLE, FIGURE = "choose.json", "choose.png"
@@ -43,6 +45,9 @@ def choose(
         out_option("FOLDER", "Where a figure and the table go.", "runs/DATA-choose"),
     ] = None,
     seed: Seed = 0,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Numbers tried at once, in processes of one core each.")
+    ] = 1,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Begin again, whatever was measured before.")
     ] = False,
@@ -68,32 +73,41 @@ def choose(
     asked = {**source, "seed": seed, **fingerprint(splits)}
     kept = {} if overwrite else _kept(folder / TABLE, asked)
     folder.mkdir(parents=True, exist_ok=True)
-    study: Study | None = None
-    for k in numbers:
-        if k in kept:
-            continue
-        study = study or Study(*_rows(splits), source["kinds"], seed)
-        if k > len(study.fold) // 10:
-            note(f"{k} components are too many for {len(study.fold)} rows: they are not tried")
-            continue
-        kept[k] = study.try_one(k)
+    missing = [k for k in numbers if k not in kept]
+    study = Study(*_rows(splits), source["kinds"], seed) if missing else None
+    for tried in _try(study, missing, jobs) if study else ():
+        kept[tried.k] = tried
         if not as_json:
             note(
-                f"{counted(k, 'component')}: {kept[k].mean:.3f} nats a row held out, agreement "
-                f"{kept[k].agree:.2f}"
+                f"{counted(tried.k, 'component')}: {tried.mean:.3f} nats a row held out, "
+                f"agreement {tried.agree:.2f}"
             )
         output.write_json(
             folder / TABLE, {"of": asked, "tried": [each._asdict() for each in kept.values()]}
         )
-    tried = [kept[k] for k in sorted(kept) if k in numbers]
-    if not tried:
+    measured = [kept[k] for k in sorted(kept) if k in numbers]
+    if not measured:
         raise ValueError(f"--components {components}: no such number can be tried on this table.")
-    named, rows = name_one(tried), table(tried)
-    output.write(folder / FIGURE, partial(_draw, tried, named))
+    named, rows = name_one(measured), table(measured)
+    output.write(folder / FIGURE, partial(_draw, measured, named))
     if as_json:
         print(json.dumps({"components": named.k, "why": named.why, "tried": rows}))
         return
     _print(rows, named, data, folder)
+
+
+def _try(study: "Study", numbers: list[int], jobs: int) -> "Iterator[Tried]":
+    """What is measured of each number that is not too large for the rows."""
+    from cpvae.apart import in_processes
+
+    n = len(study.fold)
+    for k in numbers:
+        if k > n // 10:
+            note(f"{k} components are too many for {n} rows: they are not tried")
+    few = [k for k in numbers if k <= n // 10]
+    if jobs == 1:
+        return map(study.try_one, few)
+    return in_processes(jobs, [partial(study.try_one, k) for k in few])
 
 
 def _range(text: str) -> list[int]:
