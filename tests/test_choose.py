@@ -76,6 +76,13 @@ def test_the_command_goes_on_and_writes_a_figure(cpvae, tmp_path, monkeypatch):
     assert "cpvae fit three.csv --components 3" in out
     assert "held out, agreement" not in err  # all was measured before
     assert (tmp_path / "runs" / "three-choose" / "choose.png").stat().st_size > 5000
+    # in processes of their own the same is measured
+    given = ("--components", "1:3", "--jobs", 2, "--out", "apart", "--json")
+    rows = json.loads(cpvae(*command, *given)[1])["tried"]
+    assert [row["components"] for row in rows] == [1, 2, 3]
+    for row, alone in zip(rows[1:], told["tried"], strict=True):
+        assert row["held_out_nats"] == pytest.approx(alone["held_out_nats"], abs=1e-6)
+        assert row["agreement"] == pytest.approx(alone["agreement"], abs=1e-6)
     assert "other data or other options" in cpvae(*command, "--seed", 1)[2]
     for wrong in ("3:2", "0:2", "few"):
         code, _, err = cpvae("choose", "three.csv", "-k", wrong)

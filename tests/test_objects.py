@@ -7,6 +7,7 @@ from PIL import Image
 from scipy import sparse
 
 from cpvae import CPVAE, data
+from cpvae.data import shards
 
 # These packages' ways with one another are theirs
 pytestmark = pytest.mark.filterwarnings("default")
@@ -81,3 +82,37 @@ def test_anndata_there_and_back(blobs, store):
         data.read(cells, label="type")
     with pytest.raises(ValueError, match="no variable 'g9'"):
         data.read(cells, drop=["g9"])
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_cells_that_stay_in_their_file(blobs, tmp_path, monkeypatch):
+    import anndata
+
+    x, labels = blobs
+    with pandas.option_context("future.infer_string", False):  # anndata cannot write Arrow's text
+        obs = pandas.DataFrame({"kind": [f"k{label}" for label in labels]})
+        obs.index = [f"cell{i}" for i in range(len(x))]
+        var = pandas.DataFrame(index=["g0", "g1", "g2", "g3"])
+        anndata.AnnData(x, obs=obs, var=var).write_h5ad(tmp_path / "cells.h5ad")
+    cells = anndata.read_h5ad(tmp_path / "cells.h5ad", backed="r")
+    monkeypatch.setattr(shards, "BYTES", 16 * 70)  # 70 cells a chunk
+    chunks = list(shards.large_table(cells).chunks(["g2", "g0"]))
+    assert [chunk.num_rows for chunk in chunks[:2]] == [70, 70]
+    read = np.concatenate([np.column_stack(chunk.columns) for chunk in chunks])
+    np.testing.assert_array_equal(read, x[:, [2, 0]])
+    splits = data.load(cells, label="kind", drop=["g1"])
+    assert splits.schema.columns == ("g0", "g2", "g3")
+    found = splits.rows.store
+    order = np.lexsort(x[:, [0, 2, 3]].T)
+    rows = found.rows(0, len(x))
+    mine = np.lexsort(rows.T)
+    np.testing.assert_array_equal(rows[mine], x[order][:, [0, 2, 3]])
+    assert found.labels(0, len(x))[mine].tolist() == obs["kind"].to_numpy()[order].tolist()
+    with pytest.raises(ValueError, match="A part of a backed AnnData"):
+        data.load(cells[:100])
+    model = CPVAE(n_components=3, max_epochs=1, random_state=0).fit(cells)
+    data.annotate(cells, model)
+    np.testing.assert_array_equal(cells.obs["cpvae"], model.predict(x))
+    for wrong, message in (({"label": "type"}, "no column 'type'"), ({"drop": ["g9"]}, "'g9'")):
+        with pytest.raises(ValueError, match=message):
+            data.load(cells, **wrong)

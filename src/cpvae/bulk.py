@@ -9,7 +9,7 @@ other job adds to it; programs that read a folder of Parquet skip names that beg
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,21 +111,30 @@ def run(
 ) -> Made:
     """Makes the worker's share of the shards that are not there yet; `begin` comes before."""
     mine = job.pieces[worker[0] :: worker[1]]
-    missing = [piece for piece in mine if not (out / piece.name).is_file()]
-    counts = [piece.rows for piece in missing]
-    total = None if None in counts else sum(count or 0 for count in counts)
-    done = 0
+    pieces = [mine[number] for number in missing(out, mine)]
+    total, done = rows_of(pieces), 0
 
     def tell(rows: int) -> None:
         if progress:
             progress(done + rows, total)
 
-    for piece in missing:
-        done += _make(out / piece.name, piece, tell)
-    return Made(len(missing), done, len(mine) - len(missing))
+    for piece in pieces:
+        done += make(out / piece.name, piece, tell)
+    return Made(len(pieces), done, len(mine) - len(pieces))
 
 
-def _make(file: Path, piece: Piece, tell: Callable[[int], None]) -> int:
+def missing(out: Path, pieces: Sequence[Piece]) -> list[int]:
+    """The numbers of the shards that are not there yet."""
+    return [number for number, piece in enumerate(pieces) if not (out / piece.name).is_file()]
+
+
+def rows_of(pieces: Iterable[Piece]) -> int | None:
+    """Rows in all, where they are known."""
+    counts = [piece.rows for piece in pieces]
+    return None if None in counts else sum(count or 0 for count in counts)
+
+
+def make(file: Path, piece: Piece, tell: Callable[[int], None]) -> int:
     """Writes a shard, and returns its rows."""
     made: list[int] = []
     file.parent.mkdir(parents=True, exist_ok=True)

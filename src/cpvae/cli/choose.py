@@ -13,7 +13,9 @@ from cpvae.cli.write import out_option
 from cpvae.text import in_markup, printable
 
 if TYPE_CHECKING:
-    from cpvae.training.choose import Named, Tried
+    from collections.abc import Iterator
+
+    from cpvae.training.choose import Named, Study, Tried
 
 commands = typer.Typer()
 TABLE, FIGURE = "choose.json", "choose.png"
@@ -43,6 +45,9 @@ def choose(
         out_option("FOLDER", "Where a figure and the table go.", "runs/DATA-choose"),
     ] = None,
     seed: Seed = 0,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Numbers tried at once, in processes of one core each.")
+    ] = 1,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Begin again, whatever was measured before.")
     ] = False,
@@ -69,30 +74,39 @@ def choose(
     asked = {**source, "seed": seed, **fingerprint(splits)}
     kept = {} if overwrite else _kept(folder / TABLE, asked)
     folder.mkdir(parents=True, exist_ok=True)
-    todo = [k for k in numbers if k not in kept]
-    study = Study(*_rows(splits), source["kinds"], seed) if todo else None
+    missing = [k for k in numbers if k not in kept]
+    study = Study(*_rows(splits), source["kinds"], seed) if missing else None
     most = len(study.fold) // 10 if study else 0
-    if many := [k for k in todo if k > most]:
+    if many := [k for k in missing if k > most]:
         of = len(study.fold) if study else 0
         note(f"{many[0]} components and more are too many for {of} rows: they are not tried")
-    todo = [k for k in todo if k <= most]
-    with StepsBar("numbers tried", len(todo), quiet=as_json or not todo) as bar:
-        for done, k in enumerate(todo, start=1):
-            assert study
-            kept[k] = study.try_one(k)
-            bar.update(done, f"{k}: {kept[k].mean:.3f} held out, agreement {kept[k].agree:.2f}")
+    missing = [k for k in missing if k <= most]
+    with StepsBar("numbers tried", len(missing), quiet=as_json or not missing) as bar:
+        for done, tried in enumerate(_try(study, missing, jobs) if study else (), start=1):
+            kept[tried.k] = tried
+            said = f"{tried.mean:.3f} held out, agreement {tried.agree:.2f}"
+            bar.update(done, f"{tried.k}: {said}")
             output.write_json(
                 folder / TABLE, {"of": asked, "tried": [each._asdict() for each in kept.values()]}
             )
-    tried = [kept[k] for k in sorted(kept) if k in numbers]
-    if not tried:
+    measured = [kept[k] for k in sorted(kept) if k in numbers]
+    if not measured:
         raise ValueError(f"--components {components}: no such number can be tried on this table.")
-    named, rows = name_one(tried), table(tried)
-    output.write(folder / FIGURE, partial(_draw, tried, named))
+    named, rows = name_one(measured), table(measured)
+    output.write(folder / FIGURE, partial(_draw, measured, named))
     if as_json:
         print(json.dumps({"components": named.k, "why": named.why, "tried": rows}))
         return
     _print(rows, named, data, folder)
+
+
+def _try(study: "Study", numbers: list[int], jobs: int) -> "Iterator[Tried]":
+    """What is measured of each number, as they end."""
+    from cpvae.apart import in_processes
+
+    if jobs == 1:
+        return map(study.try_one, numbers)
+    return in_processes(jobs, [partial(study.try_one, k) for k in numbers])
 
 
 def _range(text: str) -> list[int]:

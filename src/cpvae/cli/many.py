@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -28,11 +28,33 @@ Worker = Annotated[
 ]
 
 
-def is_folder(out: Path, worker: str | None) -> bool:
-    """Whether ``--out`` names a folder of shards; ``--worker`` is for that alone."""
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Make the files of a folder --out on a Ray cluster: HOST:PORT of its head, auto on a "
+        "machine of it, or local (this machine). Needs the package ray.",
+        show_default="no cluster",
+    ),
+]
+
+
+class Sharing(NamedTuple):
+    """Who makes the shards of a job: options of a command."""
+
+    worker: str | None
+    ray: str | None
+    overwrite: bool
+
+
+def is_folder(out: Path, how: Sharing) -> bool:
+    """Whether ``--out`` names a folder of shards; ``--worker`` and ``--ray`` are for that alone."""
     folder = out.is_dir() or not out.suffix
-    if worker and not folder:
-        raise ValueError(f"--worker is for a folder of many files: name one by --out, not {out}.")
+    if (how.worker or how.ray) and not folder:
+        option = "--worker" if how.worker else "--ray"
+        raise ValueError(f"{option} is for a folder of many files: name one by --out, not {out}.")
+    if how.worker and how.ray:
+        raise ValueError("--ray shares all shards among the cluster: leave out --worker.")
     return folder
 
 
@@ -43,18 +65,18 @@ def assign_shards(
     data: str,
     keep: bool,
     out: Path,
-    worker: str | None,
-    overwrite: bool,
+    sharing: Sharing,
 ) -> None:
     """Writes the components of the rows of each shard of a table to a shard of a folder."""
     from cpvae.bulk import assign_job, counts_of
     from cpvae.data.shards import large_table
 
     schema = folder.read_schema()
-    table = large_table(data, levels=schema.levels)
+    # Ray's workers have folders of their own
+    table = large_table(Path(data).resolve() if sharing.ray else data, levels=schema.levels)
     _refuse_input(out, Path(data))
     job = assign_job(folder, model, names, schema, table, keep)
-    _make(out, job, worker, overwrite, "assigned")
+    _make(out, job, sharing, "assigned")
     counts = counts_of(out, job)
     if counts is not None:
         print_counts(counts, names)
@@ -98,15 +120,14 @@ def generate_shards(
     how: dict[str, Any],
     save: Callable[[Any, Any, Path], None],
     out: Path,
-    worker: str | None,
-    overwrite: bool,
+    sharing: Sharing,
 ) -> None:
     """Writes generated examples, a shard for each part of them."""
     from cpvae.bulk import generate_job
 
     ending = ".npz" if len(model.shape) == 3 else ".parquet"
     job = generate_job(run, model, n, how, save, ending)
-    _make(out, job, worker, overwrite, "generated")
+    _make(out, job, sharing, "generated")
 
 
 def print_counts(counts: "np.ndarray", names: Sequence[str]) -> None:
@@ -117,21 +138,24 @@ def print_counts(counts: "np.ndarray", names: Sequence[str]) -> None:
     print(printable("  ".join(told)))
 
 
-def _make(out: Path, job: "Job", worker: str | None, overwrite: bool, done: str) -> None:
-    """Makes this worker's share of a job, and says how fast."""
-    from cpvae import bulk
+def _make(out: Path, job: "Job", sharing: Sharing, done: str) -> None:
+    """Makes this worker's share of a job, or has Ray make all of it, and says how fast."""
+    from cpvae import bulk, on_ray
     from cpvae.report.progress import RowsBar
 
-    if worker and overwrite:
+    if sharing.worker and sharing.overwrite:
         raise ValueError(
             f"--overwrite would remove what other workers make: delete {out} first, or leave out "
             f"--worker."
         )
-    share = bulk.worker_of(worker)
-    bulk.begin(out, job, overwrite)
+    share = bulk.worker_of(sharing.worker)
+    bulk.begin(out, job, sharing.overwrite)
     started = time.monotonic()
     with RowsBar(done) as bar:
-        made = bulk.run(out, job, share, bar.update)
+        if sharing.ray:
+            made = on_ray.run(out, job, sharing.ray, bar.update)
+        else:
+            made = bulk.run(out, job, share, bar.update)
     seconds = time.monotonic() - started
     before = f"; {counted(made.before, 'shard')} were there" if made.before else ""
     speed = f", {made.rows / seconds:,.0f} rows a second" if made.rows else ""

@@ -8,7 +8,15 @@ from typing import Annotated, Any
 import typer
 
 from cpvae import choices
-from cpvae.cli.many import Worker, assign_shards, generate_shards, is_folder, print_counts
+from cpvae.cli.many import (
+    Ray,
+    Sharing,
+    Worker,
+    assign_shards,
+    generate_shards,
+    is_folder,
+    print_counts,
+)
 from cpvae.cli.read import FILES, Examples, Run, Seed, counted, examples_of, model_of, note
 from cpvae.cli.write import (
     OverwriteFile,
@@ -66,6 +74,7 @@ def generate(
     seed: Seed = 0,
     overwrite: OverwriteFile = False,
     worker: Worker = None,
+    ray: Ray = None,
 ) -> None:
     """Generate examples, from one component or from all of them."""
     from cpvae import output
@@ -84,13 +93,12 @@ def generate(
     word = "generated" if component is None else f"{component}-generated"
     out = out or named_after(run, word, ".png" if is_image else ".csv")
     mean = info["model"]["likelihood"] == "bernoulli" and schema.is_grey
-    if is_folder(out, worker):
+    sharing = Sharing(worker, ray, overwrite)
+    if is_folder(out, sharing):
         if where:
             raise ValueError(f"--where writes one file: give {out} an ending, such as .parquet.")
         how = {"component": wanted, "from_": from_, "mean": mean, "seed": seed}
-        generate_shards(
-            run, model, n, how, partial(_save_drawn, schema, mean), out, worker, overwrite
-        )
+        generate_shards(run, model, n, how, partial(_save_drawn, schema, mean), out, sharing)
         return
     check_ending(out, (".png", ".npz") if is_image else (".csv", ".parquet", ".npz"))
     check_output(out, overwrite, run)
@@ -133,6 +141,7 @@ def assign(
     ] = False,
     overwrite: OverwriteFile = False,
     worker: Worker = None,
+    ray: Ray = None,
 ) -> None:
     """Write the most probable component of each example of DATA, and all probabilities.
 
@@ -157,8 +166,9 @@ def assign(
     model = model_of(folder, info)
     names = read_names(folder, model.n_components)
     out = out or named_after(data, "assigned")
-    if is_folder(out, worker):
-        assign_shards(folder, model, names, data, keep, out, worker, overwrite)
+    sharing = Sharing(worker, ray, overwrite)
+    if is_folder(out, sharing):
+        assign_shards(folder, model, names, data, keep, out, sharing)
         return
     check_ending(out, (".csv", ".parquet"))
     check_output(out, overwrite, run, data)

@@ -22,6 +22,7 @@ from cpvae.data.gaps import with_gaps
 from cpvae.data.images import page_of, stacked
 from cpvae.data.kinds import Kinds
 from cpvae.data.schema import Schema
+from cpvae.data.shards import ROWS
 from cpvae.data.splits import Selection, Source, from_array
 from cpvae.data.tables import Read
 
@@ -217,9 +218,14 @@ def annotate(cells: Any, estimator: Any, key: str = "cpvae") -> None:
     Codes go to ``obsm["X_key"]``, components to ``obs["key"]`` and the probability of each cell's
     component to ``obs["key_probability"]``.
     """
-    x = _from_anndata(cells, Selection()).x
-    probs = estimator.predict_proba(x)
-    cells.obsm[f"X_{key}"] = estimator.transform(x)
+    codes, of_each = [], []
+    for start in range(0, cells.n_obs, ROWS):  # a backed one may be larger than memory
+        part = cells[start : start + ROWS]
+        x = _from_anndata(part.to_memory() if cells.isbacked else part, Selection()).x
+        codes.append(estimator.transform(x))
+        of_each.append(estimator.predict_proba(x))
+    probs = np.concatenate(of_each)
+    cells.obsm[f"X_{key}"] = np.concatenate(codes)
     cells.obs[key] = probs.argmax(1)
     cells.obs[f"{key}_probability"] = probs.max(1)
 

@@ -16,6 +16,7 @@ from cpvae.data.tables import ending_of, is_parquet
 
 ROWS = 2**16  # of a chunk, at most
 ROWS_A_SHARD = 2**20  # of one Parquet file, at least
+BYTES = 2**26  # of a chunk of cells as numbers, at most
 AHEAD = {"batch_readahead": 2, "fragment_readahead": 1}  # by default it is whole files
 LARGE = 2**30  # bytes as float32 from which a table is not read whole
 STREAMED = (".parquet", ".feather", ".csv", ".tsv", ".txt")  # endings of files that can be
@@ -59,11 +60,11 @@ class LargeTable(NamedTuple):
 
 
 def is_large(source: Any) -> bool:
-    """Whether a source is too large to be read whole, or is a data set of pyarrow.
+    """Whether a source is too large to be read whole, or an object whose rows lie in files.
 
     That is from `LARGE` bytes on, or from those in the environment variable ``CPVAE_LARGE``.
     """
-    if is_dataset(source):
+    if is_dataset(source) or is_backed(source):
         return True
     if not isinstance(source, str | Path):
         return False
@@ -91,14 +92,19 @@ def can_be_streamed(path: Path) -> bool:
 
 
 def large_table(
-    source: Any, as_text: Sequence[str] = (), levels: Texts | None = None
+    source: Any,
+    as_text: Sequence[str] = (),
+    levels: Texts | None = None,
+    label: str | None = None,
 ) -> LargeTable:
     """A table in shards; nothing but the heads of its files is read.
 
     Arguments:
-        source: a folder of Parquet files; a Parquet, Arrow or CSV file; or a data set of pyarrow
+        source: a folder of Parquet files; a Parquet, Arrow or CSV file; a data set of pyarrow; or
+            a backed AnnData, whose columns are its variables
         as_text: columns of a CSV file that are text whatever they look like
         levels: categories of its columns of text that a fitted model knows
+        label: column of ``obs`` that an AnnData has too
 
     Raises:
         ValueError: no such file, or one that cannot be read in chunks.
@@ -108,6 +114,8 @@ def large_table(
 
     if is_dataset(source):
         return _of_object(source)
+    if is_backed(source):
+        return _of_cells(source, label)
     path = Path(source)
     if not path.exists():
         raise ValueError(f"{path} is not there: name a folder of Parquet files, or a large file.")
@@ -130,6 +138,11 @@ def large_table(
 def is_dataset(source: Any) -> bool:
     """Whether an object is a data set of pyarrow that lies in files."""
     return type(source).__module__ == "pyarrow._dataset" and hasattr(source, "files")
+
+
+def is_backed(source: Any) -> bool:
+    """Whether an object is an AnnData whose numbers stay in their file."""
+    return type(source).__module__.partition(".")[0] == "anndata" and source.isbacked
 
 
 def _of_object(found: Any) -> LargeTable:
@@ -193,6 +206,39 @@ def _reader(fragment: Any, schema: Any) -> Callable[[Sequence[str] | None], Iter
                 yield pyarrow.Table.from_batches([batch])
 
     return read
+
+
+def _of_cells(cells: Any, label: str | None) -> LargeTable:
+    """A backed AnnData as one shard; beside its variables it has its label."""
+    import numpy
+    import pyarrow
+
+    if cells.is_view:
+        raise ValueError(
+            "A part of a backed AnnData cannot be read in chunks: write it to a file of its own, "
+            "or read it with cells.to_memory()."
+        )
+    if not cells.var_names.is_unique:
+        raise ValueError("Variables share a name: call cells.var_names_make_unique() first.")
+    if label and label not in cells.obs:
+        raise ValueError(f"obs has no column {label!r}: it has {', '.join(cells.obs)}.")
+    place = {str(name): i for i, name in enumerate(cells.var_names)}
+    if label in place:
+        raise ValueError(f"{label!r} is a column of obs and a variable too: rename one of them.")
+    rows = max(1, min(ROWS, BYTES // (4 * max(1, len(place)))))
+
+    def read(columns: Sequence[str] | None) -> Iterator[Any]:
+        wanted = list(columns) if columns is not None else [*place, *([label] if label else [])]
+        for start in range(0, cells.n_obs, rows):
+            part = cells[start : start + rows]
+            x = part.X.toarray() if hasattr(part.X, "toarray") else numpy.asarray(part.X)
+            of = {label: numpy.asarray(part.obs[label])} if label else {}
+            chunk = {name: of[name] if name in of else x[:, place[name]] for name in wanted}
+            yield pyarrow.table(chunk)
+
+    stamp = (str(Path(cells.filename).resolve()), *_stamp(Path(cells.filename)))
+    shard = Shard("data.parquet", cells.n_obs, stamp, read)
+    return LargeTable("the AnnData", tuple(place), (shard,))
 
 
 # --- CSV -----------------------------------------------------------------------------------------

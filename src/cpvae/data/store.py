@@ -154,7 +154,8 @@ def load_large(source: Any, seed: int = 0, **what: Any) -> Splits:
             raise ValueError(
                 f"{source} is read in chunks, which --{word} is not for: leave it out."
             )
-    table = large_table(source, sorted(selection.as_text(large_table(source).columns)))
+    text = sorted(selection.as_text(large_table(source).columns))
+    table = large_table(source, text, label=selection.label)
     store = Store(stored(table, selection))
     n = len(store)
     held = max(1, min(HELD_OUT, n // 10))

@@ -7,7 +7,6 @@ are not run again.
 import dataclasses
 import functools
 import json
-import os
 import re
 import subprocess
 from collections.abc import Callable, Sequence
@@ -25,7 +24,6 @@ from cpvae.data.augment import Augment
 from cpvae.evaluation.classifier import Classifier, fit_classifier
 from cpvae.evaluation.generation import quality
 from cpvae.evaluation.metrics import evaluate
-from cpvae.lock import end_with
 from cpvae.models.base import Model
 from cpvae.models.build import build
 from cpvae.training.device import choose_device
@@ -128,23 +126,6 @@ def run_cell(
             folders[index].write_info(_info(config, seeded, splits, "finished") | ended)
         written.append(file)
     return written
-
-
-def in_processes(jobs: int, parts: Sequence[Callable[[], Any]]) -> list[Any]:
-    """What each part gives, in processes of their own, ``jobs`` at once, on one thread each.
-
-    They end with this one. A part that fails stops all, and what others have written stays.
-    """
-    import joblib
-
-    each = (joblib.delayed(_alone)(os.getpid(), part) for part in parts)
-    return joblib.Parallel(n_jobs=min(jobs, max(1, len(parts))))(each)
-
-
-def _alone(parent: int, part: Callable[[], Any]) -> Any:
-    end_with(parent)
-    torch.set_num_threads(1)
-    return part()
 
 
 def provenance() -> dict[str, Any]:

@@ -96,6 +96,7 @@ def table1(
     import dataclasses
 
     from cpvae import data
+    from cpvae.apart import in_processes
     from cpvae.experiments import cells as files
     from cpvae.experiments import table1 as experiment
 
@@ -116,10 +117,8 @@ def table1(
     }
     if jobs > 1:
         each = [(known[name], group) for name, mine in groups.items() for group in mine]
-        files.in_processes(
-            jobs,
-            [partial(experiment.run_named, *one, out, accelerator, runs, recipe) for one in each],
-        )
+        run = partial(experiment.run_named, results=out, accelerator=accelerator)
+        list(in_processes(jobs, [partial(run, *one, runs=runs, recipe=recipe) for one in each]))
         groups = {}
     for name, mine in groups.items():
         cell = known[name]
@@ -167,6 +166,7 @@ def accuracy(
     jobs: Jobs = 1,
 ) -> None:
     """How well components agree with classes, as a distribution over seeds."""
+    from cpvae.apart import in_processes
     from cpvae.experiments import accuracy as experiment
     from cpvae.experiments import cells as files
 
@@ -180,7 +180,7 @@ def accuracy(
     groups = _groups(missing, accelerator)
     if jobs > 1:
         each = (partial(experiment.run, objective, components, group, splits) for group in groups)
-        files.in_processes(jobs, [partial(one, out, accelerator, None, runs) for one in each])
+        list(in_processes(jobs, [partial(one, out, accelerator, None, runs) for one in each]))
         groups = []
     for group in groups:
         with _bar(f"{cell}, seeds {group}", recipe.max_epochs, len(group)) as bar:
