@@ -6,7 +6,9 @@ from sklearn.datasets import make_blobs
 from cpvae.clustering.communities import communities
 from cpvae.evaluation.metrics import cluster_scores
 from cpvae.models.build import build
-from cpvae.training.initialise import initial_clusters
+from cpvae.models.inference import cluster_probs
+from cpvae.training.initialise import initial_clusters, needs_mixture
+from cpvae.training.start import start_as_mixture
 
 
 def test_categories_start_in_codes_or_in_data_whichever_tell_kinds_apart():
@@ -82,3 +84,21 @@ def test_several_models_start_as_each_would_alone():
     together = initial_clusters(models, x, seeds)
     for model, seed, found in zip(models, seeds, together, strict=True):
         assert torch.equal(found, initial_clusters([model], x, [seed])[0])
+
+
+def test_one_column_of_categories_among_many_of_numbers_changes_no_start():
+    x, labels = make_blobs([500, 300, 200], n_features=11, cluster_std=1.5, random_state=0)
+    coin = np.random.default_rng(0).integers(0, 2, (1000, 1))
+    table = torch.from_numpy(np.hstack([x, coin]).astype(np.float32))
+    scale = [*x.std(0).tolist(), 1.0]
+    kinds = {"kinds": ["number"] * 11 + ["binary"], "n_levels": [0] * 12}
+    units = {"shape": [12], "loc": [*x.mean(0).tolist(), 0.0], "scale": scale}
+    given = {"model": "residual", "likelihood": "mixed", "n_components": 3, "hidden": [4]}
+    model = build(**units, **kinds, **given, limits=[[0.0, None, None]] * 12, latent_dim=11)
+    assert not needs_mixture(1000, (12,), model.likelihood.kinds)
+    assert needs_mixture(1000, (12,), ["number"] * 10 + ["binary"] * 2)
+    start = start_as_mixture(model, table, 0)
+    assert start.of_categories is not None  # communities, or a stable mixture, of the numbers
+    found = cluster_probs(model.eval(), table)
+    torch.testing.assert_close(found.sum(1), torch.ones(1000))
+    assert cluster_scores(labels, found.argmax(1).numpy())["accuracy"] > 0.99

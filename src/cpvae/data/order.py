@@ -135,7 +135,7 @@ def ends_of(
 
 
 def as_read(
-    schema: Any, *rows: Float[np.ndarray, "_ f"], drawn: bool = False
+    schema: Any, *rows: Float[np.ndarray, "_ ..."], drawn: bool = False
 ) -> tuple[Any, list[np.ndarray]]:
     """Rows of a model as plain rows, to be looked at column by column, and their schema."""
     if not schema.less:

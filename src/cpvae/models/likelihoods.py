@@ -47,7 +47,9 @@ class Likelihood(nn.Module):
         super().__init__()
         self.heads, self.binarised = nn.ModuleList(heads), binarised
         self.takes_missing = not binarised
-        self.kinds = {head.kind for head in heads}
+        # of each feature, or of all where one head has them
+        of_each = columns or [[0] for _ in heads]
+        self.kinds = [h.kind for h, mine in zip(heads, of_each, strict=True) for _ in mine]
         self.n_levels = [n for head in heads for n in head.n_levels]
         self.one_hot = [bool(head.n_levels) for head in heads for _ in range(head.n_inputs)]
         self.apart = columns is not None and len(heads) > 1

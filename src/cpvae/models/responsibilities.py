@@ -36,10 +36,15 @@ class Responsibilities(nn.Module):
         self.register_buffer("is_raw", torch.tensor(False))
 
     def set(self, mixture: Gaussians, is_raw: bool) -> None:
-        """Makes it the responsibilities of this mixture; sizes may change."""
-        like = self.means
+        """Makes it the responsibilities of this mixture; their number may change.
+
+        One of numbers alone leaves categories out.
+        """
+        like, n_chances = self.means, self.log_chances.shape[1]
         parts = (torch.from_numpy(part).to(like) for part in mixture)
         self.log_weights, self.means, self.covariances, self.log_chances = parts
+        if not self.log_chances.shape[1]:
+            self.log_chances = like.new_zeros(len(self.means), n_chances)
         lower = torch.linalg.cholesky(torch.from_numpy(mixture.covariances))
         self.whiten = inverse_of_lower(lower).to(like)
         self.is_raw = torch.tensor(is_raw, device=like.device)

@@ -11,7 +11,7 @@ are components of a mixture (`clustering.overlap`). q(c|x) learns the initial cl
 that falls to 0 by the end of the annealing; after that the bound alone decides.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -25,6 +25,7 @@ from cpvae.streams import stream, torch_stream
 
 ENOUGH_ROWS = 1_000  # of a table, for neighbours to show its clusters
 ENOUGH_COLUMNS = 8  # of a table, for neighbours to show its clusters
+FEW_CATEGORIES = 0.1  # share of a table's columns: with no more it is one of numbers to neighbours
 MOST_EXAMPLES = 50_000  # in a neighbour graph, whose time grows with the square
 COMPARED = 10_000  # examples on which codes and data are compared
 
@@ -98,13 +99,14 @@ def rows_of_graph(n: int, seed: int) -> Int[Tensor, " m"]:
     return torch.randperm(n, generator=torch_stream(seed, "initialisation"))[:MOST_EXAMPLES]
 
 
-def needs_mixture(n_examples: int, shape: Sequence[int], kinds: Collection[str] = ()) -> bool:
+def needs_mixture(n_examples: int, shape: Sequence[int], kinds: Sequence[str] = ()) -> bool:
     """Whether the initial clusters are components of a mixture, and not communities.
 
-    True for tables that are short or narrow, or that have columns of categories beside others.
+    True for tables that are short or narrow, or that have columns of categories beside others:
+    more of them than distances can do without.
     """
-    categories = {"binary", "categorical"}.intersection(kinds)
-    mixed = bool(categories) and not categories.issuperset(kinds)
+    n_categories = sum(kind in ("binary", "categorical") for kind in kinds)
+    mixed = FEW_CATEGORIES * len(kinds) < n_categories < len(kinds)
     return len(shape) == 1 and (n_examples < ENOUGH_ROWS or shape[0] < ENOUGH_COLUMNS or mixed)
 
 
