@@ -110,6 +110,8 @@ def run(dataset: str, method: str, results: Path) -> dict[str, Any]:
         "method": method,
         "rows": len(table),
         "trees": TREES,
+        "folds": tables.FOLDS,
+        "seeds": list(tables.SEEDS),
         "scores": scores,
         **({"fits": fits, "assigned": own} if fits else {}),
         "minutes": (time.perf_counter() - started) / 60,
