@@ -17,6 +17,7 @@ from cpvae.clustering.communities import NEIGHBOURS, communities
 from cpvae.clustering.overlap import overlap_mixture
 from cpvae.data import Source, split
 from cpvae.data.objects import encode_frame
+from cpvae.data.schema import Schema
 from cpvae.models.base import Model
 from cpvae.models.build import build
 from cpvae.models.inference import codes, represent, standardised
@@ -68,6 +69,21 @@ def start_of_codes(model: Model, x: Float[Tensor, "n ..."], seed: int) -> Assign
     return lambda new: nearest.predict(represent(model, new, codes))
 
 
+def before_training(
+    x: Float[np.ndarray, "n f"],
+    schema: Schema,
+    k: int,
+    seed: int,
+    kinds: str | None = None,
+    **given: Any,
+) -> tuple[Model, Tensor, Schema]:
+    """The model that a fit to these rows would train, the rows it would see, and their schema."""
+    splits = split(Source("rows", x, schema=schema), seed, test_fraction=0.0)
+    settings = {"n_components": k, "seed": seed, **given}
+    planned = plan(splits.train.x, splits.schema, settings, kinds)
+    return build(**planned.config), splits.train.tensor(), planned.schema
+
+
 class Start:
     """The `start` of a `CPVAE` with the same seed: the same rows, read in the same way.
 
@@ -82,11 +98,9 @@ class Start:
     def fit(self, rows: pd.DataFrame) -> "Start":
         """Finds the initial clusters of the rows that `CPVAE` would train on."""
         x, schema = encode_frame(rows)
-        splits = split(Source("rows", x, schema=schema), self.seed, test_fraction=0.0)
-        given = {"n_components": self.n_components, "seed": self.seed, "model": "cpvae"}
-        planned = plan(splits.train.x, splits.schema, given)
-        self.schema = planned.schema
-        self.assign = start(build(**planned.config), splits.train.tensor(), self.seed)
+        given = x, schema, self.n_components, self.seed
+        model, kept, self.schema = before_training(*given, model="cpvae")
+        self.assign = start(model, kept, self.seed)
         return self
 
     def predict(self, rows: pd.DataFrame) -> Int[np.ndarray, " n"]:

@@ -9,17 +9,14 @@ import numpy as np
 import torch
 
 from cpvae.checkpoint import best_of
-from cpvae.data import Source, split
 from cpvae.data.schema import Schema
 from cpvae.estimator import CPVAE
 from cpvae.evaluation.metrics import cluster_scores, evaluate
 from cpvae.experiments import real, tables
-from cpvae.experiments.baselines import gaussian_mixture
+from cpvae.experiments.baselines import before_training, gaussian_mixture
 from cpvae.experiments.cells import provenance, write
-from cpvae.models.build import build
 from cpvae.models.residual import ResidualCPVAE
 from cpvae.training.diagnosis import Record
-from cpvae.training.fit import plan
 from cpvae.training.start import points, start_as_mixture
 
 DATASETS = (
@@ -92,12 +89,9 @@ def best(model: CPVAE) -> Record:
 def _mixture(train: np.ndarray, test: np.ndarray, k: int) -> float:
     """Nats a held-out row of the mixture that a fit to these rows starts from."""
     schema = Schema((train.shape[1],))
-    splits = split(Source("rows", train, schema=schema), SEED, test_fraction=0.0)
-    settings = {"n_components": k, "seed": SEED, "likelihood": "gaussian"}
-    planned = plan(splits.train.x, splits.schema, settings)
-    model = build(**planned.config)
+    model, kept, _ = before_training(train, schema, k, SEED, likelihood="gaussian")
     assert isinstance(model, ResidualCPVAE)
-    mixture = start_as_mixture(model, splits.train.tensor(), SEED).mixture
+    mixture = start_as_mixture(model, kept, SEED).mixture
     rows = points(model, torch.from_numpy(test))
     log_prob = np.logaddexp.reduce(mixture.log_prob(rows), axis=1).mean()
     unit = model.number_head.unit * model.number_head.scale

@@ -13,19 +13,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cpvae.data import Source, split
 from cpvae.data.columns import decimals_of
 from cpvae.data.objects import encode_frame
 from cpvae.estimator import CPVAE
 from cpvae.evaluation import quality
 from cpvae.experiments import real, tables
+from cpvae.experiments.baselines import before_training
 from cpvae.experiments.cells import provenance, write
 from cpvae.models.base import Model
-from cpvae.models.build import build
 from cpvae.models.inference import cluster_probs
 from cpvae.models.residual import ResidualCPVAE
 from cpvae.streams import torch_stream
-from cpvae.training.fit import plan
 from cpvae.training.start import start_as_mixture
 
 TREES = 300
@@ -170,11 +168,9 @@ def _tvae(rows: pd.DataFrame, n: int, seed: int) -> pd.DataFrame:
 def _assigned_at_start(rows: pd.DataFrame, k: int, seed: int) -> float:
     """`_share` of the mixture that a fit to these rows starts from."""
     x, schema = encode_frame(rows)
-    splits = split(Source("rows", x, schema=schema), seed, test_fraction=0.0)
-    planned = plan(splits.train.x, splits.schema, {"n_components": k, "seed": seed})
-    model = build(**planned.config)
+    model, kept, _ = before_training(x, schema, k, seed)
     assert isinstance(model, ResidualCPVAE)
-    start_as_mixture(model, splits.train.tensor(), seed)
+    start_as_mixture(model, kept, seed)
     model.aggregated.copy_(model.weights.detach().softmax(0))
     return _share(model.eval(), seed)
 

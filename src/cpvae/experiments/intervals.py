@@ -14,16 +14,13 @@ import torch
 from jaxtyping import Float
 
 from cpvae.clustering.gaussians import Gaussians
-from cpvae.data import Source, split
 from cpvae.data.schema import Schema
 from cpvae.estimator import CPVAE
 from cpvae.evaluation.metrics import evaluate
 from cpvae.experiments import density, tables
-from cpvae.experiments.baselines import gaussian_mixture
+from cpvae.experiments.baselines import before_training, gaussian_mixture
 from cpvae.experiments.cells import provenance, write
-from cpvae.models.build import build
 from cpvae.models.residual import ResidualCPVAE
-from cpvae.training.fit import plan
 from cpvae.training.start import points, start_as_mixture
 
 DATASETS = ("wine", "diabetes", "olive_oils_areas", "page-blocks0", "penbased", "optdigits")
@@ -86,12 +83,9 @@ def theirs(x: Float[np.ndarray, "n d"], k: int) -> ResidualCPVAE:
 
 def _not_trained(x: Float[np.ndarray, "n d"], k: int) -> tuple[ResidualCPVAE, torch.Tensor]:
     """The model of a fit to these rows before it starts, and the rows that it would start from."""
-    source = Source("rows", x, schema=Schema((x.shape[1],)))
-    splits = split(source, density.SEED, test_fraction=0.0)
-    given = {"n_components": k, "seed": density.SEED}
-    model = build(**plan(splits.train.x, splits.schema, given, "number").config)
+    model, kept, _ = before_training(x, Schema((x.shape[1],)), k, density.SEED, "number")
     assert isinstance(model, ResidualCPVAE)
-    return model, splits.train.tensor()
+    return model, kept
 
 
 def run_all(results: Path) -> list[dict[str, Any]]:
