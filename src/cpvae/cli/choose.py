@@ -74,13 +74,13 @@ def choose(
     asked = {**source, "seed": seed, **fingerprint(splits)}
     kept = {} if overwrite else _kept(folder / TABLE, asked)
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [k for k in numbers if k not in kept]
-    study = Study(*_rows(splits), source["kinds"], seed) if missing else None
-    most = len(study.fold) // 10 if study else 0
-    if many := [k for k in missing if k > most]:
-        of = len(study.fold) if study else 0
-        note(f"{many[0]} components and more are too many for {of} rows: they are not tried")
-    missing = [k for k in missing if k <= most]
+    missing, study = [k for k in numbers if k not in kept], None
+    if missing:
+        study = Study(*_rows(splits), source["kinds"], seed)
+        n = len(study.fold)
+        if many := [k for k in missing if k > n // 10]:
+            note(f"{many[0]} components and more are too many for {n} rows: they are not tried")
+        missing = [k for k in missing if k <= n // 10]
     with StepsBar("numbers tried", len(missing), quiet=as_json or not missing) as bar:
         for done, tried in enumerate(_try(study, missing, jobs) if study else (), start=1):
             kept[tried.k] = tried
