@@ -7,7 +7,7 @@ import pytest
 
 from cpvae.data.objects import encode_frame
 from cpvae.data.schema import Schema
-from cpvae.report.panels import MOST_LEVELS, OTHERS, axes_of, panel
+from cpvae.report.panels import DRAWN, MOST_LEVELS, OTHERS, Axis, axes_of, panel
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +72,23 @@ def test_levels_that_are_frequent_somewhere_get_a_bin(segmented):
     assert shares[axis.ticks.index("\\x1bhere & there")] == 1
     picture = ElementTree.fromstring(panel(axis, *[shares] * 3))  # letters that mean something
     assert len(list(picture.iter("rect"))) == MOST_LEVELS
+
+
+def test_of_a_column_that_was_not_fitted_nothing_is_generated():
+    x = np.array([[0.0, 1.5], [1.0, 2.5], [1.0, 4.0]], dtype=np.float32)
+    axes = axes_of(x, Schema((2,), ("w", "n"), {"w": ["a", "b"]}))
+    for at, name in enumerate("wn"):
+        shares = axes[name].shares(x[:, at])
+        with_drawn, without = (panel(axes[name], shares, of, shares) for of in (shares, None))
+        assert DRAWN in with_drawn
+        assert DRAWN not in without
+        assert "generated" not in without
+
+
+def test_long_marks_of_an_axis_do_not_lie_over_one_another():
+    shares, edges = np.array([0.5, 0.5]), np.array([0.0, 1.0, 2.0])
+    for ticks, shown in ((("1", "2", "3"), 3), (("2025-01-01", "2025-06-30", "2025-12-31"), 2)):
+        picture = panel(Axis(edges, None, ticks), *[shares] * 3)
+        assert [tick in picture for tick in ticks].count(True) == shown
+        assert ticks[0] in picture
+        assert ticks[2] in picture

@@ -146,10 +146,13 @@ def _calibration(folder: RunFolder, x: torch.Tensor) -> str:
         return ""
     of_each = [cluster_probs(each.read_model(), x).numpy() for each in (folder, *others)]
     n_sure, share = calibration(of_each[0], of_each[1:])
-    fits = "another fit" if len(others) == 1 else f"{len(others)} other fits"
+    one = len(others) == 1
+    fits = (
+        "another fit, from another seed" if one else f"{len(others)} other fits, from other seeds"
+    )
     return (
         f"{n_sure:,} have a probability of {SURE} or more. Of these {percent(share)} are in the "
-        f"same component in {fits}, from other seeds."
+        f"same component in {fits}."
         if n_sure
         else ""
     )

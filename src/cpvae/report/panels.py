@@ -24,7 +24,7 @@ MOST_LEVELS = 7
 OTHERS = "others"
 REAL, DRAWN, ALL = "#93c5fd", "#ea580c", "#9ca3af"
 WIDTH, HEIGHT, FOOT, ROW = 160, 64, 14, 17  # of a panel, its axis, and a level
-LABEL, LETTERS = 66, 11  # what a level's name takes, and its letters
+LABEL, LETTERS, LETTER = 66, 11, 6  # what a level's name takes, its letters, and the width of one
 
 
 class Axis(NamedTuple):
@@ -86,10 +86,10 @@ def axes_of(
 
 
 def numbers_panel(
-    axis: Axis, real: Sequence[float], drawn: Sequence[float], every: Sequence[float]
+    axis: Axis, real: Sequence[float], drawn: Sequence[float] | None, every: Sequence[float]
 ) -> str:
     """A panel of numbers: bars of real rows, a line of generated ones, a grey line of all rows."""
-    height = HEIGHT / max(*real, *drawn, *every, 1e-9)
+    height = HEIGHT / max(*real, *(drawn or ()), *every, 1e-9)
     width = WIDTH / axis.n_bins
     bars = "".join(
         f'<rect x="{i * width:.1f}" y="{HEIGHT - share * height:.1f}" width="{width:.1f}" '
@@ -101,8 +101,11 @@ def numbers_panel(
         f'<polyline points="{_steps(shares, width, height)}" fill="none" stroke="{colour}" '
         f'stroke-width="{stroke}"/>'
         for shares, colour, stroke in ((every, ALL, 1), (drawn, DRAWN, 1.5))
+        if shares is not None
     )
-    anchors = zip((0, WIDTH / 2, WIDTH), ("start", "middle", "end"), axis.ticks, strict=True)
+    anchors = list(zip((0, WIDTH / 2, WIDTH), ("start", "middle", "end"), axis.ticks, strict=True))
+    if LETTER * sum(map(len, axis.ticks)) > WIDTH:  # as three dates are
+        del anchors[1]
     ticks = "".join(
         f'<text x="{x:g}" y="{HEIGHT + 11}" text-anchor="{anchor}">{escape(tick)}</text>'
         for x, anchor, tick in anchors
@@ -112,33 +115,44 @@ def numbers_panel(
 
 
 def levels_panel(
-    axis: Axis, real: Sequence[float], drawn: Sequence[float], every: Sequence[float]
+    axis: Axis, real: Sequence[float], drawn: Sequence[float] | None, every: Sequence[float]
 ) -> str:
     """A panel of levels: a bar of real rows each, a mark of generated ones, a grey one of all."""
-    longest = (WIDTH - LABEL) / max(*real, *drawn, *every, 1e-9)
+    longest = (WIDTH - LABEL) / max(*real, *(drawn or ()), *every, 1e-9)
     rows = []
-    for i, (tick, *shares) in enumerate(zip(axis.ticks, real, drawn, every, strict=True)):
+    for i, (tick, mine, of_all) in enumerate(zip(axis.ticks, real, every, strict=True)):
         top = i * ROW
         short = tick if len(tick) <= LETTERS else tick[: LETTERS - 1] + "\N{HORIZONTAL ELLIPSIS}"
-        mine, generated, of_all = (LABEL + share * longest for share in shares)
-        told = f"{tick}: {percent(shares[0])}, generated {percent(shares[1])}"
+        told, marks = f"{tick}: {percent(mine)}", [(of_all, 3, ALL)]
+        if drawn is not None:
+            told += f", generated {percent(drawn[i])}"
+            marks.append((drawn[i], 1, DRAWN))
+        lines = "".join(
+            f'<path d="M{LABEL + share * longest:.1f} {top + off}v{ROW - 2 * off}" '
+            f'stroke="{colour}" stroke-width="2"/>'
+            for share, off, colour in marks
+        )
         rows.append(
-            f"<g><title>{escape(told)}, of all {percent(shares[2])}</title>"
+            f"<g><title>{escape(told)}, of all {percent(of_all)}</title>"
             f'<text x="{LABEL - 4}" y="{top + 12}" text-anchor="end">{escape(short)}</text>'
-            f'<rect x="{LABEL}" y="{top + 3}" width="{mine - LABEL:.1f}" height="{ROW - 6}" '
-            f'fill="{REAL}"/>'
-            f'<path d="M{of_all:.1f} {top + 3}v{ROW - 6}" stroke="{ALL}" stroke-width="2"/>'
-            f'<path d="M{generated:.1f} {top + 1}v{ROW - 2}" stroke="{DRAWN}" stroke-width="2"/>'
-            f"</g>"
+            f'<rect x="{LABEL}" y="{top + 3}" width="{mine * longest:.1f}" height="{ROW - 6}" '
+            f'fill="{REAL}"/>{lines}</g>'
         )
     return _svg(len(axis.ticks) * ROW, "".join(rows))
 
 
-def panel(axis: Axis, *shares: Float[np.ndarray, " b"]) -> str:
-    """The panel of a column, of the shares of real, generated and all rows in its bins."""
+def panel(
+    axis: Axis,
+    real: Float[np.ndarray, " b"],
+    drawn: Float[np.ndarray, " b"] | None,
+    every: Float[np.ndarray, " b"],
+) -> str:
+    """The panel of a column, of the shares of real, generated and all rows in its bins.
+
+    There are no generated ones of a column that was not fitted.
+    """
     draw = numbers_panel if axis.place is None else levels_panel
-    real, drawn, every = (share.tolist() for share in shares)
-    return draw(axis, real, drawn, every)
+    return draw(axis, real.tolist(), None if drawn is None else drawn.tolist(), every.tolist())
 
 
 def _svg(height: int, inside: str) -> str:

@@ -171,11 +171,12 @@ class _Panels:
 
     def of(self, contrast: Contrast) -> Panel:
         at, name = self.place[contrast.column]
-        axis = self.axes[name]
-        shares = axis.shares(self.real[:, at]), axis.shares(self.drawn[:, at]), self.every[name]
+        axis, is_fitted = self.axes[name], name not in self.more
+        drawn = axis.shares(self.drawn[:, at]) if is_fitted else None
+        picture = panel(axis, axis.shares(self.real[:, at]), drawn, self.every[name])
         words = contrast_in_words(contrast).removeprefix(contrast.column).strip()
-        also = " (not fitted)" * (name in self.more)
-        return Panel(printable(contrast.column) + also, panel(axis, *shares), printable(words))
+        called = printable(contrast.column) + ("" if is_fitted else " (not fitted)")
+        return Panel(called, picture, printable(words))
 
     def column(self, contrast: Contrast) -> str:
         """The name of the column in the schema."""
